@@ -1,0 +1,119 @@
+"""What a run can be, how it may change, and why an attempt ended. Pure; every table is total and tested member by member.
+
+draft -> dryrun -> awaiting_funding -> funded -> launching -> running -> succeeded
+             \\-> failed          (launching <-> funded: no capacity)    |  ^
+                                                running -> recovering -+--/
+                                 running -> paused (out of funds, or asked to) -> funded
+any live state -> failed | cancelled
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class RunState(StrEnum):
+    DRAFT = "draft"
+    DRYRUN = "dryrun"
+    AWAITING_FUNDING = "awaiting_funding"
+    FUNDED = "funded"
+    LAUNCHING = "launching"
+    RUNNING = "running"
+    RECOVERING = "recovering"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+# a machine may be burning money, so a supervisor must look
+ACTIVE = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
+
+_FORWARD: dict[RunState, frozenset[RunState]] = {
+    RunState.DRAFT: frozenset({RunState.DRYRUN}),
+    RunState.DRYRUN: frozenset({RunState.AWAITING_FUNDING}),
+    RunState.AWAITING_FUNDING: frozenset({RunState.FUNDED, RunState.DRYRUN}),
+    RunState.FUNDED: frozenset({RunState.LAUNCHING, RunState.AWAITING_FUNDING}),
+    RunState.LAUNCHING: frozenset({RunState.RUNNING, RunState.FUNDED, RunState.RECOVERING, RunState.PAUSED}),
+    RunState.RUNNING: frozenset({RunState.SUCCEEDED, RunState.RECOVERING, RunState.PAUSED}),
+    RunState.RECOVERING: frozenset({RunState.RUNNING, RunState.LAUNCHING, RunState.SUCCEEDED, RunState.PAUSED}),
+    RunState.PAUSED: frozenset({RunState.FUNDED}),
+    RunState.SUCCEEDED: frozenset(),
+    RunState.FAILED: frozenset(),
+    RunState.CANCELLED: frozenset(),
+}
+LEGAL: dict[RunState, frozenset[RunState]] = {
+    state: targets if state in TERMINAL else targets | {RunState.FAILED, RunState.CANCELLED}
+    for state, targets in _FORWARD.items()
+}
+
+
+class EndReason(StrEnum):
+    COMPLETED = "completed"
+    PREEMPTED = "preempted"
+    NOTICE = "notice"
+    CUDA_OOM = "cuda_oom"
+    HOST_OOM = "host_oom"
+    DIVERGED = "diverged"
+    BAD_SPEC = "bad_spec"
+    ENVIRONMENT_DRIFT = "environment_drift"
+    USER_ERROR = "user_error"
+    NO_CAPACITY = "no_capacity"
+    LOST = "lost"
+    OUT_OF_FUNDS = "out_of_funds"
+    OVER_BUDGET = "over_budget"
+    DEADLINE = "deadline"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+
+
+NEXT_STATE: dict[EndReason, RunState] = {
+    EndReason.COMPLETED: RunState.SUCCEEDED,
+    EndReason.PREEMPTED: RunState.RECOVERING,
+    EndReason.NOTICE: RunState.RECOVERING,
+    EndReason.CUDA_OOM: RunState.FAILED,
+    EndReason.HOST_OOM: RunState.FAILED,
+    EndReason.DIVERGED: RunState.FAILED,
+    EndReason.BAD_SPEC: RunState.FAILED,
+    EndReason.ENVIRONMENT_DRIFT: RunState.FAILED,
+    EndReason.USER_ERROR: RunState.FAILED,
+    EndReason.NO_CAPACITY: RunState.FUNDED,
+    EndReason.LOST: RunState.RECOVERING,
+    EndReason.OUT_OF_FUNDS: RunState.PAUSED,
+    EndReason.OVER_BUDGET: RunState.FAILED,
+    EndReason.DEADLINE: RunState.PAUSED,
+    EndReason.PAUSED: RunState.PAUSED,
+    EndReason.CANCELLED: RunState.CANCELLED,
+}
+# Retried without counting: the machine went away, the run did nothing wrong.
+FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE})
+# Retried, but it counts against the failure budget: nobody knows why it died.
+COUNTED_RETRY = frozenset({EndReason.LOST})
+
+SENTENCE: dict[EndReason, str] = {
+    EndReason.COMPLETED: "Finished its last step.",
+    EndReason.PREEMPTED: "The machine was taken away; the run resumes from its newest checkpoint.",
+    EndReason.NOTICE: "It was told to stop, saved a checkpoint, and resumes from it.",
+    EndReason.CUDA_OOM: "The GPU ran out of memory; the same configuration is not tried again.",
+    EndReason.HOST_OOM: "The machine ran out of main memory; the same configuration is not tried again.",
+    EndReason.DIVERGED: "The loss or a gradient stopped being a number; the last good checkpoint is kept.",
+    EndReason.BAD_SPEC: "The spec or its data cannot make this run.",
+    EndReason.ENVIRONMENT_DRIFT: "The environment is not the one that the dryrun proved.",
+    EndReason.USER_ERROR: "The workload failed with an error of its own; its log and result.json have the traceback.",
+    EndReason.NO_CAPACITY: "No machine could be had; the money stays held and the run can be launched again.",
+    EndReason.LOST: "The process vanished without a word and without a notice.",
+    EndReason.OUT_OF_FUNDS: "The money held for it is used up; it saved a checkpoint. Top it up to go on.",
+    EndReason.OVER_BUDGET: "The plan costs more than the budget allows.",
+    EndReason.DEADLINE: "Its deadline passed; it saved a checkpoint. Fund it again to go on.",
+    EndReason.PAUSED: "Paused on request; it saved a checkpoint. Fund it again to go on.",
+    EndReason.CANCELLED: "Cancelled on request.",
+}
+
+
+def is_legal(old: RunState, new: RunState) -> bool:
+    return new in LEGAL[old]
+
+
+def is_retried(reason: EndReason) -> bool:
+    return reason in FREE_RETRY or reason in COUNTED_RETRY
