@@ -1,4 +1,4 @@
-"""What a run can be, how it may change, and why an attempt ended. Pure; every table is total and tested member by member.
+"""What a run can be, how it may change, and why an attempt ended. Pure; every table is total, every member tested.
 
 draft -> dryrun -> awaiting_funding -> funded -> launching -> running -> succeeded
              \\-> failed          (launching <-> funded: no capacity)    |  ^

@@ -1,0 +1,241 @@
+"""Search: which depth is best within a training time on this machine, for at most a budget? Answered by real runs.
+
+python notebooks/search.py                                  one minute of training a run, at most $0.05
+python notebooks/search.py --minutes 5 --budget 0.5 --depths 2,4,6 --json
+marimo run notebooks/search.py
+"""
+
+import marimo
+
+__generated_with = "0.25.0"
+app = marimo.App(width="medium", app_title="Patron: search")
+
+with app.setup:
+    import os
+    import uuid
+    from typing import Annotated
+
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import background, show, verbs
+    from patron_core.script import Arguments, open_session
+    from patron_core.store import Store
+
+
+@app.class_definition
+class SearchArguments(Arguments):
+    minutes: float = Field(default=1.0, ge=0.05, le=10080, description="training time of one run")
+    budget: float = Field(default=0.05, gt=0, le=1e6, description="dollars that the search may spend in all")
+    depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(1, 2, 3, 4, 6), description="depths to choose from"
+    )
+    max_dryruns: int = Field(default=3, ge=1, le=100, description="depths to prove with a short burst")
+    max_runs: int = Field(default=2, ge=1, le=100, description="runs to train to the end")
+    time_limit_minutes: float = Field(default=5.5, gt=0, le=10080, description="no new run starts that would end later")
+    min_gain_bpb: float = Field(default=0.01, ge=0, le=1, description="stop when the next run promises less than this")
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
+    key: str = Field(default="", description="name of the search; the same name goes on where it was stopped")
+    data: str = Field(default="stdlib", description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
+    vocab_size: int = Field(default=4096, ge=272, le=262144, description="tokens in the vocabulary")
+    sequence_len: int = Field(default=256, ge=16, le=65536, description="tokens the model looks back over")
+    batch_tokens: int = Field(default=8192, ge=16, le=2**26, description="tokens in a step")
+
+
+@app.cell
+def title():
+    session = open_session(
+        SearchArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="Find the best depth within a training time, for at most a budget, with real runs.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Search
+
+        Asks which model depth gives the lowest validation loss when each run trains for a fixed time on this machine.
+        It estimates every depth, proves the best few with a short burst, trains the most promising, and stops at your
+        budget.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab():
+    store = Store.open()
+    return (store,)
+
+
+@app.cell
+def form(args):
+    asked = mo.ui.dictionary(
+        {
+            "minutes": mo.ui.number(0.05, 10080, value=args.minutes, step=0.05, label="Minutes a run"),
+            "budget": mo.ui.number(0.0001, 1e6, value=args.budget, step=0.01, label="Budget, $"),
+            "depths": mo.ui.multiselect(
+                [str(d) for d in range(1, 65)], value=[str(d) for d in args.depths], label="Depths"
+            ),
+            "max_dryruns": mo.ui.number(1, 100, value=args.max_dryruns, label="Bursts at most"),
+            "max_runs": mo.ui.number(1, 100, value=args.max_runs, label="Runs at most"),
+            "time_limit_minutes": mo.ui.number(0.05, 10080, value=args.time_limit_minutes, label="Minutes in all"),
+            "min_gain_bpb": mo.ui.number(0, 1, value=args.min_gain_bpb, step=0.005, label="Smallest gain, bpb"),
+            "project": mo.ui.text(args.project, label="Project"),
+            "data": mo.ui.text(args.data, label="Data"),
+            "vocab_size": mo.ui.number(272, 262144, value=args.vocab_size, label="Vocabulary"),
+            "sequence_len": mo.ui.number(16, 65536, value=args.sequence_len, label="Context, tokens"),
+            "batch_tokens": mo.ui.number(16, 2**26, value=args.batch_tokens, label="Batch, tokens"),
+        }
+    )
+    mo.vstack(
+        [
+            mo.hstack([asked[name] for name in ("minutes", "budget", "depths")], justify="start", gap=1.5),
+            mo.accordion(
+                {
+                    "Limits": mo.hstack(
+                        [asked[n] for n in ("max_dryruns", "max_runs", "time_limit_minutes", "min_gain_bpb")],
+                        justify="start",
+                        wrap=True,
+                    ),
+                    "Data and project": mo.hstack(
+                        [asked[n] for n in ("data", "vocab_size", "sequence_len", "batch_tokens", "project")],
+                        justify="start",
+                        wrap=True,
+                    ),
+                }
+            ),
+        ]
+    )
+    return (asked,)
+
+
+@app.cell
+def the_question(asked):
+    _shape = {name: asked.value[name] for name in ("data", "vocab_size", "sequence_len", "batch_tokens")}
+    question = verbs.Question(
+        minutes=asked.value["minutes"],
+        budget_usd_micros=round(asked.value["budget"] * 1e6),
+        depths=tuple(int(depth) for depth in asked.value["depths"]),
+        max_dryruns=asked.value["max_dryruns"],
+        max_runs=asked.value["max_runs"],
+        time_limit_minutes=asked.value["time_limit_minutes"],
+        min_gain_bpb=asked.value["min_gain_bpb"],
+        spec=verbs.Question().spec | _shape,
+    )
+    project = asked.value["project"]
+    return project, question
+
+
+@app.cell
+def identity(args):
+    params = mo.query_params()
+    key = args.key or params.get("key") or uuid.uuid4().hex[:12]
+    actor = os.environ.get("USER", "notebook")
+    get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
+    return actor, get_work, key, params, set_work
+
+
+@app.cell
+def run_as_script(actor, key, project, question, session, store):
+    def follow(line, seen):
+        if line:
+            session.say(line)
+        if seen is not None:
+            session.status(show.progress_line(seen))
+
+    def ask():
+        session.on_interrupt = f"its runs go on; go on with: python notebooks/search.py --key {key}"
+        return session.call(
+            verbs.search, store, question, project=project, actor=actor, key=key, on_progress=follow
+        ).value
+
+    script_report = ask() if session.is_script else None
+    return (script_report,)
+
+
+@app.cell
+def press(actor, get_work, key, params, project, question, session, set_work, store):
+    def begin(_):
+        params["key"] = key
+        set_work(
+            background.start(
+                key,
+                lambda work: verbs.search(
+                    store, question, project=project, actor=actor, key=key, on_progress=work.say
+                ),
+            )
+        )
+
+    _spend = show.usd(question.budget_usd_micros)
+    button = mo.ui.button(
+        label=f"Search, spending at most {_spend}" if get_work() is None else "Search started",
+        kind="success",
+        disabled=get_work() is not None,
+        on_click=begin,
+    )
+    None if session.is_script else button
+    return
+
+
+@app.cell
+def ticking(get_work):
+    ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
+    ticker if get_work() is not None and not get_work().done else None
+    return (ticker,)
+
+
+@app.cell
+def progress(get_work, ticker):
+    ticker
+    work = get_work()
+    _view = mo.md("")
+    if work is not None:
+        _said = "\n".join(f"1. {line}" for line in work.lines) or "Starting."
+        _now = f"`{show.progress_line(work.latest)}`" if work.latest is not None and not work.done else ""
+        _view = mo.vstack([mo.md(_said), mo.md(_now)])
+        if work.error is not None:
+            _problem = work.error["error"]
+            _text = f"**{_problem['code']}**: {_problem['message']}\n\nNext: `{_problem['next']}`"
+            _view = mo.vstack([mo.md(_said), mo.callout(mo.md(_text), kind="danger")])
+    report_now = work.value if work is not None and work.done else None
+    _view
+    return (report_now,)
+
+
+@app.cell
+def report(report_now, script_report):
+    found = script_report or report_now
+    mo.stop(found is None)
+    columns = show.comparison_columns()
+    spent = f"Spent {show.usd(found.spent_usd_micros)} of {show.usd(found.question.budget_usd_micros)}"
+    lines = [f"{spent} in {show.seconds(found.elapsed_s)}; stopped because {found.stopped_because}.", found.where_next]
+    best = next((row for row in found.rows if row.run == found.best_run), None)
+    headline = (
+        f"Best: depth {best.depth} with val_bpb {best.val_bpb:.3f} (run {best.run})"
+        if best is not None
+        else "No run finished"
+    )
+    mo.vstack(
+        [
+            mo.md(f"## {headline}"),
+            mo.Html(show.html_table(found.rows, columns)),
+            mo.md("\n\n".join(lines)),
+        ]
+    )
+    return columns, found, headline, lines
+
+
+@app.cell
+def answer(columns, found, headline, lines, session):
+    session.emit(
+        found.to_dict(),
+        "\n".join(["", headline + ".", "", show.text_table(found.rows, columns), "", *lines]),
+    )
+    session.end(0 if found.best_run else 3)
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,59 @@
+"""Long work of an app, in a thread of its own: started once per key, looked at from a page that polls.
+
+Only for work that is safe to lose: what must survive is written to the store, and training runs in its own process.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from patron_core.errors import InternalError, PatronError
+
+_WORK: dict[str, Work] = {}  # one server, many pages: a page that is reloaded finds its work again
+_LOCK = threading.Lock()
+
+
+@dataclass(kw_only=True)
+class Work:
+    key: str
+    lines: list[str] = field(default_factory=list)  # what it said, in order
+    latest: Any = None  # what it looked at last
+    value: Any = None
+    error: dict[str, Any] | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    done: bool = False
+
+    def say(self, line: str, latest: Any = None) -> None:
+        if line:
+            self.lines.append(line)
+        if latest is not None:
+            self.latest = latest
+
+
+def start(key: str, work: Callable[[Work], Any]) -> Work:
+    """Start `work(handle)`, unless work under this key was started before: then that one."""
+    with _LOCK:
+        if key in _WORK:
+            return _WORK[key]
+        handle = _WORK[key] = Work(key=key)
+    threading.Thread(target=_run, args=(handle, work), daemon=True, name=f"patron-{key}").start()
+    return handle
+
+
+def find(key: str) -> Work | None:
+    return _WORK.get(key)
+
+
+def _run(handle: Work, work: Callable[[Work], Any]) -> None:
+    try:
+        handle.value = work(handle)
+    except PatronError as error:
+        handle.error = error.to_dict()
+    except Exception as error:  # the end of the thread: what is not kept here is never seen
+        handle.error = InternalError(f"{type(error).__name__}: {error}", next="report this").to_dict()
+    finally:
+        handle.done = True

@@ -1,0 +1,288 @@
+"""Charts: pure functions from frames and records to altair charts of a fixed size, in one calm look.
+
+altair and polars are imported inside the functions, so that a script that draws nothing does not pay for them. Long
+curves are thinned first: a browser stalls on a hundred thousand points and shows no more than fifteen hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from patron_core.money import to_usd
+
+if TYPE_CHECKING:
+    import altair as alt
+    import polars as pl
+
+    from patron_core.estimate import Estimate
+    from patron_core.scaling import Fit
+    from patron_core.store import LedgerEntry
+    from patron_core.verbs import Comparison
+
+MAX_POINTS = 1500
+WIDTH, HEIGHT = 620, 280
+INK = "#2b6cb0"
+COLOURS = ["#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#319795", "#b7791f", "#4a5568"]
+_VERDICT_COLOURS = {
+    "sweet spot": "#2f855a",
+    "undersized": "#2b6cb0",
+    "too small": "#718096",
+    "over budget": "#c53030",
+    "out of memory": "#822727",
+    "no budget": "#718096",
+}
+
+
+def thin(frame: pl.DataFrame, max_points: int = MAX_POINTS, *, x: str = "step", y: str = "value") -> pl.DataFrame:
+    """At most `max_points` rows of x, mean, low and high: the band keeps every spike that the mean hides."""
+    import polars as pl
+
+    points = frame.select(pl.col(x), pl.col(y)).drop_nulls().filter(pl.col(y).is_finite()).sort(x)
+    if points.height <= max_points:
+        return points.select(x, mean=y, low=y, high=y)
+    bucket = (pl.int_range(pl.len()) * max_points) // points.height
+    return (
+        points.with_columns(bucket=bucket)
+        .group_by("bucket", maintain_order=True)
+        .agg(pl.col(x).last(), mean=pl.col(y).mean(), low=pl.col(y).min(), high=pl.col(y).max())
+        .drop("bucket")
+    )
+
+
+def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -> alt.LayerChart:
+    """Predicted val_bpb with its interval against wall time: what time buys, and what is too much of it."""
+    import altair as alt
+    import polars as pl
+
+    frame = pl.DataFrame(
+        [
+            {
+                "model": f"d{row.recipe.depth}",
+                "device": row.device.name,
+                "verdict": str(row.verdict).replace("_", " "),
+                "minutes": row.wall_s.mid / 60,
+                "shortest": row.wall_s.low / 60,
+                "longest": row.wall_s.high / 60,
+                "bpb": row.val_bpb.mid,
+                "low": row.val_bpb.low,
+                "high": row.val_bpb.high,
+                "cost, $": to_usd(row.cost_usd_micros.mid),
+            }
+            for row in rows
+        ]
+    )
+    colour = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(domain=list(_VERDICT_COLOURS), range=list(_VERDICT_COLOURS.values())),
+        legend=alt.Legend(title=None, values=frame["verdict"].unique(maintain_order=True).to_list(), orient="top"),
+    )
+    axis = alt.X("minutes:Q", title="wall time, min", scale=alt.Scale(type="log", nice=False, padding=20))
+    bits = alt.Scale(domain=_span([*frame["low"], *frame["high"]]), nice=False)
+    base = alt.Chart(frame).encode(x=axis, color=colour)
+    tooltip = ["model", "device", "minutes", "bpb", "low", "high", "cost, $", "verdict"]
+    layers = [
+        base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", scale=bits), y2="high:Q"),
+        base.mark_rule(strokeWidth=2, opacity=0.35).encode(x=alt.X("shortest:Q"), x2="longest:Q", y="bpb:Q"),
+        base.mark_point(size=90, filled=True, opacity=1).encode(
+            y=alt.Y("bpb:Q", title="predicted val_bpb", scale=bits),
+            shape=alt.Shape("device:N", title=None),
+            tooltip=tooltip,
+        ),
+        base.mark_text(align="left", dx=9, dy=-9, fontWeight="bold").encode(y="bpb:Q", text="model:N"),
+    ]
+    if budget_s is not None:
+        limit = pl.DataFrame({"minutes": [budget_s / 60], "label": [f"budget, {budget_s / 60:.0f} min"]})
+        ruler = alt.Chart(limit).encode(x="minutes:Q")
+        layers += [
+            ruler.mark_rule(strokeDash=[4, 4], color="#a0aec0"),
+            ruler.mark_text(align="left", dx=5, y=8, color="#718096", fontSize=11).encode(text="label:N"),
+        ]
+    return _finish(alt.layer(*layers), "Predicted loss against time, with the interval of nine runs in ten")
+
+
+def curve_chart(
+    curves: pl.DataFrame, key: str, *, num_steps: int | None = None, title: str = "", width: int = WIDTH
+) -> alt.LayerChart:
+    """One metric of one run over its steps. Domains are fixed, so that a live chart does not jump."""
+    import altair as alt
+    import polars as pl
+
+    points = thin(curves.filter(pl.col("key") == key))
+    last = num_steps or max(points["step"].to_list(), default=1)
+    x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, max(1, last)], nice=False))
+    bounds = alt.Scale(domain=_robust_span(points), nice=False, clamp=True)
+    base = alt.Chart(points).encode(x=x)
+    dots = points.height <= 60
+    tooltip = ["step", alt.Tooltip("mean:Q", format=".4f"), alt.Tooltip("low:Q", format=".4f")]
+    tooltip.append(alt.Tooltip("high:Q", format=".4f"))
+    chart = alt.layer(
+        base.mark_area(opacity=0.18, color=INK).encode(y=alt.Y("low:Q", scale=bounds), y2="high:Q"),
+        base.mark_line(color=INK, strokeWidth=1.6, point={"size": 28, "color": INK} if dots else False).encode(
+            y=alt.Y("mean:Q", title=title or key, scale=bounds), tooltip=tooltip
+        ),
+    )
+    return _finish(chart, title or key, width=width)
+
+
+def compare_chart(curves: dict[str, pl.DataFrame], key: str, *, title: str, width: int = WIDTH) -> alt.LayerChart:
+    """One metric of several runs, each in its colour."""
+    import altair as alt
+    import polars as pl
+
+    share = max(2, MAX_POINTS // max(1, len(curves)))
+    parts = [
+        thin(frame.filter(pl.col("key") == key), share).with_columns(run=pl.lit(name)) for name, frame in curves.items()
+    ]
+    points = (
+        pl.concat(parts) if parts else pl.DataFrame(schema={"step": pl.Int64, "mean": pl.Float64, "run": pl.String})
+    )
+    colour = alt.Color(
+        "run:N", scale=alt.Scale(domain=list(curves), range=COLOURS), legend=alt.Legend(title=None, orient="top")
+    )
+    bounds = alt.Scale(domain=_robust_span(points), nice=False, clamp=True)
+    base = alt.Chart(points).encode(x=alt.X("step:Q", title="step"), color=colour)
+    line = base.mark_line(strokeWidth=1.6, point={"size": 28} if points.height <= 200 else False)
+    chart = alt.layer(line.encode(y=alt.Y("mean:Q", title=title, scale=bounds), tooltip=["run", "step", "mean"]))
+    return _finish(chart, title, width=width)
+
+
+def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
+    """What was predicted, with its interval, and what came out."""
+    import altair as alt
+    import polars as pl
+
+    done = [row for row in rows if row.predicted_bpb is not None]
+    frame = pl.DataFrame(
+        {
+            "run": [row.name for row in done],
+            "low": [row.predicted_bpb_low for row in done],
+            "predicted": [row.predicted_bpb for row in done],
+            "high": [row.predicted_bpb_high for row in done],
+            "actual": [row.val_bpb for row in done],
+        },
+        schema={"run": pl.String, "low": pl.Float64, "predicted": pl.Float64, "high": pl.Float64, "actual": pl.Float64},
+    )
+    bits = alt.Scale(domain=_span([*frame["low"], *frame["high"], *frame["actual"].drop_nulls()]), nice=False)
+    base = alt.Chart(frame).encode(y=alt.Y("run:N", title=None, sort=None))
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=7, opacity=0.22, color=INK).encode(
+            x=alt.X("low:Q", scale=bits, title="val_bpb: the bar is the prediction, the dot the outcome"), x2="high:Q"
+        ),
+        base.mark_tick(thickness=2, color=INK).encode(x=alt.X("predicted:Q", scale=bits)),
+        base.mark_point(filled=True, size=90, color=COLOURS[1], opacity=1).encode(
+            x=alt.X("actual:Q", scale=bits), tooltip=["run", "predicted", "low", "high", "actual"]
+        ),
+    )
+    return _finish(chart, "Prediction against outcome", height=40 + 34 * max(1, len(done)))
+
+
+def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
+    """The runs that the loss law was fitted on, and the law: what it says of each, and with what interval."""
+    import altair as alt
+    import polars as pl
+
+    from patron_core.scaling import predict
+
+    seen = [
+        (run, "published" if i < len(fit.anchors) else "own runs")
+        for i, run in enumerate((*fit.anchors, *fit.observations))
+    ]
+    rows = []
+    for run, whose in seen:
+        interval = predict(fit, run.num_params, run.num_tokens)
+        rows.append(
+            {
+                "flops": 6.0 * run.num_params * run.num_tokens,
+                "measured": run.val_bpb,
+                "law": interval.mid,
+                "low": interval.low,
+                "high": interval.high,
+                "run": run.label,
+                "whose": whose,
+            }
+        )
+    numbers = dict.fromkeys(("flops", "measured", "law", "low", "high"), pl.Float64)
+    frame = pl.DataFrame(rows, schema={**numbers, "run": pl.String, "whose": pl.String})
+    bits = alt.Scale(domain=_span([*frame["low"], *frame["high"], *frame["measured"]]), nice=False)
+    x = alt.X(
+        "flops:Q", title="training FLOPs, 6 N D", scale=alt.Scale(type="log", padding=15), axis=alt.Axis(format=".0e")
+    )
+    base = alt.Chart(frame).encode(x=x)
+    colour = alt.Color(
+        "whose:N",
+        scale=alt.Scale(domain=["published", "own runs"], range=["#718096", COLOURS[1]]),
+        legend=alt.Legend(title=None, orient="top"),
+    )
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=6, opacity=0.2, color=INK).encode(y=alt.Y("low:Q", scale=bits), y2="high:Q"),
+        base.mark_tick(orient="horizontal", thickness=2, width=14, color=INK).encode(y=alt.Y("law:Q", scale=bits)),
+        base.mark_point(filled=True, size=70, opacity=1).encode(
+            y=alt.Y("measured:Q", title="val_bpb", scale=bits),
+            color=colour,
+            tooltip=["run", "whose", "measured", "law", "low", "high"],
+        ),
+    )
+    return _finish(chart, f"The loss law of {fit.corpus}: measured runs and what the law says of each", width=width)
+
+
+def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt.LayerChart:
+    """What was spent and what was held over time, from the ledger's own lines."""
+    import altair as alt
+    import polars as pl
+
+    spent = held = 0
+    rows: list[dict[str, Any]] = []
+    for entry in sorted(statement, key=lambda line: line.id):
+        spent += entry.usd_micros if entry.kind == "charge" else 0
+        held += {"hold": 1, "charge": -1, "release": -1}.get(entry.kind, 0) * entry.usd_micros
+        moment = int(1000 * entry.time)
+        rows += [
+            {"time": moment, "dollars": to_usd(value), "what": what}
+            for what, value in (("spent", spent), ("held", held))
+        ]
+    frame = pl.DataFrame(rows, schema={"time": pl.Int64, "dollars": pl.Float64, "what": pl.String})
+    frame = frame.with_columns(pl.col("time").cast(pl.Datetime("ms", "UTC")))
+    line = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=1.8)
+    chart = alt.layer(
+        line.encode(
+            x=alt.X("time:T", title=None),
+            y=alt.Y("dollars:Q", title="dollars", axis=alt.Axis(format="$~g")),
+            color=alt.Color(
+                "what:N",
+                scale=alt.Scale(domain=["spent", "held"], range=[COLOURS[0], COLOURS[1]]),
+                legend=alt.Legend(title=None, orient="top"),
+            ),
+        )
+    )
+    return _finish(chart, "Money spent and held", width=width, height=180)
+
+
+def _finish(chart: Any, title: str, *, width: int = WIDTH, height: int = HEIGHT) -> alt.LayerChart:
+    sized: alt.LayerChart = chart.properties(
+        width=width, height=height, title={"text": title, "anchor": "start", "fontSize": 13}
+    )
+    quiet: alt.LayerChart = sized.configure_view(strokeWidth=0).configure_axis(
+        gridColor="#a0aec0", gridOpacity=0.25, domainColor="#a0aec0", tickColor="#a0aec0", titleFontWeight="normal"
+    )
+    return quiet
+
+
+def _span(values: Sequence[float | None], margin: float = 0.06) -> list[float]:
+    """A domain with a little room around all the values; [0, 1] without any."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return [0.0, 1.0]
+    low, high = min(known), max(known)
+    room = margin * (high - low) or 0.05 * abs(high) or 1.0
+    return [low - room, high + room]
+
+
+def _robust_span(points: pl.DataFrame) -> list[float]:
+    """The domain of a curve: its first fiftieth, where a loss falls from far above, may run out of the top."""
+    if points.is_empty():
+        return [0.0, 1.0]
+    means = points["mean"]
+    high = max(means.quantile(0.98) or 0.0, float(means[-1]))
+    low = float(means.min())  # type: ignore[arg-type]
+    return _span([low, high] if points.height > 100 else [low, float(means.max())])  # type: ignore[arg-type]

@@ -1,0 +1,209 @@
+"""What to do about a run, given what is seen of it. Pure: no clock, no database, no network.
+
+`verdict` says why an attempt ended, from evidence. `decide` turns a situation into one action; the supervisor carries
+it out. Every rule about retrying, money running out and stopping is in this file and nowhere else.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from patron_core.executors.base import Observation, ObservedStatus
+from patron_core.money import affordable_s
+from patron_core.states import COUNTED_RETRY, FREE_RETRY, NEXT_STATE, EndReason, RunState
+
+EXIT_DONE, EXIT_RESUME_ME, EXIT_CUDA_OOM, EXIT_DIVERGED, EXIT_BAD_SPEC = 0, 75, 76, 77, 78
+
+FAILURE_BUDGET = 3  # unexplained deaths in a row without a new checkpoint
+BACK_OFF_S = (0.0, 5.0, 30.0, 120.0)  # before the next launch, by unexplained deaths in a row
+STOP_MARGIN_S = 15.0  # a run is asked to stop while its hold still pays for this: time to save a checkpoint
+STOP_GRACE_S = 30.0  # between asking and killing; the shortest notice a cloud gives
+
+
+class StopCause(StrEnum):
+    """Why Patron itself asked an attempt to stop."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    FUNDS = "funds"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Everything `decide` may look at."""
+
+    state: RunState
+    stop_requested: str | None = None  # "cancel" or "pause", asked by a person
+    attempt_state: str | None = None  # intent, submitted, ended; None: no attempt
+    attempt_kind: str = "train"
+    observation: Observation | None = None
+    result: Mapping[str, Any] | None = None  # the run directory's last word, if it belongs to this attempt
+    run_dir_exists: bool = True
+    had_checkpoint: bool = False  # an earlier attempt left one
+    hold_usd_micros: int = 0  # left after charging for the time observed
+    usd_micros_per_hour: int = 0
+    deadline_cause: str | None = None  # what the attempt's own deadline stands for: funds or deadline
+    stop_cause: str | None = None  # already asked to stop, and why
+    since_stop_s: float = 0.0
+    failures: int = 0  # unexplained deaths in a row without a new checkpoint
+    since_end_s: float = 0.0  # since the last attempt ended
+    recovers_itself: bool = False
+
+
+class ActionKind(StrEnum):
+    WAIT = "wait"
+    SUBMIT = "submit"  # the intent is recorded: look the key up, launch only if nobody has it
+    STARTED = "started"
+    STOP = "stop"  # ask the attempt to save and stop
+    KILL = "kill"  # it was asked and did not
+    END = "end"  # the attempt is over: charge, judge, move on
+    RELAUNCH = "relaunch"  # a new attempt
+    CLOSE = "close"  # no attempt lives, and the run can go to its next state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    kind: ActionKind
+    why: str
+    reason: EndReason | None = None
+    new_state: RunState | None = None
+    stop_cause: StopCause | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def decide(now: Situation) -> Action:
+    """The one thing to do next."""
+    if now.attempt_state in ("intent", "submitted"):
+        return _with_live_attempt(now)
+    if now.stop_requested:
+        reason = EndReason.CANCELLED if now.stop_requested == StopCause.CANCEL else EndReason.PAUSED
+        return Action(kind=ActionKind.CLOSE, why="asked to stop", reason=reason, new_state=NEXT_STATE[reason])
+    if now.state is RunState.RECOVERING:
+        return _recover(now)
+    return Action(kind=ActionKind.WAIT, why="nothing to do")
+
+
+def _with_live_attempt(now: Situation) -> Action:
+    if now.attempt_state == "intent" and now.observation is None:
+        if now.stop_requested:
+            # Never submitted as far as we know. Submit looks the key up first, so a crash in between is not forgotten.
+            reason = EndReason.CANCELLED if now.stop_requested == StopCause.CANCEL else EndReason.PAUSED
+            return Action(kind=ActionKind.END, why="stopped before it was submitted", reason=reason)
+        return Action(kind=ActionKind.SUBMIT, why="intent recorded, not yet submitted")
+    seen = now.observation
+    if seen is None or seen.status is ObservedStatus.UNREACHABLE:
+        return Action(kind=ActionKind.WAIT, why="the executor does not answer; unreachable is not failed")
+    if seen.status in (ObservedStatus.ENDED, ObservedStatus.GONE):
+        return _ended(now, seen)
+    stop = _wanted_stop(now)
+    if stop and now.stop_cause is None:
+        return Action(kind=ActionKind.STOP, why=f"stop: {stop.value}", stop_cause=stop)
+    if now.stop_cause is not None and now.since_stop_s > STOP_GRACE_S:
+        return Action(kind=ActionKind.KILL, why=f"asked to stop {now.since_stop_s:.0f} s ago and still there")
+    waiting = (RunState.LAUNCHING, RunState.RECOVERING)
+    if seen.status is ObservedStatus.RUNNING and now.state in waiting and now.attempt_kind == "train":
+        return Action(kind=ActionKind.STARTED, why="the workload runs", new_state=RunState.RUNNING)
+    return Action(kind=ActionKind.WAIT, why="in progress")
+
+
+def _wanted_stop(now: Situation) -> StopCause | None:
+    if now.stop_requested:
+        return StopCause(now.stop_requested)
+    if now.usd_micros_per_hour and affordable_s(now.hold_usd_micros, now.usd_micros_per_hour) <= STOP_MARGIN_S:
+        return StopCause.FUNDS
+    return None
+
+
+def _ended(now: Situation, seen: Observation) -> Action:
+    reason = verdict(now, seen)
+    evidence = dict(seen.evidence)
+    if now.attempt_kind == "dryrun":
+        new_state = RunState.AWAITING_FUNDING if reason is EndReason.COMPLETED else RunState.FAILED
+        if reason is EndReason.CANCELLED:
+            new_state = RunState.CANCELLED
+    else:
+        new_state = NEXT_STATE[reason]
+        if now.stop_requested == StopCause.CANCEL and new_state is not RunState.SUCCEEDED:
+            new_state, reason = RunState.CANCELLED, EndReason.CANCELLED
+        if reason in COUNTED_RETRY and now.failures + 1 >= FAILURE_BUDGET:
+            new_state = RunState.FAILED
+            evidence["failures"] = now.failures + 1
+    return Action(kind=ActionKind.END, why=reason.value, reason=reason, new_state=new_state, evidence=evidence)
+
+
+def _recover(now: Situation) -> Action:
+    if now.recovers_itself:
+        return Action(kind=ActionKind.WAIT, why="the executor recovers by itself")
+    if not now.run_dir_exists and now.had_checkpoint:
+        return Action(
+            kind=ActionKind.CLOSE,
+            why="the run directory is missing, and its checkpoints with it",
+            reason=EndReason.LOST,
+            new_state=RunState.FAILED,
+        )
+    if affordable_s(now.hold_usd_micros, max(1, now.usd_micros_per_hour)) <= STOP_MARGIN_S:
+        return Action(
+            kind=ActionKind.CLOSE,
+            why="what is held does not pay for another start",
+            reason=EndReason.OUT_OF_FUNDS,
+            new_state=RunState.PAUSED,
+        )
+    delay_s = BACK_OFF_S[min(now.failures, len(BACK_OFF_S) - 1)]
+    if now.since_end_s < delay_s:
+        return Action(kind=ActionKind.WAIT, why=f"next launch in {delay_s - now.since_end_s:.0f} s")
+    return Action(kind=ActionKind.RELAUNCH, why="resume from the newest checkpoint", new_state=RunState.LAUNCHING)
+
+
+def verdict(now: Situation, seen: Observation) -> EndReason:
+    """Why an attempt ended: from its exit code, its own last word, and the machine's evidence.
+
+    137 and -9 mean only SIGKILL. Who sent it is judged from the evidence: the kernel (its oom_kills counter rose),
+    Patron (it had asked for a stop), a reclaim (the instance is gone or gave notice), or nobody knows (lost).
+    """
+    told = (now.result or {}).get("reason")
+    stop = now.stop_requested or now.stop_cause
+    by_us = {
+        StopCause.CANCEL: EndReason.CANCELLED,
+        StopCause.PAUSE: EndReason.PAUSED,
+        StopCause.FUNDS: EndReason.OUT_OF_FUNDS,
+        StopCause.DEADLINE: EndReason.DEADLINE,
+    }
+    if seen.exit_code == EXIT_DONE:
+        return EndReason.COMPLETED
+    if seen.exit_code == EXIT_CUDA_OOM:
+        return EndReason.CUDA_OOM
+    if seen.exit_code == EXIT_DIVERGED:
+        return EndReason.DIVERGED
+    if seen.exit_code == EXIT_BAD_SPEC:
+        return EndReason.ENVIRONMENT_DRIFT if told == "environment_drift" else EndReason.BAD_SPEC
+    if seen.exit_code == EXIT_RESUME_ME:
+        if stop:
+            return by_us[StopCause(stop)]
+        if told == "deadline":
+            return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
+        return EndReason.NOTICE
+    if seen.evidence.get("oom_kills", 0) > 0:
+        return EndReason.HOST_OOM
+    killed = seen.status is ObservedStatus.GONE or seen.signal in (signal.SIGKILL, signal.SIGTERM)
+    never_ran = seen.exit_code is None and seen.signal is None
+    if killed or never_ran or seen.exit_code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
+        if stop:
+            return by_us[StopCause(stop)]
+        if seen.evidence.get("deadline_hit"):
+            return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
+        if seen.evidence.get("instance_gone") or seen.evidence.get("reclaim_notice"):
+            return EndReason.PREEMPTED
+        return EndReason.LOST
+    return EndReason.USER_ERROR
+
+
+def failures_after(reason: EndReason, failures: int, *, progressed: bool) -> int:
+    """Unexplained deaths in a row without a new checkpoint, this one counted."""
+    if reason in COUNTED_RETRY:
+        return 1 if progressed else failures + 1
+    return failures if reason in FREE_RETRY else 0

@@ -1,0 +1,94 @@
+"""What a dryrun, or an earlier run, measured; it replaces the estimator's assumptions one by one. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from patron_core.errors import InvalidInput
+from trainer.spec import TrainSpec
+
+STARTUP_PHASES = ("provisioning", "data", "tokenizer", "compile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Measured seconds and bytes, with the configuration they were measured at. None: not measured."""
+
+    source: str  # for people: "dryrun r4f...-dryrun-1"
+    device: str  # Device.name
+    depth: int
+    flops_per_token: int
+    batch_tokens: int
+    micro_batch_tokens: int
+    step_s: float
+    step_spread: float = 0.02  # relative, either way
+    eval_s: float | None = None  # one pass over eval_tokens
+    eval_tokens: int | None = None
+    # by phase (provisioning, data, tokenizer, compile), or {"startup": s} for launch to first step in one figure
+    startup_s: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_s: float | None = None
+    checkpoint_stall_s: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def flops_per_s(self) -> float:
+        return self.flops_per_token * self.batch_tokens / self.step_s
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"startup_s": dict(self.startup_s)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        return cls(**values)
+
+    @classmethod
+    def from_spec(cls, spec: TrainSpec, *, device: str, source: str, step_s: float, **measured: Any) -> Calibration:
+        """The configuration comes from the spec that ran. `measured` are this class's other fields."""
+        recipe = spec.recipe()
+        return cls(
+            source=source,
+            device=device,
+            depth=spec.depth,
+            flops_per_token=recipe.flops_per_token,
+            batch_tokens=recipe.batch_tokens,
+            micro_batch_tokens=spec.micro_batch_size() * spec.sequence_len,
+            step_s=step_s,
+            **measured,
+        )
+
+    @classmethod
+    def from_burst(
+        cls,
+        spec: TrainSpec,
+        burst: Mapping[str, Any],
+        *,
+        device: str,
+        source: str,
+        provisioning_s: float | None = None,
+    ) -> Calibration:
+        """From the `burst` of a dryrun's result.json. `provisioning_s`: submit to process start, where it was seen."""
+        if not burst.get("step_s"):
+            raise InvalidInput([f"{source}: no settled step in its burst"], next="burst 4 steps or more: --burst 4")
+        step_s = float(burst["step_s"])
+        iqr_s = float(burst.get("step_s_iqr") or 0.0)
+        data_s, tokenizer_s = float(burst.get("data_s") or 0.0), float(burst.get("tokenizer_s") or 0.0)
+        start_s = float(burst.get("start_s") or 0.0) + max(0.0, float(burst.get("first_step_s") or 0.0) - step_s)
+        startup = {"data": data_s, "tokenizer": tokenizer_s, "compile": max(0.0, start_s - data_s - tokenizer_s)}
+        if provisioning_s is not None:
+            startup = {"provisioning": provisioning_s} | startup
+        per_token = burst.get("eval_s_per_token")
+        return cls.from_spec(
+            spec,
+            device=device,
+            source=source,
+            step_s=step_s,
+            step_spread=min(0.5, max(0.02, 0.5 * iqr_s / step_s)),
+            eval_s=burst.get("eval_s") or (per_token * spec.eval_tokens if per_token else None),
+            eval_tokens=spec.eval_tokens,
+            startup_s=startup,
+            checkpoint_s=burst.get("checkpoint_s"),
+            checkpoint_stall_s=burst.get("checkpoint_stall_s"),
+            peak_memory_bytes=burst.get("peak_memory_bytes"),
+        )

@@ -1,0 +1,180 @@
+"""Flags from a pydantic model: the help, the ranges and the problems, all of them at once.
+
+A field's description is its help and its bounds are the allowed range; a list or tuple takes A,B,C; a bool is a switch,
+with a --no-... form where it is on by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from patron_core.errors import InvalidInput
+
+_MISSING = "\0missing"  # a flag whose value was left out
+
+
+class Arguments(BaseModel):
+    """Base of every notebook's arguments. A field's description is its help, its bounds are the allowed range."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    json_output: bool = Field(default=False, alias="json", description="print exactly one JSON object on stdout")
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, description: str) -> A:
+    """argv as `model`. Ends the process: 0 after --help; 2 with every problem and the allowed ranges at once."""
+    parser = _parser(model, prog, description)
+    given: dict[str, Any] = {}
+    try:
+        known, unknown = parser.parse_known_args(list(argv))
+    except _UsageError as error:
+        problems = [str(error)]
+    else:
+        problems = [f"{flag}: unknown argument" for flag in unknown]
+        given = _given(model, vars(known))
+    problems += [f"{_flag(key)}: its value is missing" for key, value in given.items() if value == _MISSING]
+    given = {key: value for key, value in given.items() if value != _MISSING}
+    try:
+        args = model.model_validate(given)
+    except ValidationError as error:
+        problems += [_problem(model, item) for item in error.errors()]
+    if problems:
+        _refuse(InvalidInput(problems, next=f"python notebooks/{prog} --help"), as_json="--json" in argv)
+    return args
+
+
+class _UsageError(Exception):
+    """What argparse would end the process for."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=110)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        return str(action.metavar or default_metavar)  # a value left out is a problem of ours, not an option
+
+
+def _parser(model: type[Arguments], prog: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        usage=f"python notebooks/{prog} [flags]",
+        description=description,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        text = (field.description or "") + _default_text(default) + _range_text(field)
+        shared: dict[str, Any] = {"dest": name, "default": None, "help": text.replace("%", "%%")}
+        kind = _bare_type(field.annotation)
+        if kind is bool and default:
+            parser.add_argument(_flag(field.alias or name), action=argparse.BooleanOptionalAction, **shared)
+        elif kind is bool:
+            parser.add_argument(_flag(field.alias or name), action="store_true", **shared)
+        else:
+            shared |= {"nargs": "?", "const": _MISSING, "metavar": _metavar(kind)}
+            parser.add_argument(_flag(field.alias or name), **shared)
+    return parser
+
+
+def _given(model: type[Arguments], values: dict[str, Any]) -> dict[str, Any]:
+    """What was given, by the name that the model takes it under."""
+    given = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        field = model.model_fields[name]
+        is_list = _is_list(field.annotation) and value != _MISSING
+        given[field.alias or name] = [v.strip() for v in value.split(",") if v.strip()] if is_list else value
+    return given
+
+
+def _refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+    if as_json:
+        import json
+
+        print(json.dumps(failure.to_dict(), sort_keys=True), flush=True)
+    else:
+        print("\n".join(failure.problems) + f"\nnext: {failure.next}", file=sys.stderr, flush=True)
+    sys.exit(failure.exit_code)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _bare_type(annotation: Any) -> Any:
+    """The type inside Optional and Annotated."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _bare_type(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return _bare_type(inner[0])
+    return annotation
+
+
+def _is_list(annotation: Any) -> bool:
+    return typing.get_origin(_bare_type(annotation)) in (list, tuple)
+
+
+def _metavar(kind: Any) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if typing.get_origin(kind) in (list, tuple):
+        return "A,B,..."
+    return {int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default is False or default == "" or default in ((), []):
+        return ""
+    if default is True:
+        return " (on unless switched off)"
+    shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else default
+    return f" (default {shown})"
+
+
+def _range_text(field: FieldInfo) -> str:
+    metadata = list(field.metadata)
+    if _is_list(field.annotation):  # the bounds are those of an item
+        for item in typing.get_args(_bare_type(field.annotation)):
+            if typing.get_origin(item) is typing.Annotated:
+                metadata += [bound for info in item.__metadata__ for bound in getattr(info, "metadata", [info])]
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    parts = [
+        f"{word} {_number(getattr(item, key))}"
+        for item in metadata
+        for key, word in words.items()
+        if hasattr(item, key)
+    ]
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
+def _number(value: Any) -> str:
+    return f"{int(value)}" if float(value).is_integer() else str(value)
+
+
+_OUT_OF_RANGE = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+
+
+def _problem(model: type[Arguments], item: Any) -> str:
+    name = str(item["loc"][0]) if item["loc"] else "arguments"
+    field = next((f for n, f in model.model_fields.items() if name in (n, f.alias)), None)
+    said = "not allowed" if item["type"] in _OUT_OF_RANGE else str(item["msg"]).removeprefix("Value error, ")
+    return f"{_flag(name)}: {item.get('input')!r}: {said}{_range_text(field) if field else ''}"

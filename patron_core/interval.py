@@ -1,0 +1,37 @@
+"""A quantity with its uncertainty: low, mid, high. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Interval(NamedTuple):
+    """`mid` is the expectation; `low` and `high` bound about nine outcomes in ten."""
+
+    low: float
+    mid: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float) -> Interval:
+        return cls(value, value, value)
+
+    def scaled(self, factor: float) -> Interval:
+        return Interval(self.low * factor, self.mid * factor, self.high * factor)
+
+    def to_dict(self) -> dict[str, float]:
+        return {"low": self.low, "mid": self.mid, "high": self.high}
+
+
+ZERO = Interval(0.0, 0.0, 0.0)
+
+
+def total(parts: Iterable[Interval]) -> Interval:
+    """The sum, bounds added too: parts of one run tend to be slow together, so this errs on the safe side."""
+    low = mid = high = 0.0
+    for part in parts:
+        low += part[0]
+        mid += part[1]
+        high += part[2]
+    return Interval(low, mid, high)

@@ -1,0 +1,60 @@
+"""What is known about each corpus before a user's first run: published points, and runs of this trainer. Pure.
+
+Published points: the compute-optimal table for FineWeb-EDU, and nanochat runs (depth 10, 12 and 24) on ClimbMix.
+The priors' exponents are Hoffmann's and Besiroglu's; their E is theirs divided by 4.4 bytes a token, and loosely held.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from patron_core.scaling.fitting import Optimum, Prior, fit_theta
+from patron_core.scaling.law import Fit, Observation
+
+_WEB_PRIOR = Prior.independent(e=0.56, a=0.18, b=0.18, alpha=0.34, beta=0.32, spread=(0.15, 0.6, 0.6, 0.15, 0.15))
+# A corpus nobody measured: somewhere between source code and prose, at any size. 68 % within a factor 1.4 of E.
+_UNKNOWN_PRIOR = Prior.independent(e=0.50, a=0.20, b=0.20, alpha=0.30, beta=0.30, spread=(0.35, 0.7, 0.7, 0.25, 0.25))
+
+FINEWEB_EDU = (
+    Observation(num_params=110.7e6, num_tokens=1.242e9, val_bpb=0.8972, label="compute-optimal at 1e18 FLOP"),
+    Observation(num_params=167.8e6, num_tokens=1.785e9, val_bpb=0.8616, label="compute-optimal at 2.15e18 FLOP"),
+    Observation(num_params=250.7e6, num_tokens=2.642e9, val_bpb=0.8293, label="compute-optimal at 4.64e18 FLOP"),
+    Observation(num_params=381.8e6, num_tokens=3.807e9, val_bpb=0.7999, label="compute-optimal at 1e19 FLOP"),
+)
+CLIMBMIX = (
+    Observation(num_params=70_123_820, num_tokens=1500 * 2**19, val_bpb=0.8975, label="d10, mean of .897 and .898"),
+    Observation(num_params=110_100_912, num_tokens=2205 * 2**19, val_bpb=0.854, label="d12, 2205 steps of 2^19"),
+    Observation(num_params=729_810_624, num_tokens=16704 * 2**19, val_bpb=0.74833, label="d24, 16704 steps of 2^19"),
+)
+STDLIB: tuple[Observation, ...] = ()
+
+_NOISE = {"fineweb-edu": 0.003, "climbmix": 0.005, "stdlib": 0.015}
+_UNKNOWN_NOISE = 0.02
+
+
+@cache
+def corpus_fit(corpus: str) -> Fit:
+    """The law for a corpus before any run of the user's. An unknown corpus (path:...) gets a wide guess."""
+    if corpus == "fineweb-edu":
+        optima = [Optimum(num_params=run.num_params, num_tokens=run.num_tokens) for run in FINEWEB_EDU]
+        return _fitted(corpus, _WEB_PRIOR, FINEWEB_EDU, optima, "4 published compute-optimal points")
+    if corpus == "climbmix":
+        # 10.5 tokens a parameter was the measured optimum at depth 12
+        optima = [Optimum(num_params=110_100_912, num_tokens=10.5 * 110_100_912, spread=0.3)]
+        return _fitted(corpus, _WEB_PRIOR, CLIMBMIX, optima, "published runs of depth 10, 12 and 24")
+    if corpus == "stdlib" and STDLIB:
+        return _fitted(corpus, _UNKNOWN_PRIOR, STDLIB, [], f"{len(STDLIB)} short runs of this trainer")
+    return _fitted(corpus, _UNKNOWN_PRIOR, (), [], "not measured: a guess with a wide interval")
+
+
+def prior_of(fit: Fit) -> Prior:
+    """A fit as the prior of the next one."""
+    from patron_core.scaling.matrix import inverse
+
+    return Prior(theta=fit.theta, precision=inverse(fit.covariance))
+
+
+def _fitted(corpus: str, prior: Prior, anchors: tuple[Observation, ...], optima: list[Optimum], source: str) -> Fit:
+    noise = _NOISE.get(corpus, _UNKNOWN_NOISE)
+    theta, covariance = fit_theta(prior, anchors, noise, optima)
+    return Fit(corpus=corpus, theta=theta, covariance=covariance, noise=noise, anchors=anchors, source=source)

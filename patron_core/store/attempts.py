@@ -1,0 +1,130 @@
+"""Attempts: each launch of a run. The intent is written first, then what the executor answered, then how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from patron_core.errors import Conflict, NotFound
+from patron_core.states import EndReason
+from patron_core.store import runs
+from patron_core.store.engine import Store, insert_new, reading
+from patron_core.store.records import Attempt, AttemptKind, RunSummary
+from patron_core.store.schema import attempts
+
+
+def create(
+    conn: Connection,
+    run: RunSummary,
+    *,
+    kind: AttemptKind,
+    usd_micros_per_hour: int,
+    price: dict[str, Any],
+    now: float,
+) -> Attempt:
+    """Write down the intent to launch. Raises Conflict while another attempt of the run has not ended."""
+    runs.lock(conn, run.id)
+    same_kind = (attempts.c.run_id == run.id) & (attempts.c.kind == kind)
+    number = 1 + (conn.execute(sa.select(sa.func.max(attempts.c.number)).where(same_kind)).scalar() or 0)
+    alive = (attempts.c.run_id == run.id) & (attempts.c.state != "ended")
+    other = conn.execute(sa.select(attempts.c.id, attempts.c.state).where(alive)).first()
+    if other is not None:
+        raise Conflict(
+            f"attempt {other.id} of run {run.id} has not ended ({other.state}); a second one would run beside it",
+            next="wait for it to end, or cancel the run",
+        )
+    attempt_id = f"{run.id}-{kind}-{number}"
+    values = {
+        "id": attempt_id,
+        "run_id": run.id,
+        "number": number,
+        "kind": kind,
+        "executor": run.executor,
+        "state": "intent",
+        "usd_micros_per_hour": usd_micros_per_hour,
+        "price": price,
+        "charged_s": 0.0,
+        "charged_usd_micros": 0,
+        "evidence": {},
+        "created_at": now,
+    }
+    insert_new(conn, attempts, values, unique=["id"])
+    return get(conn, attempt_id)
+
+
+def submitted(
+    conn: Connection, attempt_id: str, *, handle: dict[str, Any], now: float, deadline_s: float | None = None
+) -> Attempt:
+    """The executor has it. Where the attempt has ended meanwhile the handle is kept all the same, for a cancel."""
+    state = sa.case((attempts.c.state == "intent", "submitted"), else_=attempts.c.state)
+    started_at = sa.func.coalesce(attempts.c.started_at, now)
+    deadline = attempts.c.deadline_s if deadline_s is None else deadline_s
+    return _change(conn, attempt_id, handle=handle, state=state, started_at=started_at, deadline_s=deadline)
+
+
+def started(conn: Connection, attempt_id: str, *, at: float) -> Attempt:
+    """When the machine really started, where the executor knows better than the time of `submitted`."""
+    return _change(conn, attempt_id, started_at=at)
+
+
+def stop_asked(conn: Connection, attempt_id: str, *, cause: str, now: float) -> Attempt:
+    """Patron asked it to save and stop. The first cause stays: a second one does not restart the grace period."""
+    first = sa.func.coalesce(attempts.c.stop_cause, cause), sa.func.coalesce(attempts.c.stop_asked_at, now)
+    return _change(conn, attempt_id, stop_cause=first[0], stop_asked_at=first[1])
+
+
+def meter(conn: Connection, attempt_id: str, *, charged_s: float, charged_usd_micros: int) -> Attempt:
+    """Totals so far, not additions: saying the same twice changes nothing, and they never go down."""
+    seconds = sa.case((attempts.c.charged_s < charged_s, charged_s), else_=attempts.c.charged_s)
+    charged = attempts.c.charged_usd_micros
+    micros = sa.case((charged < charged_usd_micros, charged_usd_micros), else_=charged)
+    return _change(conn, attempt_id, charged_s=seconds, charged_usd_micros=micros)
+
+
+def ended(
+    conn: Connection,
+    attempt_id: str,
+    *,
+    reason: EndReason,
+    exit_code: int | None,
+    evidence: dict[str, Any],
+    now: float,
+) -> Attempt:
+    """How it ended. The first word stays: a second call changes nothing and returns what was written."""
+    values = {"state": "ended", "reason": reason.value, "exit_code": exit_code, "evidence": evidence, "ended_at": now}
+    conn.execute(sa.update(attempts).where(attempts.c.id == attempt_id, attempts.c.state != "ended").values(**values))
+    return get(conn, attempt_id)
+
+
+def get(store: Store | Connection, attempt_id: str) -> Attempt:
+    with reading(store) as conn:
+        row = conn.execute(sa.select(attempts).where(attempts.c.id == attempt_id)).first()
+    if row is None:
+        raise NotFound(f"there is no attempt {attempt_id!r}", next="look at the run's attempts")
+    return _attempt(row)
+
+
+def for_run(store: Store | Connection, run_id: str) -> list[Attempt]:
+    """Oldest first: dryruns come before training. By number, since a clock that jumps back would reorder times."""
+    query = sa.select(attempts).where(attempts.c.run_id == run_id)
+    query = query.order_by(attempts.c.kind, attempts.c.number)
+    with reading(store) as conn:
+        return [_attempt(row) for row in conn.execute(query)]
+
+
+def live(store: Store | Connection) -> list[Attempt]:
+    """Every attempt that has not ended, oldest first."""
+    query = sa.select(attempts).where(attempts.c.state != "ended").order_by(attempts.c.created_at, attempts.c.id)
+    with reading(store) as conn:
+        return [_attempt(row) for row in conn.execute(query)]
+
+
+def _change(conn: Connection, attempt_id: str, **values: Any) -> Attempt:
+    conn.execute(sa.update(attempts).where(attempts.c.id == attempt_id).values(**values))
+    return get(conn, attempt_id)
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    return Attempt(**{**row._mapping, "reason": EndReason(row.reason) if row.reason else None})

@@ -1,0 +1,216 @@
+"""The database: opening it, and the two kinds of transaction. The same code runs on SQLite and on PostgreSQL.
+
+    store = Store.open()                  # settings.database_url(), brought up to date
+    with store.begin() as conn: ...       # write: all or nothing; on SQLite one writer at a time
+    with store.read() as conn: ...        # read: sees one moment, and cannot write
+
+A store may be shared by threads; every process opens its own (a forked one drops the inherited connections).
+Nothing here waits for the network except the database itself: never call out inside `begin`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, Row, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+
+from patron_core import settings
+from patron_core.errors import InternalError, InvalidInput, Unavailable
+from patron_core.store import faults, upgrade
+
+BUSY_TIMEOUT_S = 15.0
+
+
+class Store:
+    """Use Store.open."""
+
+    def __init__(self, engine: Engine, url: URL):
+        self.url = url
+        self._engine = engine
+        self._writes = engine.execution_options(patron_write=True)
+        self._reads = engine
+        if engine.dialect.name == "postgresql":
+            self._reads = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._local = threading.local()
+        self._pid = os.getpid()
+
+    @classmethod
+    def open(cls, url: str | None = None, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Store:
+        """Connect, and migrate when the database is not at this version. Raises Unavailable with what to do."""
+        parsed = _parse_url(url if url is not None else settings.database_url())
+        if parsed.get_backend_name() == "sqlite":
+            _make_parent(Path(str(parsed.database)), parsed)
+            engine = _sqlite_engine(parsed, busy_timeout_s)
+        else:
+            engine = _postgresql_engine(parsed, busy_timeout_s)
+        store = cls(engine, parsed)
+        try:
+            with store.read() as conn:
+                up_to_date = upgrade.is_current(conn)
+            if not up_to_date:
+                with store.begin() as conn:
+                    upgrade.to_head(conn)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @property
+    def dialect(self) -> str:
+        return self._engine.dialect.name
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A write transaction: commits at the end, rolls everything back when anything is raised."""
+        if getattr(self._local, "writing", False):
+            raise InternalError(
+                "a write transaction was begun inside another one of the same thread, which would wait for itself",
+                next="pass the open connection on instead of the store",
+            )
+        self._forget_inherited()
+        self._local.writing = True
+        try:
+            with faults.translated(self.url), self._writes.begin() as conn:
+                yield conn
+        finally:
+            self._local.writing = False
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A read-only transaction: everything it reads is of one moment."""
+        self._forget_inherited()
+        with faults.translated(self.url), self._reads.begin() as conn:
+            yield conn
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _forget_inherited(self) -> None:
+        if self._pid != os.getpid():  # connections must not be shared with the process that forked this one
+            self._engine.dispose(close=False)
+            self._pid = os.getpid()
+
+
+def reading(place: Store | Connection) -> AbstractContextManager[Connection]:
+    """The connection itself, or a read transaction of the store."""
+    return place.read() if isinstance(place, Store) else nullcontext(place)
+
+
+def writing(place: Store | Connection) -> AbstractContextManager[Connection]:
+    """The connection itself, or a write transaction of the store."""
+    return place.begin() if isinstance(place, Store) else nullcontext(place)
+
+
+def insert_new(conn: Connection, table: Table, values: Mapping[str, Any], *, unique: Sequence[str]) -> bool:
+    """Insert, unless a row with the same `unique` columns exists. True when this call inserted it.
+
+    Two at once: the later waits until the earlier is committed, then gets False and can read that row.
+    """
+    return insert_or_nothing(conn, table, values, unique=unique) is not None
+
+
+def insert_or_nothing(
+    conn: Connection, table: Table, values: Mapping[str, Any], *, unique: Sequence[str]
+) -> Row[Any] | None:
+    """Like insert_new, returning the new row. (An INSERT's rowcount is not to be relied upon.)"""
+    insert = _insert(conn)(table).values(**values).on_conflict_do_nothing(index_elements=list(unique))
+    row: Row[Any] | None = conn.execute(insert.returning(table)).first()
+    return row
+
+
+def upsert(conn: Connection, table: Table, values: Mapping[str, Any], *, unique: Sequence[str]) -> None:
+    insert = _insert(conn)(table).values(**values)
+    changed = {name: insert.excluded[name] for name in values if name not in unique and name != "created_at"}
+    conn.execute(insert.on_conflict_do_update(index_elements=list(unique), set_=changed))
+
+
+def _insert(conn: Connection) -> Callable[[Table], Any]:
+    return postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
+
+
+def _parse_url(text: str) -> URL:
+    hint = "export PATRON_DATABASE_URL=sqlite:////path/to/patron.db (or postgresql+psycopg://user@host/name)"
+    try:
+        url = make_url(text)
+        backend = url.get_backend_name()
+    except sa.exc.ArgumentError:
+        raise InvalidInput(["the database URL cannot be read"], next=hint) from None
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    if backend == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url
+    shown = url.render_as_string(hide_password=True)
+    raise InvalidInput([f"database URL {shown!r}; allowed: a SQLite file or PostgreSQL"], next=hint)
+
+
+def _make_parent(file: Path, url: URL) -> None:
+    try:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Unavailable(
+            f"the folder for {url.database} cannot be made: {error.strerror}",
+            next="export PATRON_HOME=/a/folder/you/can/write",
+        ) from error
+
+
+def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
+    engine = sa.create_engine(url, json_serializer=dumps, connect_args={"timeout": busy_timeout_s})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself; `begin` below does
+        connection.execute("PRAGMA foreign_keys = ON")
+        # WAL lets readers and a writer work at once. It stays in the file, so only the first opener sets it.
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            connection.execute("PRAGMA journal_mode = WAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(conn: Connection) -> None:
+        writes = conn.get_execution_options().get("patron_write", False)
+        conn.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
+        # IMMEDIATE takes the write lock now: a transaction that reads and then writes never finds itself outdated
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL, busy_timeout_s: float) -> Engine:
+    connect_args = {} if "connect_timeout" in url.query else {"connect_timeout": 5}
+    engine = sa.create_engine(url, json_serializer=dumps, pool_pre_ping=True, connect_args=connect_args)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        # a notebook that froze inside a transaction must not hold its locks for ever
+        connection.execute(f"SET lock_timeout = {int(busy_timeout_s * 1000)}")
+        connection.execute("SET idle_in_transaction_session_timeout = 60000")
+        connection.commit()
+
+    return engine
+
+
+def dumps(value: Any) -> str:
+    """JSON that every database takes: what is not a finite number becomes null."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,86 @@
+"""Database errors in Patron's words: what happened, where, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, TimeoutError
+
+from patron_core.errors import Conflict, InternalError, PatronError, Unavailable
+
+# (part of the database's own message, what it means, what to do)
+_SQLITE: tuple[tuple[str, str, str], ...] = (
+    (
+        "locked",
+        "is busy: another process has been writing for too long",
+        "try again; look for a stuck process: fuser {file}",
+    ),
+    ("disk is full", "cannot grow: the disk is full; nothing of this change was written", "free disk space: df -h"),
+    ("disk i/o error", "cannot be read or written: the disk reports an error", "check the disk: df -h; dmesg | tail"),
+    ("unable to open", "cannot be opened", "export PATRON_HOME=/a/folder/you/can/write"),
+    ("readonly", "may not be written by this user", "make it and its folder writable: ls -la {file}"),
+    ("not a database", "is not a SQLite database", "move the file away, or point PATRON_DATABASE_URL elsewhere"),
+    ("malformed", "is damaged", "restore it from a backup; sqlite3 FILE .recover saves what can be read"),
+)
+# SQLSTATE -> the same
+_POSTGRESQL: dict[str, tuple[str, str]] = {
+    "55P03": ("is busy: another transaction has held the same rows for too long", "try again"),
+    "40P01": ("stopped this change, since it and another waited for each other; nothing was written", "try again"),
+    "40001": ("stopped this change, since another came first; nothing was written", "try again"),
+    "53100": ("cannot grow: its disk is full; nothing of this change was written", "free disk space on the server"),
+    "53300": ("has no connection left", "close other clients or raise max_connections"),
+    "57P03": ("is starting up or shutting down", "try again in a moment"),
+}
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise Unavailable(
+            f"{_shown(url)}: every connection of this process is in use", next="try again with fewer threads"
+        ) from error
+    except IntegrityError as error:
+        # the callers check first, so that this is a promise of ours that broke
+        raise InternalError(f"{_shown(url)} refused a row: {_first_line(error)}", next="report this message") from error
+    except DBAPIError as error:
+        fault = _postgresql(error, url) if url.get_backend_name() == "postgresql" else _sqlite(error, url)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _sqlite(error: DBAPIError, url: URL) -> PatronError | None:
+    said = str(error.orig).lower()
+    for part, meaning, then in _SQLITE:
+        if part in said:
+            return Unavailable(
+                f"the database {url.database} {meaning} ({_first_line(error)})", next=then.format(file=url.database)
+            )
+    return None
+
+
+def _postgresql(error: DBAPIError, url: URL) -> PatronError | None:
+    state = getattr(error.orig, "sqlstate", None)
+    if state in _POSTGRESQL:
+        meaning, then = _POSTGRESQL[state]
+        kind = Conflict if state in ("40P01", "40001") else Unavailable
+        return kind(f"the database {_shown(url)} {meaning}", next=then)
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return Unavailable(
+            f"the database {_shown(url)} does not answer: {_first_line(error)}",
+            next=f"check the server and PATRON_DATABASE_URL: pg_isready -h {url.host or 'localhost'}",
+        )
+    return None
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def _first_line(error: DBAPIError) -> str:
+    lines = str(error.orig).strip().splitlines()
+    return lines[0] if lines else type(error.orig).__name__

@@ -1,0 +1,274 @@
+"""Money: an append-only double-entry ledger. A balance is a sum; nothing is ever changed or deleted.
+
+    outside:<project> --deposit--> wallet:<project> --hold--> hold:<run> --charge--> spent:<run>
+                      <--withdraw-                 <--release-
+
+A transfer moves a positive amount from one account to another, so that every transfer sums to zero. Neither a
+wallet nor a hold ever goes below zero: who takes from a run's hold locks the run, who takes from a wallet locks
+the wallet, always in this order. Each transfer has a key, unique in its project: the same key with the same
+question is answered with what happened the first time, with another question it is a Conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from patron_core.errors import Conflict, InvalidInput, Refused
+from patron_core.money import format_usd
+from patron_core.store import runs
+from patron_core.store.engine import Store, insert_or_nothing, reading
+from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Wallet
+from patron_core.store.schema import entries, transfers
+
+MAX_USD_MICROS = 10**15  # a billion dollars: sums of many stay far inside 64 bits
+
+
+def deposit(
+    conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
+) -> LedgerEntry:
+    _check_amount(usd_micros)
+    question = _question("deposit", project=project, key=key, asked=usd_micros)
+    return _post(conn, question, usd_micros, f"outside:{project}", f"wallet:{project}", actor=actor, now=now, memo=memo)
+
+
+def withdraw(
+    conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
+) -> LedgerEntry:
+    """Take unheld money out again. Raises Refused when the wallet is short."""
+    _check_amount(usd_micros)
+    question = _question("withdraw", project=project, key=key, asked=usd_micros)
+    _lock_wallet(conn, project)
+    first = _first_answer(conn, question)
+    if first is not None:
+        return first
+    available = _balance(conn, f"wallet:{project}")
+    if available < usd_micros:
+        raise Refused(
+            f"the wallet of {project!r} has {format_usd(available)}, {format_usd(usd_micros)} were asked for",
+            next=f"withdraw at most {format_usd(available)}",
+        )
+    return _post(conn, question, usd_micros, f"wallet:{project}", f"outside:{project}", actor=actor, now=now, memo=memo)
+
+
+def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor: str, now: float) -> LedgerEntry:
+    """Set money of the project's wallet aside for the run. Raises Refused when the wallet is short."""
+    _check_amount(usd_micros)
+    question = _question("hold", project=run.project, key=key, asked=usd_micros, run_id=run.id)
+    runs.lock(conn, run.id)
+    _lock_wallet(conn, run.project)
+    first = _first_answer(conn, question)
+    if first is not None:
+        return first
+    available = _balance(conn, f"wallet:{run.project}")
+    if available < usd_micros:
+        raise Refused(
+            f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
+            next=f"deposit {format_usd(usd_micros - available)} into project {run.project!r}, then fund the run again",
+        )
+    return _post(conn, question, usd_micros, f"wallet:{run.project}", f"hold:{run.id}", actor=actor, now=now)
+
+
+def charge(conn: Connection, run: RunSummary, attempt_id: str | None, usd_micros: int, *, key: str, now: float) -> int:
+    """Spend from the run's hold: what was asked, or all that is left. Returns what was charged."""
+    if usd_micros == 0:
+        return 0
+    _check_amount(usd_micros)
+    asked = _question("charge", project=run.project, key=key, asked=usd_micros, run_id=run.id, attempt_id=attempt_id)
+    runs.lock(conn, run.id)
+    first = _first_answer(conn, asked)
+    if first is not None:
+        return first.usd_micros
+    payable = min(usd_micros, _balance(conn, f"hold:{run.id}"))
+    return _post(conn, asked, payable, f"hold:{run.id}", f"spent:{run.id}", actor="meter", now=now).usd_micros
+
+
+def charge_up_to(conn: Connection, run: RunSummary, attempt_id: str, total_usd_micros: int, *, now: float) -> int:
+    """Charge what is missing for the attempt to have paid `total_usd_micros` in all, as far as the hold goes.
+
+    Returns the attempt's total so far. It needs no key: saying the same total twice, late, or from two supervisors
+    at once charges it once.
+    """
+    runs.lock(conn, run.id)
+    paid_by_attempt = (transfers.c.run_id == run.id) & (transfers.c.kind == "charge")
+    paid_by_attempt &= transfers.c.attempt_id == attempt_id
+    total = sa.func.coalesce(sa.func.sum(transfers.c.usd_micros), 0)
+    paid = int(conn.execute(sa.select(total).where(paid_by_attempt)).scalar_one())
+    payable = min(total_usd_micros - paid, _balance(conn, f"hold:{run.id}"))
+    if payable <= 0:
+        return paid
+    return paid + charge(conn, run, attempt_id, payable, key=f"charge:{attempt_id}:{paid + payable}", now=now)
+
+
+def release(conn: Connection, run: RunSummary, *, key: str, now: float, actor: str = "settle") -> int:
+    """Give all that is left in the run's hold back to the wallet. Returns how much."""
+    question = _question("release", project=run.project, key=key, asked=0, run_id=run.id)
+    runs.lock(conn, run.id)
+    first = _first_answer(conn, question)
+    if first is not None:
+        return first.usd_micros
+    left = _balance(conn, f"hold:{run.id}")
+    return _post(conn, question, left, f"hold:{run.id}", f"wallet:{run.project}", actor=actor, now=now).usd_micros
+
+
+def find(store: Store | Connection, *, project: str, key: str) -> LedgerEntry | None:
+    """What was done under this key, if anything was."""
+    query = sa.select(transfers).where(transfers.c.project == project, transfers.c.key == key)
+    with reading(store) as conn:
+        row = conn.execute(query).first()
+    return None if row is None else _entry(row)
+
+
+def wallet(store: Store | Connection, project: str) -> Wallet:
+    total = sa.func.sum(entries.c.usd_micros)
+    query = sa.select(entries.c.book, total).where(entries.c.project == project).group_by(entries.c.book)
+    with reading(store) as conn:
+        sums = {book: int(amount) for book, amount in conn.execute(query)}
+    return Wallet(
+        project=project,
+        available_usd_micros=sums.get("wallet", 0),
+        held_usd_micros=sums.get("hold", 0),
+        spent_usd_micros=sums.get("spent", 0),
+        deposited_usd_micros=-sums.get("outside", 0),
+    )
+
+
+def run_money(store: Store | Connection, run_id: str) -> RunMoney:
+    return runs_money(store, [run_id])[run_id]
+
+
+def runs_money(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, RunMoney]:
+    """The money of many runs in one query, for lists."""
+    wanted = list(run_ids)
+    total = sa.func.sum(transfers.c.usd_micros)
+    query = sa.select(transfers.c.run_id, transfers.c.kind, total).where(transfers.c.run_id.in_(wanted))
+    with reading(store) as conn:
+        rows = conn.execute(query.group_by(transfers.c.run_id, transfers.c.kind)).all()
+    sums: dict[str, dict[str, int]] = {run_id: {} for run_id in wanted}
+    for run_id, kind, amount in rows:
+        sums[run_id][kind] = int(amount)
+    return {run_id: _money(by_kind) for run_id, by_kind in sums.items()}
+
+
+def statement(store: Store | Connection, project: str, limit: int = 100) -> list[LedgerEntry]:
+    """What moved, newest first."""
+    moved = (transfers.c.project == project) & (transfers.c.usd_micros > 0)
+    query = sa.select(transfers).where(moved).order_by(transfers.c.id.desc()).limit(limit)
+    with reading(store) as conn:
+        return [_entry(row) for row in conn.execute(query)]
+
+
+def verify(store: Store | Connection) -> list[str]:
+    """Everything that does not add up, as sentences; nothing when the books are right."""
+    total = sa.func.sum(entries.c.usd_micros)
+    lines = sa.select(entries.c.transfer_id, total.label("total"), sa.func.max(entries.c.usd_micros).label("moved"))
+    lines_by_transfer = lines.group_by(entries.c.transfer_id).subquery()
+    moved = sa.func.coalesce(lines_by_transfer.c.moved, 0)
+    wrong = (lines_by_transfer.c.total != 0) | (moved != transfers.c.usd_micros) | (transfers.c.usd_micros < 0)
+    unbalanced = (
+        sa.select(transfers.c.id, transfers.c.usd_micros, lines_by_transfer.c.total)
+        .outerjoin(lines_by_transfer, lines_by_transfer.c.transfer_id == transfers.c.id)
+        .where(wrong)
+    )
+    guarded = sa.select(entries.c.account, total.label("total")).where(entries.c.book.in_(("wallet", "hold", "spent")))
+    negative = guarded.group_by(entries.c.account).having(total < 0)
+    with reading(store) as conn:
+        problems = [
+            f"transfer {row.id} of {row.usd_micros} micro-dollars has entries that do not make it (sum {row.total})"
+            for row in conn.execute(unbalanced)
+        ]
+        problems += [f"account {row.account} is at {row.total} micro-dollars" for row in conn.execute(negative)]
+    return problems
+
+
+def _question(
+    kind: str, *, project: str, key: str, asked: int, run_id: str | None = None, attempt_id: str | None = None
+) -> dict[str, Any]:
+    """What a key stands for. Asked again it must be the same in every part."""
+    return {
+        "kind": kind,
+        "project": project,
+        "key": key,
+        "asked_usd_micros": asked,
+        "run_id": run_id,
+        "attempt_id": attempt_id,
+    }
+
+
+def _first_answer(conn: Connection, question: dict[str, Any]) -> LedgerEntry | None:
+    project, key = question["project"], question["key"]
+    query = sa.select(transfers).where(transfers.c.project == project, transfers.c.key == key)
+    row = conn.execute(query).first()
+    if row is None:
+        return None
+    differs = [name for name, value in question.items() if row._mapping[name] != value]
+    if differs:
+        was = ", ".join(f"{name} {row._mapping[name]}, now {question[name]}" for name in differs)
+        raise Conflict(f"key {key!r} of project {project!r} was used before: {was}", next="use a new key")
+    return _entry(row)
+
+
+def _post(
+    conn: Connection,
+    question: dict[str, Any],
+    usd_micros: int,
+    source: str,
+    target: str,
+    *,
+    actor: str,
+    now: float,
+    memo: str = "",
+) -> LedgerEntry:
+    """The only writer of the two tables. A charge of nothing is written too: it answers its key."""
+    assert usd_micros >= 0, f"{question['kind']} of {usd_micros} micro-dollars from {source}"
+    values = dict(**question, usd_micros=usd_micros, source=source, target=target, actor=actor, time=now, memo=memo)
+    row = insert_or_nothing(conn, transfers, values, unique=["project", "key"])
+    if row is None:  # somebody else used the key since we looked
+        first = _first_answer(conn, question)
+        assert first is not None, f"key {question['key']!r} is taken and not there"
+        return first
+    if usd_micros:
+        lines = [(source, -usd_micros), (target, usd_micros)]
+        shared = {"transfer_id": row.id, "project": question["project"]}
+        conn.execute(
+            sa.insert(entries),
+            [dict(**shared, account=account, book=account.split(":")[0], usd_micros=sign) for account, sign in lines],
+        )
+    return _entry(row)
+
+
+def _balance(conn: Connection, account: str) -> int:
+    total = sa.func.coalesce(sa.func.sum(entries.c.usd_micros), 0)
+    return int(conn.execute(sa.select(total).where(entries.c.account == account)).scalar_one())
+
+
+def _lock_wallet(conn: Connection, project: str) -> None:
+    """Until the transaction ends nobody else takes from this wallet. SQLite's writer is alone anyway."""
+    if conn.dialect.name == "postgresql":
+        number = sa.func.hashtextextended(f"wallet:{project}", 0)
+        conn.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
+
+
+def _check_amount(usd_micros: int) -> None:
+    if not 0 < usd_micros <= MAX_USD_MICROS:
+        raise InvalidInput(
+            [f"an amount of {usd_micros} micro-dollars; allowed 1 to {MAX_USD_MICROS}"],
+            next="give a positive amount, for instance 4360000 for $4.36",
+        )
+
+
+def _money(by_kind: dict[str, int]) -> RunMoney:
+    funded, charged, released = (by_kind.get(kind, 0) for kind in ("hold", "charge", "release"))
+    return RunMoney(
+        held_usd_micros=funded - charged - released,
+        charged_usd_micros=charged,
+        released_usd_micros=released,
+        funded_usd_micros=funded,
+    )
+
+
+def _entry(row: Row[Any]) -> LedgerEntry:
+    return LedgerEntry(**row._mapping)

@@ -1,0 +1,163 @@
+"""The supervisor: load -> observe -> decide -> apply, for every run that may be burning money.
+
+Any number of processes may call `tick`; a lease lets one act at a time. `python -m patron_core.supervisor` ticks until
+nothing is left to do, so that a run outlives the notebook that started it; `ensure_running` starts that in the
+background. A supervisor that dies loses nothing: everything it knows is in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from patron_core import settings, tracking
+from patron_core.apply import apply
+from patron_core.decide import ActionKind, decide
+from patron_core.errors import Conflict, PatronError
+from patron_core.executors import get_executor
+from patron_core.executors.base import Executor
+from patron_core.observe import look
+from patron_core.states import ACTIVE, TERMINAL
+from patron_core.store import Store, leases, mirrors, runs
+from patron_core.store.records import Run
+
+log = logging.getLogger("patron.supervisor")
+
+LEASE = "supervisor"
+LEASE_TTL_S = 60.0
+LOOP_LEASE = "supervisor-loop"
+LOOP_TTL_S = 30.0
+TICK_EVERY_S = 1.0
+MIRROR_EVERY_S = 3.0
+ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
+RECENT_TERMINAL = 50  # how many ended runs are checked for a mirror that is not complete yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    """What one tick did. `acted` is False when another process holds the lease."""
+
+    acted: bool
+    actions: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    live: int = 0  # runs that still need a supervisor
+
+
+@dataclass(kw_only=True)
+class Supervisor:
+    """One process's view: who it is, and when it last mirrored each run."""
+
+    store: Store
+    executor_named: Callable[[str], Executor] = get_executor
+    mirror: bool = True
+    holder: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    _mirrored_at: dict[str, float] = field(default_factory=dict)
+
+    def tick(self, *, now: float | None = None) -> Tick:
+        """Look at every live run once and do what is due."""
+        now = time.time() if now is None else now
+        if not leases.acquire(self.store, LEASE, holder=self.holder, ttl_s=LEASE_TTL_S, now=now):
+            return Tick(acted=False, live=len(runs.active_runs(self.store)))
+        actions: list[str] = []
+        errors: list[str] = []
+        try:
+            for run in runs.active_runs(self.store):
+                self._advance(run, actions, errors, now=now)
+            if self.mirror:
+                self._mirror(errors, now=now)
+        finally:
+            leases.release(self.store, LEASE, holder=self.holder)
+        return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=len(runs.active_runs(self.store)))
+
+    def _advance(self, run: Run, actions: list[str], errors: list[str], *, now: float) -> None:
+        """One run. What goes wrong here is this run's, and is reported; the others are looked at all the same."""
+        try:
+            executor = self.executor_named(run.executor)
+            for _ in range(ACTIONS_A_TICK):
+                scene = look(self.store, run.id, executor, now=now)
+                action = decide(scene.situation)
+                apply(self.store, scene, action, executor, now=now)
+                if action.kind is ActionKind.WAIT:
+                    return
+                actions.append(f"{run.id}: {action.kind.value}: {action.why}")
+                log.info("%s: %s: %s", run.id, action.kind.value, action.why)
+        except Conflict as error:
+            log.info("%s: %s", run.id, error.message)  # somebody else was first; the next tick sees what they did
+        except PatronError as error:
+            errors.append(f"{run.id}: {error.message}")
+            log.warning("%s: %s", run.id, error.message)
+        except Exception as error:  # a poll boundary: one broken run must not stop the others
+            errors.append(f"{run.id}: {type(error).__name__}: {error}")
+            log.exception("%s: unexpected", run.id)
+
+    def _mirror(self, errors: list[str], *, now: float) -> None:
+        live = [run for run in runs.active_runs(self.store) if run.state in ACTIVE]
+        ended = runs.list_runs(self.store, states=sorted(TERMINAL), limit=RECENT_TERMINAL)
+        for run in [*live, *(run for run in ended if not self._is_mirrored(run))]:
+            due = run.state in TERMINAL or abs(now - self._mirrored_at.get(run.id, 0.0)) >= MIRROR_EVERY_S
+            if not due:
+                continue
+            self._mirrored_at[run.id] = now
+            report = tracking.sync(self.store, run, now=now)
+            if report.error is None and run.state in TERMINAL:
+                report = tracking.finish(self.store, run, now=now)
+            if report.error is not None:
+                errors.append(f"{run.id}: mlflow: {report.error}")
+
+    def _is_mirrored(self, run: Run) -> bool:
+        if run.result is None:
+            return True  # never trained: there is nothing to mirror
+        mirror = mirrors.get(self.store, run.id)
+        return mirror is not None and bool(mirror.position.get("finished"))
+
+
+def tick(store: Store, *, now: float | None = None, mirror: bool = False) -> Tick:
+    """One tick of a passer-by, such as a notebook that watches. Leaves MLflow to the supervisor unless asked."""
+    return Supervisor(store=store, mirror=mirror).tick(now=now)
+
+
+def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
+    """Tick until nothing is live for `idle_ticks` ticks. Returns at once if another loop is already at it."""
+    supervisor = Supervisor(store=store)
+    idle = 0
+    while idle < idle_ticks:
+        if not leases.acquire(store, LOOP_LEASE, holder=supervisor.holder, ttl_s=LOOP_TTL_S, now=time.time()):
+            return
+        seen = supervisor.tick()
+        idle = 0 if seen.live or (seen.errors and idle < 1) else idle + 1
+        time.sleep(TICK_EVERY_S)
+    leases.release(store, LOOP_LEASE, holder=supervisor.holder)
+
+
+def ensure_running(store: Store) -> bool:
+    """Start the background supervisor unless one is at it. True if one was started."""
+    if leases.current(store, LOOP_LEASE, now=time.time()) is not None:
+        return False
+    folder = settings.home()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "supervisor.log").open("ab") as output:
+        subprocess.Popen(
+            [sys.executable, "-m", "patron_core.supervisor"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=folder,
+        )
+    return True
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    run_loop(Store.open())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Everything that a person, an agent or a program can ask of Patron.
+
+    plan -> dryrun -> (amend) -> fund -> launch -> wait/view -> compare -> write_note         search does them all
+
+Each verb is a function of the store, plain arguments, an actor and, where it spends, an idempotency key; each returns
+plain typed data and raises a PatronError that says what to do next.
+"""
+
+from patron_core.verbs.amend import amend
+from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
+from patron_core.verbs.control import cancel, launch, next_step, pause
+from patron_core.verbs.dryrun import dryrun, repriced
+from patron_core.verbs.fund import fund, hold_for
+from patron_core.verbs.journal import KINDS, read_notes, write_note
+from patron_core.verbs.lab import Lab, find_lab, lab
+from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
+from patron_core.verbs.plan import LOCAL_DEVICE, device_names, estimate_local, estimates, plan
+from patron_core.verbs.search import Question, SearchReport, search
+from patron_core.verbs.watch import (
+    ATTENTION,
+    RESTING,
+    RunView,
+    burn_usd_micros_per_hour,
+    curves,
+    log_tail,
+    overview,
+    view,
+    wait,
+)
+
+__all__ = [
+    "ATTENTION",
+    "DEFAULT_PROJECT",
+    "KINDS",
+    "LOCAL_DEVICE",
+    "RESTING",
+    "Comparison",
+    "Lab",
+    "Question",
+    "RunView",
+    "SearchReport",
+    "amend",
+    "burn_usd_micros_per_hour",
+    "cancel",
+    "compare",
+    "comparison_frame",
+    "curves",
+    "deposit",
+    "device_names",
+    "dryrun",
+    "estimate_local",
+    "estimates",
+    "find_lab",
+    "fund",
+    "hold_for",
+    "lab",
+    "launch",
+    "log_tail",
+    "next_step",
+    "overview",
+    "pause",
+    "plan",
+    "read_notes",
+    "repriced",
+    "scaling_fit",
+    "search",
+    "statement",
+    "view",
+    "wait",
+    "wallet",
+    "wallet_dict",
+    "where_next",
+    "write_note",
+]

@@ -1,0 +1,136 @@
+"""Compare runs: what was predicted before each was paid for, beside what came out, and what it all adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from patron_core.scaling import Fit, optimal
+from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store.records import Run
+from patron_core.verbs.plan import fit_of
+from trainer.spec import TrainSpec
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One run: prediction against outcome. None where it has no outcome yet."""
+
+    run: str
+    name: str
+    state: str
+    reason: str | None
+    depth: int
+    num_params_scaling: int
+    train_tokens: int
+    predicted_bpb_low: float | None
+    predicted_bpb: float | None
+    predicted_bpb_high: float | None
+    val_bpb: float | None
+    predicted_wall_s: float | None
+    predicted_wall_s_high: float | None
+    wall_s: float  # machine time of its train attempts, as charged
+    predicted_usd_micros: int | None
+    held_usd_micros: int  # what funding held: the promise that it would not cost more
+    charged_usd_micros: int  # dryrun included
+    train_usd_micros: int
+    mfu: float | None
+    tokens_per_s: float | None
+    peak_memory_bytes: int | None
+    attempts: int
+
+    @property
+    def bpb_error(self) -> float | None:
+        """(actual - predicted) / predicted."""
+        if self.val_bpb is None or not self.predicted_bpb:
+            return None
+        return self.val_bpb / self.predicted_bpb - 1.0
+
+    @property
+    def wall_error(self) -> float | None:
+        if self.val_bpb is None or not self.predicted_wall_s:
+            return None
+        return self.wall_s / self.predicted_wall_s - 1.0
+
+    @property
+    def cost_error(self) -> float | None:
+        if self.val_bpb is None or not self.predicted_usd_micros:
+            return None
+        return self.train_usd_micros / self.predicted_usd_micros - 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "bpb_error": self.bpb_error,
+            "wall_error": self.wall_error,
+            "cost_error": self.cost_error,
+        }
+
+
+def compare(store: Store, run_ids: Sequence[str]) -> list[Comparison]:
+    """In the order asked for. The prediction is the one made at funding, not one made with hindsight."""
+    return [_row(store, runs.get_run(store, run_id)) for run_id in run_ids]
+
+
+def comparison_frame(rows: Sequence[Comparison]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.DataFrame([row.to_dict() for row in rows], infer_schema_length=None)
+
+
+def scaling_fit(store: Store, corpus: str) -> Fit:
+    """The loss law of a corpus, refitted to every run that finished on it."""
+    return fit_of(store, corpus)
+
+
+def where_next(fit: Fit, rows: Sequence[Comparison]) -> str:
+    """Whether the largest budget spent so far was better put into a larger or a smaller model."""
+    done = [row for row in rows if row.val_bpb is not None]
+    if not done:
+        return "Nothing has finished yet."
+    best = min(done, key=lambda row: row.val_bpb or 0.0)
+    best_plan = optimal(fit, 6.0 * best.num_params_scaling * best.train_tokens)
+    ratio = best_plan.num_params / best.num_params_scaling
+    if 0.7 < ratio < 1.4:
+        return f"Depth {best.depth} is about the right size for its compute; spend more, or change the recipe."
+    size = "larger" if ratio > 1 else "smaller"
+    return (
+        f"For the compute of depth {best.depth}, the law prefers a model {max(ratio, 1 / ratio):.1f}x {size} "
+        f"on {best_plan.num_tokens / best.train_tokens:.1f}x its tokens: {best_plan.val_bpb.mid:.3f} bpb expected."
+    )
+
+
+def _row(store: Store, run: Run) -> Comparison:
+    recipe = TrainSpec.from_dict(run.spec).recipe()
+    money = ledger.run_money(store, run.id)
+    made = [a for a in attempts.for_run(store, run.id) if a.kind == "train"]
+    estimate = run.estimate or {}
+    bpb, wall, cost = (estimate.get(key) or {} for key in ("val_bpb", "wall_s", "cost_usd_micros"))
+    result = run.result or {}
+    return Comparison(
+        run=run.id,
+        name=run.name,
+        state=run.state.value,
+        reason=run.reason.value if run.reason else None,
+        depth=recipe.depth,
+        num_params_scaling=recipe.num_params.scaling,
+        train_tokens=recipe.train_tokens,
+        predicted_bpb_low=bpb.get("low"),
+        predicted_bpb=bpb.get("mid"),
+        predicted_bpb_high=bpb.get("high"),
+        val_bpb=result.get("val_bpb"),
+        predicted_wall_s=wall.get("mid"),
+        predicted_wall_s_high=wall.get("high"),
+        wall_s=sum(a.charged_s for a in made),
+        predicted_usd_micros=cost.get("mid"),
+        held_usd_micros=money.funded_usd_micros,
+        charged_usd_micros=money.charged_usd_micros,
+        train_usd_micros=sum(a.charged_usd_micros for a in made),
+        mfu=result.get("mfu"),
+        tokens_per_s=result.get("tokens_per_s"),
+        peak_memory_bytes=result.get("peak_memory_bytes"),
+        attempts=len(made),
+    )

@@ -1,0 +1,64 @@
+"""The journal: hypotheses, results, verdicts and failures of a project, linked to runs. Nothing written is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from patron_core.errors import InvalidInput
+from patron_core.store import Store, notes
+from patron_core.store.records import Note
+
+KINDS = ("note", "hypothesis", "result", "decision", "failed")
+MAX_BODY_CHARS = 200_000
+
+
+def write_note(
+    store: Store,
+    *,
+    project: str,
+    body: str,
+    title: str = "",
+    kind: str = "note",
+    run_id: str | None = None,
+    note_id: str | None = None,
+    base_revision: int | None = None,
+    links: dict[str, Any] | None = None,
+    actor: str,
+    now: float | None = None,
+) -> Note:
+    """Write a note, or a new revision of `note_id`. Raises Conflict if somebody wrote since `base_revision`."""
+    problems = []
+    if kind not in KINDS:
+        problems.append(f"kind: {kind!r}; allowed {', '.join(KINDS)}")
+    if not body.strip():
+        problems.append("body: empty; a note says something")
+    if len(body) > MAX_BODY_CHARS:
+        problems.append(f"body: {len(body)} characters; allowed up to {MAX_BODY_CHARS}")
+    if problems:
+        raise InvalidInput(problems, next="correct the note and save again")
+    return notes.save(
+        store,
+        project=project,
+        body=body,
+        title=title,
+        kind=kind,
+        run_id=run_id,
+        note_id=note_id,
+        base_revision=base_revision,
+        links=links or {},
+        actor=actor,
+        now=time.time() if now is None else now,
+    )
+
+
+def read_notes(
+    store: Store,
+    *,
+    project: str,
+    run_id: str | None = None,
+    kind: str | None = None,
+    text: str | None = None,
+) -> list[Note]:
+    """Newest first. `kind="failed"` lists what was tried and did not work: ask it before proposing the same again."""
+    return notes.list_notes(store, project=project, run_id=run_id, kind=kind, text=text)

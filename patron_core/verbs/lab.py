@@ -1,0 +1,77 @@
+"""The lab at a glance: its projects, the runs that wait for a person, its money, and whether the books add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patron_core import settings
+from patron_core.store import Store, ledger, runs, searches
+from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Search, Wallet
+from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
+from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
+
+SHOWN_RUNS = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    project: str
+    projects: dict[str, int]  # runs in each
+    runs: list[RunSummary]  # of this project, newest first
+    money: dict[str, RunMoney]
+    searches: list[Search]
+    wallet: Wallet
+    burn_usd_micros_per_hour: int  # of all projects
+    statement: list[LedgerEntry]  # newest first
+    problems: list[str]  # what does not add up in the books; nothing is as it should be
+
+    @property
+    def attention(self) -> list[RunSummary]:
+        return [run for run in self.runs if run.state in ATTENTION]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "project": self.project,
+            "projects": self.projects,
+            "wallet": wallet_dict(self.wallet),
+            "burn_usd_micros_per_hour": self.burn_usd_micros_per_hour,
+            "attention": [run.id for run in self.attention],
+            "runs": [
+                {
+                    "run": run.id,
+                    "name": run.name,
+                    "state": run.state.value,
+                    "reason": run.reason.value if run.reason else None,
+                    "charged_usd_micros": self.money[run.id].charged_usd_micros,
+                    "held_usd_micros": self.money[run.id].held_usd_micros,
+                }
+                for run in self.runs
+            ],
+            "searches": [{"search": s.id, "key": s.key, "state": s.state} for s in self.searches],
+            "problems": self.problems,
+        }
+
+
+def find_lab() -> Store | None:
+    """The lab's store if there is one already; makes nothing."""
+    url = settings.database_url()
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return None
+    return Store.open(url)
+
+
+def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
+    found = runs.list_summaries(store, project=project, limit=limit)
+    return Lab(
+        project=project,
+        projects=runs.projects(store),
+        runs=found,
+        money=ledger.runs_money(store, [run.id for run in found]),
+        searches=searches.list_searches(store, project=project, limit=10),
+        wallet=ledger.wallet(store, project),
+        burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
+        statement=ledger.statement(store, project, 50),
+        problems=ledger.verify(store),
+    )

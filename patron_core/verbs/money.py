@@ -1,0 +1,53 @@
+"""Wallet verbs. A deposit is a person's authorisation to spend: nothing can be held or charged beyond it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from patron_core.errors import InvalidInput
+from patron_core.money import format_usd
+from patron_core.store import Store, ledger
+from patron_core.store.records import LedgerEntry, Wallet
+
+DEFAULT_PROJECT = "lab"
+MAX_DEPOSIT_USD_MICROS = 1_000_000 * 1_000_000
+
+
+def deposit(
+    store: Store, *, project: str = DEFAULT_PROJECT, usd_micros: int, key: str, actor: str, now: float | None = None
+) -> Wallet:
+    """Authorise spending. The same key twice deposits once. Raises InvalidInput outside (0, $1,000,000]."""
+    if not 0 < usd_micros <= MAX_DEPOSIT_USD_MICROS:
+        raise InvalidInput(
+            [f"deposit: {format_usd(usd_micros)}; allowed above $0 and at most {format_usd(MAX_DEPOSIT_USD_MICROS)}"],
+            next="deposit an amount in that range",
+        )
+    with store.begin() as conn:
+        ledger.deposit(
+            conn, project=project, usd_micros=usd_micros, key=key, actor=actor, now=_now(now), memo="authorised"
+        )
+    return ledger.wallet(store, project)
+
+
+def wallet(store: Store, project: str = DEFAULT_PROJECT) -> Wallet:
+    return ledger.wallet(store, project)
+
+
+def statement(store: Store, project: str = DEFAULT_PROJECT, limit: int = 100) -> list[LedgerEntry]:
+    """Newest first."""
+    return ledger.statement(store, project, limit)
+
+
+def wallet_dict(wallet: Wallet) -> dict[str, Any]:
+    return {
+        "project": wallet.project,
+        "available_usd_micros": wallet.available_usd_micros,
+        "held_usd_micros": wallet.held_usd_micros,
+        "spent_usd_micros": wallet.spent_usd_micros,
+        "deposited_usd_micros": wallet.deposited_usd_micros,
+    }
+
+
+def _now(now: float | None) -> float:
+    return time.time() if now is None else now

@@ -1,0 +1,173 @@
+"""Plan: what would a depth take on a device, and a draft of the one to make. Spends nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from patron_core import machine, settings
+from patron_core.errors import InvalidInput
+from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
+from patron_core.executors import executor_names
+from patron_core.prices import Price, fallback_price
+from patron_core.scaling import Fit, Observation, refit
+from patron_core.specs import WORKLOAD, check_spec
+from patron_core.store import Store, calibrations, runs
+from patron_core.store.records import Run
+from patron_core.verbs.money import DEFAULT_PROJECT
+from trainer.devices import DEVICES, Device, find_device
+from trainer.spec import TrainSpec
+
+LOCAL_DEVICE = "local"  # this machine
+
+
+def device_names() -> list[str]:
+    return [LOCAL_DEVICE, *DEVICES]
+
+
+def device_named(store: Store | None, name: str) -> Device:
+    """A row of the GPU table, or `local` for this machine. Raises InvalidInput with the names there are."""
+    if name == LOCAL_DEVICE:
+        return machine.this_device(store)
+    found = find_device(name)
+    if found is None:
+        raise InvalidInput(
+            [f"device: {name!r}; allowed {LOCAL_DEVICE}, {', '.join(DEVICES)}"],
+            next=f"name one of them, for instance {LOCAL_DEVICE}",
+        )
+    return found
+
+
+def price_for(device: Device, *, local: bool, spot: bool = False) -> Price:
+    """This machine's price from the settings; a GPU's from the dated fallback table, which says that it is one."""
+    return machine.this_price() if local else fallback_price(device.name, spot=spot)
+
+
+def estimates(
+    store: Store | None,
+    *,
+    depths: Sequence[int],
+    devices: Sequence[str],
+    spec: Mapping[str, Any] | None = None,
+    budget_s: float | None = None,
+    budget_usd_micros: int | None = None,
+    spot: bool = False,
+) -> list[Estimate]:
+    """Every depth on every device. `spec` gives everything but the depth. Without a store nothing is known yet."""
+    if not depths or not devices:
+        raise InvalidInput(["depths and devices: at least one of each"], next="--depths 6,8,10,12 --devices A100-40GB")
+    base = check_spec({"depth": depths[0], **(spec or {})})
+    for depth in depths:
+        check_spec(base.to_dict() | {"depth": depth})
+    rows: list[Estimate] = []
+    fit = fit_of(store, base.data)
+    for name in devices:
+        device, local = device_named(store, name), name == LOCAL_DEVICE
+        calibration = calibration_for(store, base) if local else None
+        known = {device.name: calibration} if calibration else {}
+        rows += estimate_table(
+            depths,
+            [device],
+            price_of=lambda d, local=local: price_for(d, local=local, spot=spot),  # type: ignore[misc]
+            spec=base,
+            budget_s=budget_s,
+            budget_usd_micros=budget_usd_micros,
+            calibrations=known,
+            fit=fit,
+        )
+    return rows
+
+
+def plan(
+    store: Store,
+    *,
+    spec: Mapping[str, Any],
+    project: str = DEFAULT_PROJECT,
+    name: str | None = None,
+    executor: str = "local",
+    max_usd_micros: int | None = None,
+    budget_s: float | None = None,
+    actor: str,
+    key: str | None = None,
+    now: float | None = None,
+) -> Run:
+    """A draft run with its estimate. The same key and spec give the same run again; spends nothing."""
+    if executor not in executor_names():
+        raise InvalidInput([f"executor: {executor!r}; allowed {', '.join(executor_names())}"], next="executor local")
+    checked = check_spec(spec)
+    now = time.time() if now is None else now
+    row = estimate_local(store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
+    if row.verdict is Verdict.OUT_OF_MEMORY:
+        raise InvalidInput([row.sentence], next="take a smaller device_batch_size or depth")
+    return runs.create_run(
+        store,
+        project=project,
+        name=name or f"d{checked.depth}-{checked.hash()[:6]}",
+        workload=WORKLOAD,
+        spec=checked.to_dict(),
+        spec_hash=checked.hash(),
+        executor=executor,
+        run_dir=lambda run_id: str(settings.runs_folder() / run_id),
+        actor=actor,
+        key=key,
+        now=now,
+        max_usd_micros=max_usd_micros,
+        estimate=row.to_dict() | {"machine": machine.machine_key()},
+    )
+
+
+def estimate_local(
+    store: Store,
+    spec: TrainSpec,
+    *,
+    budget_s: float | None = None,
+    budget_usd_micros: int | None = None,
+    calibration: Calibration | None = None,
+) -> Estimate:
+    """On this machine, with the best measurement there is of it, and the loss law refitted to its finished runs."""
+    return estimate(
+        spec,
+        machine.this_device(store),
+        price=machine.this_price(),
+        budget_s=budget_s,
+        budget_usd_micros=budget_usd_micros,
+        calibration=calibration or calibration_for(store, spec),
+        fit=fit_of(store, spec.data),
+        local=True,
+    )
+
+
+def calibration_for(store: Store | None, spec: TrainSpec) -> Calibration | None:
+    """The newest dryrun on this machine of the same model, else of the nearest depth with the same shapes."""
+    if store is None:
+        return None
+    found = [
+        Calibration.from_dict(row.values) for row in calibrations.latest(store, machine.machine_key(), kind="dryrun")
+    ]
+    if not found:
+        return None
+    flops, micro = spec.recipe().flops_per_token, spec.micro_batch_size() * spec.sequence_len
+
+    def distance(c: Calibration) -> tuple[bool, bool, int]:
+        return (c.flops_per_token != flops, c.micro_batch_tokens != micro, abs(c.depth - spec.depth))
+
+    best = min(found, key=distance)
+    # only the same model's start-up is its own; another depth's step time is scaled, its phases are not known
+    return best if best.flops_per_token == flops else replace(best, startup_s={}, peak_memory_bytes=None)
+
+
+def fit_of(store: Store | None, corpus: str) -> Fit:
+    """The corpus's loss law, refitted to every run that was finished on it."""
+    seen = [
+        Observation(
+            num_params=row.values["num_params"],
+            num_tokens=row.values["num_tokens"],
+            val_bpb=row.values["val_bpb"],
+            label=row.run_id or "",
+        )
+        for row in (calibrations.all_for(store) if store is not None else ())
+        if row.kind == "run" and row.values.get("corpus") == corpus
+    ]
+    return refit(corpus, seen)

@@ -1,0 +1,214 @@
+"""Look at runs: one in full, all of them in lines, and wait for one. Reading never changes a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from patron_core import supervisor
+from patron_core.observe import attempt_dir
+from patron_core.rundir import Event, RunDir, lineage
+from patron_core.states import ACTIVE, SENTENCE, TERMINAL, RunState
+from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
+from patron_core.verbs.control import next_step
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ATTENTION = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FAILED, RunState.FUNDED})
+RESTING = TERMINAL | {RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.FUNDED, RunState.DRAFT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """Everything about a run that a person watching it wants to see."""
+
+    run: Run
+    money: RunMoney
+    attempts: list[Attempt]
+    history: list[RunEvent]
+    step: int  # completed, on the true history
+    num_steps: int | None
+    metrics: dict[str, float]  # the newest value of each
+    val_bpb: float | None
+    checkpoint_step: int | None
+    eta_s: float | None
+    phase: str  # what the workload did last: data, tokenizer, steps, eval ...
+    warnings: list[str]
+    sentence: str
+    next: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": self.run.id,
+            "name": self.run.name,
+            "project": self.run.project,
+            "state": self.run.state.value,
+            "reason": self.run.reason.value if self.run.reason else None,
+            "sentence": self.sentence,
+            "step": self.step,
+            "num_steps": self.num_steps,
+            "val_bpb": self.val_bpb,
+            "metrics": self.metrics,
+            "checkpoint_step": self.checkpoint_step,
+            "eta_s": self.eta_s,
+            "held_usd_micros": self.money.held_usd_micros,
+            "charged_usd_micros": self.money.charged_usd_micros,
+            "released_usd_micros": self.money.released_usd_micros,
+            "attempts": [
+                {
+                    "id": a.id,
+                    "state": a.state,
+                    "reason": a.reason.value if a.reason else None,
+                    "exit_code": a.exit_code,
+                    "charged_s": a.charged_s,
+                    "charged_usd_micros": a.charged_usd_micros,
+                }
+                for a in self.attempts
+            ],
+            "warnings": self.warnings,
+            "next": self.next,
+        }
+
+
+def view(store: Store, run_id: str) -> RunView:
+    """Raises NotFound for a run that does not exist; a run directory that is missing is shown as such."""
+    run = runs.get_run(store, run_id)
+    directory = RunDir(run.run_dir)
+    events = lineage(directory.all_events())
+    newest = directory.newest_checkpoint()
+    latest, step, val_bpb = _latest(events)
+    num_steps = next((e.data.get("num_steps") for e in reversed(events) if e.kind == "start"), None)
+    warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
+    if not directory.exists() and run.result is not None:
+        warnings.append(f"the run directory {run.run_dir} is missing")
+    step_s = latest.get("train/step_s")
+    running = run.state is RunState.RUNNING and num_steps and step_s
+    return RunView(
+        run=run,
+        money=ledger.run_money(store, run.id),
+        attempts=attempts.for_run(store, run.id),
+        history=runs.events(store, run.id),
+        step=step,
+        num_steps=num_steps,
+        metrics=latest,
+        val_bpb=val_bpb if val_bpb is not None else (run.result or {}).get("val_bpb"),
+        checkpoint_step=newest.step if newest else None,
+        eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
+        phase=_phase(events),
+        warnings=warnings[-5:],
+        sentence=SENTENCE[run.reason] if run.reason else _STATE_SENTENCE[run.state],
+        next=next_step(run),
+    )
+
+
+def curves(store: Store, run_id: str) -> pl.DataFrame:
+    """The run's true history as a frame: key, step, value, time, attempt. Resumed-over points are not in it."""
+    import polars as pl
+
+    run = runs.get_run(store, run_id)
+    rows: list[tuple[str, int, float, float, str]] = []
+    for event in lineage(RunDir(run.run_dir).all_events()):
+        if event.step is None:
+            continue
+        if event.kind == "metrics":
+            values = event.data.get("metrics", {})
+        elif event.kind == "eval":
+            values = {"val/bpb": event.data.get("val_bpb"), "val/loss": event.data.get("val_loss")}
+        else:
+            continue
+        rows += [
+            (key, event.step, float(value), event.time, event.attempt)
+            for key, value in values.items()
+            if isinstance(value, int | float)
+        ]
+    schema = {"key": pl.String, "step": pl.Int64, "value": pl.Float64, "time": pl.Float64, "attempt": pl.String}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def log_tail(store: Store, run_id: str, lines: int = 40) -> str:
+    """The last lines that the newest attempt wrote; nothing before the first."""
+    run = runs.get_run(store, run_id)
+    made = attempts.for_run(store, run.id)
+    return RunDir(attempt_dir(run, made[-1])).log_tail(made[-1].id, lines) if made else ""
+
+
+def overview(store: Store, *, project: str | None = None, limit: int = 50) -> list[RunSummary]:
+    """Newest first. Those in `ATTENTION` wait for a person."""
+    return list(runs.list_summaries(store, project=project, limit=limit))
+
+
+def wait(
+    store: Store,
+    run_id: str,
+    *,
+    until: Collection[RunState] = RESTING,
+    timeout_s: float = float("inf"),
+    every_s: float = 1.0,
+    on_view: Callable[[RunView], None] | None = None,
+) -> RunView:
+    """Watch until the run rests, or `timeout_s` has passed. Helps the supervisor along while it waits.
+
+    The run does not depend on this: closing the notebook or killing the script leaves it running.
+    """
+    end = time.monotonic() + timeout_s
+    supervisor.ensure_running(store)
+    while True:
+        supervisor.tick(store)
+        seen = view(store, run_id)
+        if on_view is not None:
+            on_view(seen)
+        if (seen.run.state in until and not seen.run.stop_requested) or time.monotonic() >= end:
+            return seen
+        time.sleep(every_s)
+
+
+_STATE_SENTENCE: dict[RunState, str] = {
+    RunState.DRAFT: "Planned; nothing has been spent.",
+    RunState.DRYRUN: "A short burst is proving the plan on the real machine.",
+    RunState.AWAITING_FUNDING: "Proven by a dryrun; waiting for money.",
+    RunState.FUNDED: "Its money is held; ready to launch.",
+    RunState.LAUNCHING: "Starting a machine.",
+    RunState.RUNNING: "Training.",
+    RunState.RECOVERING: "Its machine went away; it resumes from the newest checkpoint.",
+    RunState.PAUSED: "Paused with a checkpoint.",
+    RunState.SUCCEEDED: "Finished.",
+    RunState.FAILED: "Failed.",
+    RunState.CANCELLED: "Cancelled.",
+}
+
+
+def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:
+    metrics: dict[str, float] = {}
+    step = 0
+    val_bpb: float | None = None
+    for event in events:
+        if event.kind == "metrics":
+            metrics |= event.data.get("metrics", {})
+            step = event.step or step
+        elif event.kind == "eval":
+            val_bpb = event.data.get("val_bpb")
+            step = max(step, event.step or 0)
+    return metrics, step, val_bpb
+
+
+def _phase(events: list[Event]) -> str:
+    for event in reversed(events):
+        if event.kind == "end":
+            return "ended"
+        if event.kind == "metrics":
+            return "steps"
+        if event.kind in ("phase", "eval", "checkpoint"):
+            return str(event.data.get("name", event.kind))
+        if event.kind == "start":
+            return "start"
+    return "waiting for the machine"
+
+
+def burn_usd_micros_per_hour(store: Store) -> int:
+    """What all live attempts cost together, an hour."""
+    active = {run.id for run in runs.active_runs(store) if run.state in ACTIVE}
+    return sum(a.usd_micros_per_hour for a in attempts.live(store) if a.run_id in active)

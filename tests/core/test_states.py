@@ -1,0 +1,103 @@
+"""The state machine: every pair of states and every reason, in the table and through the one door."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import sqlalchemy as sa
+
+from patron_core.states import (
+    ACTIVE,
+    COUNTED_RETRY,
+    FREE_RETRY,
+    LEGAL,
+    NEXT_STATE,
+    SENTENCE,
+    TERMINAL,
+    EndReason,
+    RunState,
+    is_legal,
+    is_retried,
+)
+from patron_core.store import Store, runs
+from patron_core.store.schema import runs as runs_table
+
+# the flow as DESIGN draws it, written out a second time on purpose
+FORWARD = """
+draft dryrun
+dryrun awaiting_funding
+awaiting_funding funded
+awaiting_funding dryrun
+funded launching
+funded awaiting_funding
+launching funded
+launching running
+launching recovering
+launching paused
+running succeeded
+running recovering
+running paused
+recovering running
+recovering launching
+recovering succeeded
+recovering paused
+paused funded
+"""
+EXPECTED = {(RunState(old), RunState(new)) for old, new in (line.split() for line in FORWARD.split("\n") if line)}
+EXPECTED |= {(old, new) for old in set(RunState) - TERMINAL for new in (RunState.FAILED, RunState.CANCELLED)}
+
+
+@pytest.mark.parametrize(("old", "new"), list(product(RunState, RunState)))
+def test_every_pair(old: RunState, new: RunState) -> None:
+    assert is_legal(old, new) == ((old, new) in EXPECTED)
+
+
+def test_tables_are_total() -> None:
+    assert set(LEGAL) == set(RunState)
+    assert set(NEXT_STATE) == set(SENTENCE) == set(EndReason)
+    assert all(LEGAL[state] == frozenset() for state in TERMINAL)
+    assert not ACTIVE & TERMINAL
+
+
+@pytest.mark.parametrize("reason", EndReason)
+def test_every_reason(reason: EndReason) -> None:
+    """A run that was running may always go where the reason sends it, or back to funded for want of a machine."""
+    state = NEXT_STATE[reason]
+    assert is_legal(RunState.LAUNCHING if state is RunState.FUNDED else RunState.RUNNING, state)
+    assert is_retried(reason) == (state is RunState.RECOVERING)
+    assert SENTENCE[reason].endswith(".")
+
+
+def test_memory_is_never_retried_and_preemption_never_counts() -> None:
+    assert not is_retried(EndReason.CUDA_OOM)
+    assert not is_retried(EndReason.HOST_OOM)
+    assert EndReason.PREEMPTED in FREE_RETRY
+    assert not FREE_RETRY & COUNTED_RETRY
+
+
+def test_every_state_is_reached_from_draft_and_every_live_one_can_end() -> None:
+    reached, fresh = {RunState.DRAFT}, {RunState.DRAFT}
+    while fresh:
+        fresh = {new for old in fresh for new in LEGAL[old]} - reached
+        reached |= fresh
+    assert reached == set(RunState)
+
+
+def test_every_pair_through_the_door(store: Store, make_run) -> None:
+    """What the table forbids changes nothing and writes no event; what it allows does both."""
+    run = make_run(store)
+    for old, new in product(RunState, RunState):
+        with store.begin() as conn:
+            conn.execute(sa.update(runs_table).values(state=old.value))
+        before = len(runs.events(store, run.id))
+        if is_legal(old, new):
+            with store.begin() as conn:
+                assert runs.transition(conn, run.id, old=old, new=new, actor="ada", now=2.0).state is new
+            last = runs.events(store, run.id)[-1]
+            assert (last.kind, last.old, last.new, last.actor, last.time) == ("transition", old, new, "ada", 2.0)
+        else:
+            with pytest.raises(runs.IllegalTransition, match=f"{old} -> {new}"), store.begin() as conn:
+                runs.transition(conn, run.id, old=old, new=new, actor="ada", now=2.0)
+            assert runs.get_run(store, run.id).state is old
+            assert len(runs.events(store, run.id)) == before

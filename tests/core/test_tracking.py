@@ -1,0 +1,693 @@
+"""The mirror on a real MLflow: exactly once, through crashes in every gap, rewinds, dead trackers and torn lines."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patron_core import settings, tracking
+from patron_core.errors import Unavailable
+from patron_core.mirror.copy import ARTIFACT_RETRY_S, PENDING_TAG, RUN_TAG, Copy, Overtaken
+from patron_core.mirror.position import Position, flatten
+from patron_core.rundir import Event
+from patron_core.states import RunState
+from patron_core.store import Store, mirrors, runs
+from patron_core.store.records import Run
+
+NOW = 1_800_000_000.0
+SPEC = {"depth": 2, "seed": 42, "features": {"rope": True}, "note": "x" * 7000, "odd,key": None}
+
+
+def mirror_one(folder: str, key: str) -> None:
+    """What each process of a race does, from opening the store to reading the points back."""
+    store = Store.open()
+    run = make_run(store, Path(folder), key=key, project="race")
+    Workload(Path(run.run_dir)).start("a-train-1", None, *metrics(1, 2))
+    assert sync(store, run).num_points == 5
+    assert curve(store, run) == expected(range(1, 3))
+    store.close()
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two processes that both found no MLflow database."""
+
+    home: Path
+    exit_codes: list[int | None]
+
+
+@pytest.fixture(scope="module")
+def race(tmp_path_factory: pytest.TempPathFactory) -> Race:
+    home = tmp_path_factory.mktemp("race")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATRON_HOME", str(home))
+        for name in ("MLFLOW_TRACKING_URI", "PATRON_DATABASE_URL"):
+            patch.delenv(name, raising=False)
+        Store.open().close()
+        with tracking._calm(5):
+            pass  # MLflow is imported once, for both
+        fork = multiprocessing.get_context("fork")
+        processes = [fork.Process(target=mirror_one, args=(str(home / "runs"), key)) for key in ("k1", "k2")]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=120)
+    return Race(home, [process.exitcode for process in processes])
+
+
+@pytest.fixture(scope="module")
+def blank_home(race: Race) -> Path:
+    """A home with an MLflow database: making its tables takes seconds, copying them none."""
+    return race.home
+
+
+@pytest.fixture
+def store(blank_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    for file in blank_home.glob("mlflow.db*"):
+        shutil.copy(file, tmp_path / file.name)
+    monkeypatch.setenv("PATRON_HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_URI", "PATRON_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "SLOW_S", 100.0)  # a busy machine is no dead tracker
+    monkeypatch.setattr(tracking, "_left_alone_until", {})
+    opened = Store.open()
+    yield opened
+    opened.close()
+
+
+class Workload:
+    """Writes a run directory as the trainer does, one closed segment a call."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.time = NOW
+        self.counts: Counter[str] = Counter()
+        self.segments: Counter[str] = Counter()
+        (path / "events").mkdir(parents=True)
+
+    def write(self, attempt: str, *events: dict[str, Any], tail: str = "") -> None:
+        lines = []
+        for event in events:
+            self.time += 1.0
+            head = {"seq": self.counts[attempt], "time": self.time, "attempt": attempt, "step": None}
+            lines.append(json.dumps(head | event) + "\n")
+            self.counts[attempt] += 1
+        name = f"{attempt}-{self.segments[attempt]:06d}.jsonl"
+        self.segments[attempt] += 1
+        (self.path / "events" / name).write_text("".join(lines) + tail, encoding="utf-8")
+
+    def start(self, attempt: str, resumed_step: int | None, *events: dict[str, Any], tail: str = "") -> None:
+        self.write(attempt, {"kind": "start", "resumed_step": resumed_step}, *events, tail=tail)
+
+
+def metrics(*steps: int, loss: Callable[[int], float] = lambda step: 10.0 - step) -> list[dict[str, Any]]:
+    return [
+        {"kind": "metrics", "step": step, "metrics": {"train/loss": loss(step), "train/mfu": 0.5, "note": "text"}}
+        for step in steps
+    ]
+
+
+def evaluation(step: int) -> dict[str, Any]:
+    return {"kind": "eval", "step": step, "val_bpb": 2.0 - step / 100, "val_loss": 3.0, "seconds": 1.0, "tokens": 8}
+
+
+@pytest.fixture
+def run(store: Store, tmp_path: Path) -> Run:
+    return make_run(store, tmp_path / "runs")
+
+
+@pytest.fixture
+def workload(run: Run) -> Workload:
+    return Workload(Path(run.run_dir))
+
+
+def make_run(store: Store, folder: Path, key: str = "k1", project: str = "lab/one") -> Run:
+    return runs.create_run(
+        store,
+        project=project,
+        name="baseline",
+        workload="trainer",
+        spec=SPEC,
+        spec_hash="5" * 64,
+        executor="local",
+        run_dir=lambda run_id: str(folder / run_id),
+        actor="tester",
+        key=key,
+        now=NOW - 10,
+    )
+
+
+def in_state(store: Store, run: Run, *states: RunState) -> Run:
+    for old, new in zip((run.state, *states), states, strict=False):
+        with store.begin() as conn:
+            run = runs.transition(conn, run.id, old=old, new=new, actor="tester", now=NOW)
+    return run
+
+
+def sync(store: Store, run: Run, **arguments: Any) -> tracking.MirrorReport:
+    report = tracking.sync(store, run, now=NOW, **arguments)
+    assert report.error is None, report.error
+    return report
+
+
+def client() -> Any:
+    with tracking._calm(5):
+        return tracking._client()
+
+
+def active(run: Run, tag: str = RUN_TAG) -> list[Any]:
+    experiment = client().get_experiment_by_name(run.project)
+    return list(client().search_runs([experiment.experiment_id], f"tags.`{tag}` = '{run.id}'"))
+
+
+def only(run: Run) -> Any:
+    (found,) = active(run)
+    return found
+
+
+def curve(store: Store, run: Run, key: str = "train/loss") -> list[tuple[int, float]]:
+    frame = tracking.metrics_frame(store, [run.id], [key])
+    return list(zip(frame["step"].to_list(), frame["value"].to_list(), strict=True))
+
+
+def expected(steps: range, loss: Callable[[int], float] = lambda step: 10.0 - step) -> list[tuple[int, float]]:
+    return [(step, loss(step)) for step in steps]
+
+
+class TestNormal:
+    def test_everything_arrives(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, evaluation(0), *metrics(1, 2, 3), evaluation(3))
+        (workload.path / "spec.json").write_text(json.dumps(SPEC))
+        (workload.path / "environment.json").write_text(json.dumps({"hash": "e" * 8, "python": "3.11"}))
+        report = sync(store, run)
+        assert (report.num_events, report.highest_step, report.rewound_to, report.behind) == (6, 3, None, False)
+        assert report.artifacts == ("spec.json", "environment.json")
+        assert curve(store, run) == expected(range(1, 4))
+        assert curve(store, run, "val/bpb") == [(0, 2.0), (3, 1.97)]
+        assert curve(store, run, "patron/attempt") == [(0, 1.0)]
+        found = only(run)
+        assert found.info.run_name == "baseline"
+        assert found.info.run_id == report.mlflow_run_id
+        assert client().get_experiment(found.info.experiment_id).name == "lab/one"
+        assert found.info.artifact_uri.startswith((settings.artifacts_folder()).as_uri())
+        tags = {key: value for key, value in found.data.tags.items() if key.startswith("patron.")}
+        assert tags == {
+            "patron.run": run.id,
+            "patron.attempt": "a-train-1",
+            "patron.spec_hash": "5" * 64,
+            "patron.environment_hash": "e" * 8,
+            "patron.state": "draft",
+        }
+        first = client().get_metric_history(found.info.run_id, "train/loss")[0]
+        assert (first.step, first.timestamp) == (1, int((NOW + 3) * 1000))
+        assert not (Path.cwd() / "mlruns").exists()
+
+    def test_params_keep_mlflows_limits(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None)
+        sync(store, run)
+        frame = tracking.params_frame(store, [run.id])
+        params = dict(zip(frame["key"].to_list(), frame["value"].to_list(), strict=True))
+        assert params["depth"] == "2"
+        assert params["features.rope"] == "true"
+        assert params["odd_key"] == "null"
+        assert len(params["note"]) == 6000
+        assert params["note"].endswith("...")
+
+    def test_many_params_go_in_several_batches(self) -> None:
+        flat = flatten({"a": {f"k{i}": i for i in range(150)}, "empty": {}, "k" * 300: [1, 2]})
+        assert len(flat) == 152
+        assert flat["empty"] == "{}"
+        assert max(map(len, flat)) == 250
+
+    def test_incremental(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2))
+        first = sync(store, run)
+        workload.write("a-train-1", *metrics(3, 4))
+        second = sync(store, run)
+        assert (second.num_events, second.num_points) == (2, 4)
+        assert second.mlflow_run_id == first.mlflow_run_id
+        assert curve(store, run) == expected(range(1, 5))
+
+    def test_idle_sync_writes_nothing(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1))
+        sync(store, run, extra={"money/spent_usd": 1.5})
+        before = mirrors.get(store, run.id)
+        report = sync(store, run, extra={"money/spent_usd": 1.5})
+        assert (report.num_events, report.num_points, report.artifacts) == (0, 0, ())
+        assert mirrors.get(store, run.id) == before
+
+    def test_nothing_yet_makes_no_run(self, store: Store, run: Run, workload: Workload) -> None:
+        assert sync(store, run).mlflow_run_id is None
+        assert mirrors.get(store, run.id) is None
+
+    def test_dryrun_events_stay_out(self, store: Store, run: Run, workload: Workload) -> None:
+        Workload(workload.path / "dryrun").start("a-dryrun-1", None, *metrics(1, 2))
+        workload.start("a-train-1", None, *metrics(1))
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 2))
+
+    def test_more_than_a_batch(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 1201)))
+        assert sync(store, run).num_points == 2401
+        assert curve(store, run) == expected(range(1, 1201))
+
+    def test_a_backlog_is_worked_off_within_its_time(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 1201)))
+        reports = [sync(store, run, budget_s=0.0) for _ in range(4)]
+        assert [report.behind for report in reports] == [True, True, False, False]
+        # the marker is sent again with every part, and kept once
+        assert [report.num_points for report in reports] == [1000, 1000, 403, 0]
+        assert curve(store, run) == expected(range(1, 1201))
+        assert curve(store, run, "patron/attempt") == [(0, 1.0)]
+
+    def test_not_a_number_and_infinity(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1, loss=lambda _: float("nan")))
+        workload.write("a-train-1", *metrics(2, loss=lambda _: float("inf")))
+        for _ in range(2):
+            sync(store, run)
+        values = [value for _, value in curve(store, run)]
+        assert len(values) == 2
+        assert values[0] != values[0]
+        assert values[1] > 1e300
+
+    def test_torn_and_foreign_lines(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1), tail='{"seq": 9, "time": 1.0, "att')
+        (workload.path / "events" / "a-train-1-000001.jsonl.part").write_text('{"seq": 3')
+        (workload.path / "events" / "notes.txt").write_text("hello")
+        workload.write("a-train-1", {"kind": "metrics", "step": 2, "metrics": "none"}, {"kind": "future", "step": 9})
+        workload.write("a-train-1", *metrics(2))
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 3))
+
+    @pytest.mark.parametrize(
+        ("state", "status"),
+        [(RunState.SUCCEEDED, "FINISHED"), (RunState.FAILED, "FAILED"), (RunState.CANCELLED, "KILLED")],
+    )
+    def test_finish(self, store: Store, run: Run, workload: Workload, state: RunState, status: str) -> None:
+        workload.start("a-train-1", None, *metrics(1))
+        sync(store, run)
+        with pytest.raises(ValueError, match="draft"):
+            tracking.finish(store, run, now=NOW)
+        path = (RunState.DRYRUN, RunState.AWAITING_FUNDING, RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING)
+        run = in_state(store, run, *path, state)
+        workload.write("a-train-1", *metrics(2))
+        report = tracking.finish(store, run, now=NOW + 60)
+        assert report.error is None
+        found = only(run)
+        assert (found.info.status, found.info.end_time) == (status, int((NOW + 60) * 1000))
+        assert found.data.tags["patron.state"] == state
+        assert curve(store, run) == expected(range(1, 3))
+        assert mirrors.get(store, run.id).position["finished"]  # type: ignore[union-attr]
+
+
+class TestRewind:
+    def test_behind_what_was_mirrored(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, evaluation(0), *metrics(*range(1, 21)), evaluation(20))
+        old = sync(store, run, extra={"money/spent_usd": 1.0}).mlflow_run_id
+        workload.start("a-train-2", 15, *metrics(*range(16, 19), loss=lambda step: 100.0 + step))
+        report = sync(store, run, extra={"money/spent_usd": 2.0})
+        assert report.rewound_to == 15
+        assert report.mlflow_run_id != old
+        assert only(run).info.run_id == report.mlflow_run_id
+        assert active(run, PENDING_TAG) == []
+        assert curve(store, run) == expected(range(1, 16)) + expected(range(16, 19), lambda step: 100.0 + step)
+        assert curve(store, run, "val/bpb") == [(0, 2.0)]
+        assert curve(store, run, "patron/attempt") == [(0, 1.0), (15, 2.0)]
+        assert curve(store, run, "money/spent_usd") == [(15, 1.0), (18, 2.0)]
+        assert only(run).data.params["depth"] == "2"
+        trashed = client().get_run(old)
+        assert trashed.info.lifecycle_stage == "deleted"
+        assert trashed.data.tags["patron.superseded_by"] == report.mlflow_run_id
+        assert sync(store, run).num_points == 0
+
+    def test_nothing_beyond_goes_on_in_the_same_run(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 11)))
+        first = sync(store, run)
+        workload.start("a-train-2", 10, *metrics(11))
+        second = sync(store, run)
+        assert (second.rewound_to, second.mlflow_run_id) == (None, first.mlflow_run_id)
+        assert curve(store, run) == expected(range(1, 12))
+        assert curve(store, run, "patron/attempt") == [(0, 1.0), (10, 2.0)]
+        assert only(run).data.tags["patron.attempt"] == "a-train-2"
+
+    def test_rewound_before_anybody_looked(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 11)))
+        workload.start("a-train-1", 5, *metrics(6, 7))
+        assert sync(store, run).rewound_to is None
+        assert curve(store, run) == expected(range(1, 8))
+
+    def test_from_scratch(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, evaluation(0))
+        sync(store, run)
+        workload.start("a-train-2", None, evaluation(0))
+        assert sync(store, run).rewound_to == -1
+        assert curve(store, run, "val/bpb") == [(0, 2.0)]
+        assert curve(store, run, "patron/attempt") == [(0, 1.0), (0, 2.0)]
+
+    def test_the_same_eval_again_after_a_resume_counts_once(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2), evaluation(2))
+        sync(store, run)
+        workload.start("a-train-2", 2, evaluation(2), *metrics(3))
+        sync(store, run)
+        assert curve(store, run, "val/bpb") == [(2, 1.98)]
+
+    def test_several_times(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 11)))
+        for number, back_to in enumerate((8, 3, 5), 2):
+            sync(store, run)
+            workload.start(
+                f"a-train-{number}", back_to, *metrics(*range(back_to + 1, 12), loss=lambda s, n=number: n * 100.0 + s)
+            )
+        sync(store, run)
+        steps = dict(curve(store, run))
+        assert steps == {
+            **dict(expected(range(1, 4))),
+            **dict(expected(range(4, 6), lambda step: 300.0 + step)),
+            **dict(expected(range(6, 12), lambda step: 400.0 + step)),
+        }
+        assert len(active(run)) == 1
+
+    def test_a_long_replay_hides_itself_until_it_is_whole(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 1201)))
+        old = sync(store, run).mlflow_run_id
+        workload.start("a-train-2", 1100, *metrics(1101))
+        first = sync(store, run, budget_s=0.0)
+        assert (first.behind, first.rewound_to) == (True, 1100)
+        assert only(run).info.run_id == old
+        while (report := sync(store, run, budget_s=0.0)).behind:
+            pass
+        assert only(run).info.run_id == report.mlflow_run_id == first.mlflow_run_id
+        assert curve(store, run) == expected(range(1, 1102))
+
+    def test_last_words_of_an_older_attempt(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2))
+        sync(store, run)
+        workload.start("a-train-2", 4, *metrics(5, 6))
+        sync(store, run)
+        workload.write("a-train-1", *metrics(3, 4), *metrics(5, 6, 7, loss=lambda step: -1.0))
+        report = sync(store, run)
+        assert (report.num_points, report.rewound_to) == (4, None)
+        assert curve(store, run) == expected(range(1, 7))
+
+
+class Crash(BaseException):
+    pass
+
+
+class TestCrash:
+    def crash_in_commit(self, monkeypatch: pytest.MonkeyPatch, *, number: int) -> None:
+        """The number-th commit of the position never happens; the process dies there."""
+        calls = Counter[str]()
+
+        def put(*arguments: Any, **named: Any) -> None:
+            calls["put"] += 1
+            if calls["put"] == number:
+                raise Crash
+            real(*arguments, **named)
+
+        real = mirrors.put
+        monkeypatch.setattr(mirrors, "put", put)
+
+    def test_between_the_creation_and_its_commit(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1))
+        with monkeypatch.context() as patch:
+            self.crash_in_commit(patch, number=1)
+            with pytest.raises(Crash):
+                tracking.sync(store, run, now=NOW)
+        made = only(run).info.run_id
+        assert mirrors.get(store, run.id) is None
+        assert sync(store, run).mlflow_run_id == made
+        assert only(run).info.run_id == made
+        assert curve(store, run) == expected(range(1, 2))
+
+    def test_between_the_batch_and_its_commit(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2, loss=lambda step: float("nan") if step == 1 else 0.1 + 0.2))
+        with monkeypatch.context() as patch:
+            self.crash_in_commit(patch, number=2)
+            with pytest.raises(Crash):
+                tracking.sync(store, run, now=NOW)
+        # what is sent again is longer: the batch holds points that are there and points that are not
+        workload.write("a-train-1", *metrics(3))
+        assert sync(store, run).num_points == 7
+        assert [step for step, _ in curve(store, run)] == [1, 2, 3]
+        assert curve(store, run, "patron/attempt") == [(0, 1.0)]
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_in_a_rewind(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 11)))
+        sync(store, run, extra={"money/spent_usd": 1.0})
+        workload.start("a-train-2", 5, *metrics(6, 7))
+        with monkeypatch.context() as patch:
+            self.crash_in_commit(patch, number=number)  # 1: the fresh run's id, 2: promoted, 3: described
+            with pytest.raises(Crash):
+                tracking.sync(store, run, now=NOW)
+        assert len(active(run)) == 1
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 8))
+        assert curve(store, run, "money/spent_usd") == [(5, 1.0)]
+        assert only(run).info.run_id == mirrors.get(store, run.id).mlflow_run_id  # type: ignore[union-attr]
+        assert active(run, PENDING_TAG) == []
+        assert count_of_runs(run) == 2
+
+    @pytest.mark.parametrize("verb", ["delete_run", "log_batch", "create_run", "search_runs"])
+    def test_the_tracker_dies_at_any_call_of_a_rewind(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch, verb: str
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 11)))
+        sync(store, run)
+        workload.start("a-train-2", 5, *metrics(6, 7))
+        real, number = getattr(client(), verb), 1
+        while True:
+            calls = Counter[str]()
+
+            def fail(*arguments: Any, real: Any = real, calls: Any = calls, at: int = number, **named: Any) -> Any:
+                calls["all"] += 1
+                result = real(*arguments, **named)
+                if calls["all"] == at:
+                    raise OSError("the answer was lost")
+                return result
+
+            with monkeypatch.context() as patch:
+                patch.setattr(client(), verb, fail)
+                report = tracking.sync(store, run, now=NOW)
+            if report.error is None:
+                break
+            number += 1 if verb in ("log_batch", "search_runs") else 99
+        assert curve(store, run) == expected(range(1, 8))
+        assert len(active(run)) == 1
+        assert count_of_runs(run) == 2
+
+    def test_the_store_was_lost(self, store: Store, run: Run, workload: Workload, tmp_path: Path) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2, 3))
+        sync(store, run)
+        workload.start("a-train-2", 1, *metrics(2))
+        forget(store, run)
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 3))
+        assert len(active(run)) == 1
+
+    def test_the_tracker_was_wiped(
+        self, store: Store, run: Run, workload: Workload, blank_home: Path, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2, 3))
+        sync(store, run)
+        shutil.copy(blank_home / "mlflow.db", tmp_path / "other.db")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+        workload.write("a-train-1", *metrics(4))
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 5))
+        assert only(run).data.params["depth"] == "2"
+
+    def test_two_syncs_at_once(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The slower one has read the position, and commits after the faster one."""
+        workload.start("a-train-1", None, *metrics(1, 2))
+        slow = Copy(store, run, tracking.Mlflow(), now=NOW, deadline=time.monotonic() + 60)
+        with tracking._calm(5):
+            slow.tracker.create(run, RUN_TAG)  # both looked before either had made one
+        sync(store, run)
+        with tracking._calm(5), pytest.raises(Overtaken):
+            slow.advance({})
+        workload.start("a-train-2", 1, *metrics(2, 3))
+        slow = Copy(store, run, tracking.Mlflow(), now=NOW, deadline=time.monotonic() + 60)
+        fast = sync(store, run)
+        with tracking._calm(5), pytest.raises(Overtaken):
+            slow.advance({})
+        assert curve(store, run) == expected(range(1, 4))
+        assert only(run).info.run_id == fast.mlflow_run_id
+        monkeypatch.setattr(mirrors, "get", lambda *_: None)
+        report = tracking.sync(store, run, now=NOW)
+        assert report.error is None or "faster" in report.error
+
+
+def count_of_runs(run: Run) -> int:
+    experiment = client().get_experiment_by_name(run.project)
+    everything = client().search_runs([experiment.experiment_id], run_view_type=3)
+    return sum(run.id in (each.data.tags.get(tag) for tag in (RUN_TAG, PENDING_TAG)) for each in everything)
+
+
+def forget(store: Store, run: Run) -> None:
+    from patron_core.store.schema import mirrors as table
+
+    with store.begin() as conn:
+        conn.execute(table.delete().where(table.c.run_id == run.id))
+
+
+class TestDeadTracker:
+    def test_a_port_that_refuses(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(socket.socket()) as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        workload.start("a-train-1", None, *metrics(1))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
+        before = dict(os.environ)
+        report = tracking.sync(store, run, now=NOW, timeout_s=1)
+        assert dict(os.environ) == before
+        assert report.error is not None
+        assert "127.0.0.1" in report.error
+        assert "secret" not in report.error
+        with pytest.raises(Unavailable) as caught:
+            tracking.metrics_frame(store, mirrored(store, run))
+        assert "MLFLOW_TRACKING_URI" in caught.value.next
+        assert "secret" not in str(caught.value)
+
+    def test_one_that_accepts_and_never_answers(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1))
+        sync(store, run)
+        workload.write("a-train-1", *metrics(2))
+        with closing(socket.socket()) as silent, monkeypatch.context() as patch:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+            patch.setattr(tracking, "SLOW_S", 0.5)
+            done = threading.Event()
+            reports: list[tracking.MirrorReport] = []
+
+            def work() -> None:
+                reports.append(tracking.sync(store, run, now=NOW, timeout_s=1))
+                done.set()
+
+            threading.Thread(target=work, daemon=True).start()
+            assert done.wait(60), "the sync did not come back"
+            assert reports[0].error is not None
+            again = tracking.sync(store, run, now=NOW)
+            assert again.error is not None
+            assert "tried again in" in again.error  # other runs do not wait for it as well
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 3))
+
+    def test_a_fault_of_our_own_is_reported_too(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(Position, "missing_points", lambda *_: 1 / 0)
+            report = tracking.sync(store, run, now=NOW)
+        assert report.error == "ZeroDivisionError: division by zero"
+        sync(store, run)
+        assert curve(store, run) == expected(range(1, 2))
+
+    def test_an_artifact_store_that_fails(
+        self, store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1))
+        (workload.path / "spec.json").write_text(json.dumps(SPEC))
+        (workload.path / "result.json").write_text('{"step": 1')  # being written
+        settings.artifacts_folder().write_text("a file where a folder should be")
+        report = sync(store, run)
+        assert report.artifact_error is not None
+        assert report.artifact_error.startswith("spec.json")
+        assert curve(store, run) == expected(range(1, 2))
+        assert sync(store, run).artifact_error is None  # not tried again at once
+        settings.artifacts_folder().unlink()
+        late = tracking.sync(store, run, now=NOW + ARTIFACT_RETRY_S)
+        assert late.artifacts == ("spec.json",)
+
+    def test_artifacts_are_uploaded_once_for_each_content(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None)
+        result = workload.path / "result.json"
+        result.write_text(json.dumps({"step": 5, "reason": "notice"}))
+        assert sync(store, run).artifacts == ("result.json",)
+        assert sync(store, run).artifacts == ()
+        result.write_text(json.dumps({"step": 9, "reason": "completed"}))
+        assert sync(store, run).artifacts == ("result.json",)
+        path = client().download_artifacts(only(run).info.run_id, "result.json")
+        assert json.loads(Path(path).read_text())["step"] == 9
+
+
+def mirrored(store: Store, run: Run) -> list[str]:
+    with store.begin() as conn:
+        mirrors.put(conn, run.id, mlflow_run_id="0" * 32, position=Position().__dict__, now=NOW)
+    return [run.id]
+
+
+class TestFrames:
+    def test_columns_and_order(self, store: Store, run: Run, workload: Workload, tmp_path: Path) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2))
+        sync(store, run)
+        other = make_run(store, tmp_path / "runs", key="k2")
+        Workload(Path(other.run_dir)).start("b-train-1", None, *metrics(1))
+        sync(store, other)
+        frame = tracking.metrics_frame(store, [run.id, other.id])
+        schema = {"run_id": "String", "key": "String", "step": "Int64", "time": "Float64", "value": "Float64"}
+        assert {name: str(kind) for name, kind in frame.schema.items()} == schema
+        assert frame["run_id"].unique(maintain_order=True).to_list() == [run.id, other.id]
+        assert frame["key"].unique().sort().to_list() == ["patron/attempt", "train/loss", "train/mfu"]
+        row = frame.filter(key="train/loss", run_id=run.id).row(0)
+        assert row == (run.id, "train/loss", 1, NOW + 2, 9.0)
+        assert tracking.metrics_frame(store, [run.id], ["none/such"]).is_empty()
+        assert tracking.metrics_frame(store, ["rnobody"]).schema == frame.schema
+        assert tracking.params_frame(store, [run.id, other.id]).shape == (2 * len(flatten(SPEC)), 3)
+        assert tracking.params_frame(store, []).columns == ["run_id", "key", "value"]
+
+
+class TestProcess:
+    def test_two_processes_make_the_database_at_once(self, race: Race) -> None:
+        assert race.exit_codes == [0, 0]
+
+    def test_importing_is_cheap_and_the_first_use_prints_nothing(self, tmp_path: Path, race: Race) -> None:
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); import test_tracking\n"
+            "assert 'mlflow' not in sys.modules and 'polars' not in sys.modules\n"
+            "test_tracking.mirror_one(sys.argv[2], 'k1')\n"
+        )
+        env = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "CI")}
+        env |= {"PATRON_HOME": str(tmp_path), "PATRON_DATABASE_URL": f"sqlite:///{tmp_path / 'patron.db'}"}
+        command = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path / "runs")]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+        assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_a_position_survives_json() -> None:
+    position = Position()
+    position.starts, _ = position.with_starts(
+        [Event(seq=0, time=1.5, attempt="a-train-1", kind="start", step=None, data={})]
+    )
+    assert Position(**json.loads(json.dumps(position.__dict__))) == position

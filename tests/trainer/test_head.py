@@ -1,0 +1,89 @@
+"""The chunked head against the plain formula, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer import head
+
+
+def plain_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None) -> Tensor:
+    logits = x_ND @ weight_VD.to(x_ND.dtype).T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return F.cross_entropy(logits, targets_N, reduction="none")
+
+
+def example(dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    x_ND = torch.randn(50, 24, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
+    weight_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    weight_VD = (scale * torch.randn(97, 24, generator=rng, dtype=torch.float64)).to(weight_dtype).requires_grad_()
+    return x_ND, weight_VD, torch.randint(0, 97, (50,), generator=rng)
+
+
+@pytest.fixture
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 16 * 4 * 97)  # 16 tokens: three chunks and a rest
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("softcap", [15.0, None])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+def test_loss_and_gradients_are_the_plain_formulas(dtype: torch.dtype, tolerance: float, softcap: float | None) -> None:
+    x_ND, weight_VD, targets_N = example(dtype)
+    ours = head.head_loss(x_ND, weight_VD, targets_N, softcap=softcap)
+    plain = plain_losses(x_ND, weight_VD, targets_N, softcap).mean()
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
+    for one, other in zip(
+        torch.autograd.grad(3 * ours, (x_ND, weight_VD)), torch.autograd.grad(3 * plain, (x_ND, weight_VD)), strict=True
+    ):
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("_small_chunks")
+@pytest.mark.parametrize("softcap", [15.0, None])
+def test_gradients_pass_gradcheck(softcap: float | None) -> None:
+    x_ND, weight_VD, targets_N = example(torch.float64)
+    x_ND, weight_VD = x_ND[:20].detach().requires_grad_(), weight_VD[:, :].detach().requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x, w: head.head_loss(x, w, targets_N[:20], softcap=softcap), (x_ND, weight_VD), fast_mode=True
+    )
+
+
+@pytest.mark.parametrize("softcap", [15.0, None])
+def test_huge_logits_stay_finite(softcap: float | None) -> None:
+    x_ND, weight_VD, targets_N = example(torch.float32, scale=1e4)
+    loss = head.head_loss(x_ND, weight_VD, targets_N, softcap=softcap)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert weight_VD.grad is not None
+    assert torch.isfinite(weight_VD.grad).all()
+
+
+@pytest.mark.usefixtures("_small_chunks")
+def test_losses_of_tokens_are_the_plain_ones_and_need_no_gradient() -> None:
+    x_ND, weight_VD, targets_N = example(torch.float32)
+    ours = head.token_losses(x_ND, weight_VD, targets_N, softcap=15.0)
+    assert not ours.requires_grad
+    torch.testing.assert_close(ours, plain_losses(x_ND, weight_VD, targets_N, 15.0).detach())
+
+
+def test_the_logits_of_a_batch_never_exist_at_once() -> None:
+    biggest = 0
+
+    def watched(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+        nonlocal biggest
+        biggest = max(biggest, 4 * logits_CV.numel())
+        return head.chunk_loss_and_grad(logits_CV, targets_C, softcap)
+
+    x_ND, weight_VD = torch.randn(2048, 8), torch.randn(32768, 8, requires_grad=True)
+    head.head_loss(x_ND, weight_VD, torch.zeros(2048, dtype=torch.int64), softcap=15.0, function=watched).backward()
+    assert biggest <= head.CHUNK_BYTES["cpu"] < 4 * 2048 * 32768

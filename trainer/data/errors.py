@@ -1,0 +1,19 @@
+"""What can go wrong with data: what happened, with the values, and what to do next.
+
+DataError           no data, too little of it, or a download that failed; the trainer exits with 78
+└── DataExhausted   the loader was asked for more than one pass over the data
+"""
+
+from __future__ import annotations
+
+
+class DataError(Exception):
+    def __init__(self, problem: str, *, next: str):
+        """`next` is what the reader can change."""
+        super().__init__(f"{problem} Next: {next}")
+        self.problem = problem
+        self.next = next
+
+
+class DataExhausted(DataError):
+    pass

@@ -1,0 +1,146 @@
+"""Batches from token shards: full rows, in a seeded order, with a state of three integers.
+
+A row is sequence_len + 1 tokens: x is all but the last, y all but the first. How rows are cut so that nothing is thrown
+away: packing.py. Rows are then shuffled within their shard (a shard is itself a fair sample of the source), so a long
+document's rows do not follow one another. Shards come in order, so adding shards never changes the rows before them.
+
+The global order is one list of rows. With W ranks, rank r takes micro-batches r, r + W, r + 2W ..., so that W ranks
+together see what one process sees. The state says how many rows all ranks have taken, and so fits any number of ranks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from trainer.data.errors import DataExhausted
+from trainer.data.packing import pack, shuffled
+from trainer.data.shards import TokenShard
+
+if TYPE_CHECKING:
+    from trainer.data.prepare import PreparedData
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # x_BT, y_BT, both int64
+VAL_SEED = 0  # fixed, so that every run is measured on the same rows
+
+
+def count_rows(shards: Sequence[TokenShard], sequence_len: int) -> int:
+    """Rows a loader gives, known without packing."""
+    return sum(shard.num_tokens // (sequence_len + 1) for shard in shards)
+
+
+class TrainLoader:
+    """One pass over the training shards. `next()` past the end raises DataExhausted: no second epoch in silence."""
+
+    def __init__(
+        self,
+        data: PreparedData,
+        *,
+        batch_size: int,
+        sequence_len: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} must be from 0 to world_size - 1 = {world_size - 1}")
+        self._rows = _Rows(data.train, sequence_len, seed)
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+        self._row = 0  # taken by all ranks together
+        self._identity = {"seed": seed, "sequence_len": sequence_len}
+
+    def next(self) -> Batch:
+        """This rank's next micro-batch."""
+        end = self._row + self._batch_size * self._world_size
+        if end > self._rows.num_rows:  # the same on every rank, so that none waits for the others
+            raise DataExhausted(
+                f"Row {end} of {self._rows.num_rows}: one pass over the training data is over.",
+                next="train fewer steps, or prepare more data",
+            )
+        start = self._row + self._rank * self._batch_size
+        self._row = end
+        return self._rows.batch(start, start + self._batch_size)
+
+    def state(self) -> dict[str, int]:
+        return {"row": self._row, **self._identity}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on where `state` was taken, also with another batch size or number of ranks."""
+        found = {name: state[name] for name in self._identity}
+        if found != self._identity:
+            raise ValueError(f"loader state of {found} cannot go on as {self._identity}: the rows differ")
+        self._row = state["row"]
+
+
+def val_batches(
+    data: PreparedData, batch_size: int, sequence_len: int, max_tokens: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """The held-out rows, always the same ones: up to `max_tokens` target tokens, at least one row.
+
+    Which rows depends on `max_tokens` alone, not on the batch size, so the last batch may be smaller.
+    """
+    rows = _Rows(data.val, sequence_len, VAL_SEED)
+    num_rows = min(rows.num_rows, max(1, max_tokens // sequence_len))
+    for start in range(rank * batch_size, num_rows, world_size * batch_size):
+        yield rows.batch(start, min(start + batch_size, num_rows))
+
+
+class _Rows:
+    """The global list of rows. Holds the plan of one shard at a time."""
+
+    def __init__(self, shards: Sequence[TokenShard], sequence_len: int, seed: int):
+        self._shards = shards
+        self._capacity = sequence_len + 1
+        self._seed = seed
+        self._first_rows = [0]
+        for shard in shards:
+            self._first_rows.append(self._first_rows[-1] + shard.num_tokens // self._capacity)
+        self.num_rows = self._first_rows[-1]
+        self._planned = -1
+        self._plan: _ShardPlan
+
+    def batch(self, start: int, end: int) -> Batch:
+        rows = np.empty((end - start, self._capacity), dtype=np.int64)
+        for index in range(start, end):
+            shard = bisect_right(self._first_rows, index) - 1
+            if shard != self._planned:
+                self._plan = _ShardPlan(self._shards[shard], self._capacity, self._seed + 1_000_003 * shard)
+                self._planned = shard
+            self._plan.read(index - self._first_rows[shard], rows[index - start])
+        rows_BT = torch.from_numpy(rows)
+        return rows_BT[:, :-1].contiguous(), rows_BT[:, 1:].contiguous()
+
+
+class _ShardPlan:
+    """Which tokens of the shard make up each row."""
+
+    def __init__(self, shard: TokenShard, capacity: int, seed: int):
+        self._tokens = shard.tokens()
+        offsets = shard.offsets()
+        lengths = np.diff(offsets)
+        order = pack(lengths, capacity, seed)
+        self._capacity = capacity
+        self._row_order = shuffled(shard.num_tokens // capacity, seed)
+        # lists: indexing one number at a time is several times faster than in an array
+        self._sources: list[int] = offsets[:-1][order].tolist()
+        self._ends: list[int] = np.cumsum(lengths[order]).tolist()  # in the documents laid end to end
+
+    def read(self, index: int, out: np.ndarray) -> None:
+        position = int(self._row_order[index]) * self._capacity
+        place = bisect_right(self._ends, position)
+        skipped = position - (self._ends[place - 1] if place else 0)
+        filled = 0
+        while filled < self._capacity:
+            size = min(self._ends[place] - position, self._capacity - filled)
+            source = self._sources[place] + skipped
+            out[filled : filled + size] = self._tokens[source : source + size]
+            filled += size
+            position += size
+            place += 1
+            skipped = 0

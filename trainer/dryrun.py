@@ -1,0 +1,134 @@
+"""Prove a plan on the machine that will train: a measured burst, then a kill and a resume.
+
+    python -m trainer.dryrun SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N]
+
+One process does N steps, an evaluation and a checkpoint, and trains on; it is killed with SIGKILL once step N + 1 is on
+record. A second process has to resume at step N and find the same loss in step N + 1. result.json then holds `burst` and
+`rehearsal`. Exit codes are the trainer's; 1 when the resume did not hold. Needs a run directory of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from trainer.events import attempt_segments, free_attempt_name
+from trainer.files import read_json, write_json
+from trainer.outcome import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
+
+DEFAULT_BURST_STEPS = 8
+POLL_S = 0.1
+SAME_LOSS_TOLERANCE = 5e-3  # relative; kernels of a GPU may add in another order, a CPU gives the very same
+
+
+class Rehearsal:
+    def __init__(self, args: argparse.Namespace):
+        self._spec, self._run_dir, self._steps = args.spec, args.run_dir, args.burst
+        self._attempt: str = args.attempt or free_attempt_name(args.run_dir)
+        self._deadline_at = time.monotonic() + args.deadline_s if args.deadline_s is not None else None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._pass_on)
+        killed_at = self._burst_and_kill()
+        first = self._result()
+        if killed_at is None:  # refused, failed or stopped: its own result stands
+            assert self._child is not None
+            return int(self._child.returncode)
+        exit_code = EXIT_RESUME if self._stopped else self._start("--burst", "1").wait()
+        if exit_code != EXIT_DONE:
+            return exit_code
+        rehearsal = self._compare(_burst_end(first), killed_at)
+        ok = bool(rehearsal["ok"])
+        message = "the plan is proven: burst, kill and resume" if ok else f"the resume did not hold: {rehearsal}"
+        verdict = {"exit_code": EXIT_DONE if ok else EXIT_ERROR, "reason": "completed" if ok else "user_error"}
+        write_json(self._run_dir / "result.json", first | verdict | {"message": message, "rehearsal": rehearsal})
+        print(f"dryrun: {message}", file=sys.stderr)
+        return EXIT_DONE if ok else EXIT_ERROR
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "trainer.train", str(self._spec), str(self._run_dir)]
+        command += ["--attempt", self._attempt, *options]
+        if self._deadline_at is not None:
+            command += ["--deadline-s", f"{max(1.0, self._deadline_at - time.monotonic()):.1f}"]
+        self._child = subprocess.Popen(command)
+        return self._child
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        self._stopped = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
+
+    def _burst_and_kill(self) -> float | None:
+        """When the child was killed; None when it ended without a burst that can be compared."""
+        child = self._start("--burst", str(self._steps), "--rehearse")
+        while child.poll() is None:
+            time.sleep(POLL_S)
+            result = self._result()
+            if "burst" in result and self._losses(_burst_end(result) + 1):
+                child.kill()
+        child.wait()
+        return time.time() if child.returncode in (EXIT_DONE, -signal.SIGKILL) and "burst" in self._result() else None
+
+    def _compare(self, burst_end: int, killed_at: float) -> dict[str, Any]:
+        """Whether the second process resumed at the burst's end and found the same loss in the step after it."""
+        starts = [event for event in self._events() if event["kind"] == "start" and event["time"] > killed_at]
+        resumed_step = starts[-1]["resumed_step"] if starts else None
+        values = self._losses(burst_end + 1)
+        difference = None
+        if len(values) > 1:
+            (_, before), (at, after) = values[0], values[-1]
+            difference = abs(after - before) / abs(before)
+        return {
+            "ok": resumed_step == burst_end and difference is not None and difference <= SAME_LOSS_TOLERANCE,
+            "killed_after_step": burst_end + 1,
+            "resumed_step": resumed_step,
+            "loss_difference": difference,  # relative
+            "recovery_s": at - killed_at if difference is not None else None,  # kill to the step done again
+        }
+
+    def _result(self) -> dict[str, Any]:
+        return read_json(self._run_dir / "result.json") or {}
+
+    def _losses(self, step: int) -> list[tuple[float, float]]:
+        """(time, loss) each time that the step was done."""
+        metrics = (event for event in self._events() if event["kind"] == "metrics" and event["step"] == step)
+        return [(event["time"], event["metrics"]["train/loss"]) for event in metrics]
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        for _, path in attempt_segments(self._run_dir / "events", self._attempt):
+            for line in path.read_text(encoding="utf-8").splitlines():
+                yield json.loads(line)
+
+
+def _burst_end(result: dict[str, Any]) -> int:
+    return int(result["burst"]["from_step"]) + int(result["burst"]["steps"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.dryrun", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--attempt", help="name of this dryrun in events and logs")
+    parser.add_argument("--deadline-s", type=float, metavar="S", help="checkpoint and exit 75 after S seconds")
+    parser.add_argument(
+        "--burst", type=int, default=DEFAULT_BURST_STEPS, metavar="N", help="steps (default %(default)s)"
+    )
+    args = parser.parse_args(argv)
+    return Rehearsal(args).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

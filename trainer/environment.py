@@ -1,0 +1,158 @@
+"""environment.json: what a run was made with, and a hash over the part of it that can change results.
+
+A resume whose hash differs is refused: curves that join two environments look like one experiment and are two. The
+driver, the git commit and the place of files are written down but not hashed; the trainer's own sources are.
+
+    python -m trainer.environment SPEC.json     print this machine's, as JSON (prepares the data if it is not cached)
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.data import DataError, PreparedData, prepare
+from trainer.files import read_json, write_json
+from trainer.machine import Machine, find_machine
+from trainer.outcome import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
+from trainer.spec import SpecError, TrainSpec, canonical_json
+
+PACKAGES = ("torch", "numpy", "polars", "tokenizers", "triton")
+HASHED = (
+    "python", "torch", "cuda", "device", "device_name", "num_devices", "dtype", "compile", "threads", "packages",
+    "code_hash", "data_hash", "tokenizer_hash",
+)  # fmt: skip
+
+
+def describe_environment(machine: Machine, data: PreparedData) -> dict[str, Any]:
+    code = Path(__file__).parent
+    environment: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "driver": _driver_version() if machine.is_cuda else None,
+        "device": machine.device.type,
+        "device_name": machine.device_name,
+        "num_devices": 1,
+        "dtype": machine.dtype_name,
+        "compile": machine.compile,
+        "packages": _package_versions(),
+        "git_commit": _git(code, "rev-parse", "HEAD"),
+        "git_diff_hash": _git_diff_hash(code),
+        "code_hash": _code_hash(code),
+        "data_hash": data.data_hash,
+        "tokenizer_hash": data.tokenizer_hash,
+        # sums over threads depend on their number; on a GPU they only feed it
+        "threads": None if machine.is_cuda else torch.get_num_threads(),
+    }
+    hashed = canonical_json({key: environment[key] for key in HASHED})
+    return environment | {"hash": hashlib.sha256(hashed.encode()).hexdigest()[:16]}
+
+
+def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash: str | None = None) -> None:
+    """Write environment.json at the first start; later, raise EnvironmentDrift when this one would change results.
+
+    `expected_hash` is that of an environment that the plan was proven in: it is held against the first start too.
+    """
+    if expected_hash is not None and environment["hash"] != expected_hash:
+        raise EnvironmentDrift(
+            f"this environment has hash {environment['hash']}, the plan was proven in one with {expected_hash}. "
+            "Prove it again here (a dryrun), or compare the two environment.json"
+        )
+    path = run_dir / "environment.json"
+    before = read_json(path)
+    if before is None:
+        write_json(path, environment)
+        return
+    if before.get("hash") == environment["hash"]:
+        return
+    differing = [
+        f"{key}: was {before.get(key)!r}, now {environment[key]!r}"
+        for key in HASHED
+        if before.get(key) != environment[key]
+    ]
+    raise EnvironmentDrift(
+        f"the environment differs from the one this run began with: {'; '.join(differing) or 'its hash was edited'}. "
+        f"Restore it, start a new run, or delete {path} to go on knowingly"
+    )
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _code_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=10, check=False, text=True
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _git_diff_hash(folder: Path) -> str | None:
+    """Sixteen hex digits over uncommitted changes; None outside a checkout or when there are none."""
+    diff = _git(folder, "diff", "HEAD", "--", ".")
+    return hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None
+
+
+def _driver_version() -> str | None:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, timeout=10, check=False, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("PATRON_CACHE") or Path.home() / ".cache" / "patron")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m trainer.environment", description="Print the environment as JSON.")
+    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    args = parser.parse_args(argv)
+
+    def say(text: str, _fraction: float | None = None) -> None:
+        print(text, file=sys.stderr)
+
+    try:
+        spec = TrainSpec.from_json(args.spec.read_text(encoding="utf-8"))
+        machine = find_machine(spec, lambda _code, message: say(message), with_peak=False)
+        environment = describe_environment(machine, prepare(spec, cache_folder(), progress=say))
+    except (OSError, SpecError, DataError, BadSpec) as error:
+        say(f"trainer: {error}")
+        return EXIT_BAD_SPEC
+    print(json.dumps(environment))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

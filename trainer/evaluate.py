@@ -1,0 +1,70 @@
+"""Validation in bits per byte: comparable over tokenizers, since bytes of text don't depend on how they were cut."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.head import token_losses
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalResult:
+    val_bpb: float
+    val_loss: float  # nats a token, special tokens included, like train/loss
+    tokens: int
+    seconds: float
+
+
+def evaluate(
+    forward: Callable[[Tensor], Tensor],
+    head_weight: Tensor,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    token_bytes_V: Tensor,
+    *,
+    softcap: float | None,
+    batch_size: int,
+    keep_graph: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda _tokens: None,
+) -> EvalResult | None:
+    """Validation loss over the batches; None when stopped between two of them.
+
+    Special tokens, which have no bytes, count for val_loss and not for bits per byte. `keep_graph` runs `forward` in
+    the gradient mode of training: a compiled model then reuses its training graph instead of being compiled again.
+    """
+    start = time.perf_counter()
+    device = head_weight.device
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    counted_nats = torch.zeros((), dtype=torch.float64, device=device)
+    num_bytes = torch.zeros((), dtype=torch.int64, device=device)
+    tokens = 0
+    for x_BT, y_BT in batches:
+        if should_stop():
+            return None
+        rows = x_BT.size(0)
+        x_BT = F.pad(x_BT, (0, 0, 0, batch_size - rows)).to(device, non_blocking=True)  # one shape, one compilation
+        targets_N = y_BT.flatten().to(device, non_blocking=True)
+        with torch.set_grad_enabled(keep_graph):
+            x_BTD = forward(x_BT)[:rows].detach()
+        losses_N = token_losses(x_BTD.flatten(0, 1), head_weight, targets_N, softcap=softcap).double()
+        bytes_N = token_bytes_V[targets_N]
+        nats += losses_N.sum()
+        counted_nats += (losses_N * (bytes_N > 0)).sum()
+        num_bytes += bytes_N.sum()
+        tokens += targets_N.numel()
+        progress(tokens)
+    if tokens == 0 or int(num_bytes) == 0:
+        raise ValueError("the validation split has no batch with text; give more data")
+    return EvalResult(
+        val_bpb=counted_nats.item() / (math.log(2) * num_bytes.item()),
+        val_loss=nats.item() / tokens,
+        tokens=tokens,
+        seconds=time.perf_counter() - start,
+    )

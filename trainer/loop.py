@@ -1,0 +1,323 @@
+"""The training loop: steps, evaluations and checkpoints, and an exact resume from any of them.
+
+A step is applied whole or not at all. A request to stop is looked at between micro-batches: the step under way is
+dropped, the loader goes back to its beginning, a checkpoint is written. What a resume needs is `Position` plus the
+tensors, so an interrupted run and an uninterrupted one are the same run, bit for bit on a CPU with the same number of
+threads.
+
+torch.use_deterministic_algorithms is left off: on a CPU the operations used here are deterministic without it, and on a
+GPU it costs speed for a promise that spot machines of mixed kinds cannot keep.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.checkpoint import Checkpoint, Checkpointer, CheckpointError, SaveReport, Snapshot, save_interval_s
+from trainer.console import Console, short_duration
+from trainer.data import PreparedData, TrainLoader, val_batches
+from trainer.evaluate import EvalResult, evaluate
+from trainer.events import EventWriter
+from trainer.head import chunk_loss_and_grad, head_loss
+from trainer.machine import Machine
+from trainer.model import build_model
+from trainer.optim import Optimizer
+from trainer.outcome import Diverged, Stopped, UserError
+from trainer.spec import TrainSpec
+from trainer.stop import StopWatch
+
+FIRST_SAVE_AFTER_S = 60.0  # until a save has been measured
+COLLECT_GARBAGE_EVERY_STEPS = 5000
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where training stands; all of it is in a checkpoint."""
+
+    step: int = 0  # completed
+    train_s: float = 0.0  # spent stepping, over all attempts, without work that was lost
+    last_eval_step: int | None = None
+    val_bpb: float | None = None
+    val_loss: float | None = None
+    min_val_bpb: float | None = None
+
+
+@dataclass(kw_only=True)
+class StepTimes:
+    """Seconds of the steps of this process."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    def settled(self) -> list[float]:
+        """Without the first two, which compile and warm up, where there are more."""
+        return self.seconds[2:] or self.seconds
+
+
+class TrainingLoop:
+    def __init__(
+        self,
+        *,
+        spec: TrainSpec,
+        machine: Machine,
+        data: PreparedData,
+        checkpointer: Checkpointer,
+        events: EventWriter,
+        console: Console,
+        stop: StopWatch,
+    ):
+        self.spec, self.machine, self.data = spec, machine, data
+        self.recipe = spec.recipe()
+        self.position = Position()
+        self.times = StepTimes()
+        self.batch_size = spec.micro_batch_size()
+        self.num_micro_batches = self.recipe.batch_tokens // (self.batch_size * spec.sequence_len)
+        self.last_save: SaveReport | None = None
+        self._checkpointer, self._events, self._console, self._stop = checkpointer, events, console, stop
+        self._saved_step: int | None = None
+        self._log_every_steps = spec.log_every_steps
+        self._next_save_at = time.monotonic() + (spec.checkpoint_every_s or FIRST_SAVE_AFTER_S)
+        self.model = build_model(
+            self.recipe,
+            device=machine.device,
+            compute_dtype=machine.dtype,
+            seed=spec.seed,
+            flex=machine.compile and machine.is_cuda,
+        )
+        self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile)
+        self._forward: Callable[[Tensor], Tensor] = self.model
+        self._head = chunk_loss_and_grad
+        if machine.compile:
+            self._forward = torch.compile(self.model, dynamic=False)
+            self._head = torch.compile(chunk_loss_and_grad, dynamic=False)
+        self._token_bytes_V = torch.from_numpy(data.token_bytes).to(machine.device)
+        self._loader = TrainLoader(data, batch_size=self.batch_size, sequence_len=spec.sequence_len, seed=spec.seed)
+        self._loader_state = self._loader.state()
+
+    # Resuming
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        self.model.load_state_dict(checkpoint.load("model"))
+        self.optimizer.load_state_dict(checkpoint.load("optimizer"))
+        rng = checkpoint.load("rng")
+        torch.set_rng_state(rng["cpu"])
+        if self.machine.is_cuda and "cuda" in rng:
+            torch.cuda.set_rng_state(rng["cuda"])
+        self.position = Position(**checkpoint.state["position"])
+        self._loader_state = dict(checkpoint.state["loader"])
+        self._loader.restore(self._loader_state)
+        self._saved_step = checkpoint.step
+
+    def compile(self) -> float:
+        """Compile forward, head and backward on one batch of zeros; returns seconds. Changes nothing that is saved."""
+        if not self.machine.compile:
+            return 0.0
+        self._console.say("compiling the model; the first time on a machine this can take a minute or more")
+        start = time.perf_counter()
+        tokens_BT = torch.zeros(self.batch_size, self.spec.sequence_len, dtype=torch.int64)
+        self._micro_batch(tokens_BT, tokens_BT)
+        self.optimizer.zero_grad()
+        self.machine.synchronize()
+        return time.perf_counter() - start
+
+    # Training
+
+    def run(self, end_step: int, *, only_steps: bool = False) -> None:
+        """Train up to `end_step`. Raises Stopped with a checkpoint written, or Diverged.
+
+        `only_steps` leaves out evaluations and periodic checkpoints, and logs every step: for bursts.
+        """
+        self._log_every_steps = 1 if only_steps else self.spec.log_every_steps
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # a collection amid a step can pause for half a second
+        try:
+            while True:
+                if not only_steps and self._eval_due(end_step):
+                    self._evaluate_and_record()
+                if self.position.step >= end_step:
+                    return
+                if not only_steps:
+                    self._save_when_due()
+                self._stop_if_asked()
+                self._step()
+                if self.position.step % COLLECT_GARBAGE_EVERY_STEPS == 0:
+                    gc.collect()
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+    def _step(self) -> None:
+        self.machine.synchronize()
+        start = time.perf_counter()
+        loss = torch.zeros((), device=self.machine.device)
+        for done in range(self.num_micro_batches):
+            if done:
+                self._stop_if_asked()
+            loss += self._micro_batch(*self._loader.next())
+        mean_loss = loss.item() / self.num_micro_batches
+        step = self.position.step
+        if not math.isfinite(mean_loss):
+            raise Diverged(
+                f"train/loss is {mean_loss} in step {step + 1}; that step was not applied. Lower lr_scale (now "
+                f"{self.spec.lr_scale:g}) and start a new run, or resume from an older checkpoint"
+            )
+        self.optimizer.step(step)
+        self.optimizer.zero_grad()
+        self.machine.synchronize()
+        seconds = time.perf_counter() - start
+        self.position.step = step + 1
+        self.position.train_s += seconds
+        self.times.seconds.append(seconds)
+        self._loader_state = self._loader.state()
+        self._report_step(mean_loss, seconds)
+
+    def _micro_batch(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
+        """Forward and backward; gradients are summed over the step's micro-batches."""
+        x_BT = x_BT.to(self.machine.device, non_blocking=True)
+        targets_N = y_BT.to(self.machine.device, non_blocking=True).flatten()
+        x_ND = self._forward(x_BT).flatten(0, 1)
+        loss = head_loss(x_ND, self.model.lm_head.weight, targets_N, softcap=self.model.softcap, function=self._head)
+        (loss / self.num_micro_batches).backward()
+        return loss.detach()
+
+    def _report_step(self, loss: float, seconds: float) -> None:
+        step, tokens = self.position.step, self.recipe.batch_tokens
+        mfu = self.machine.reached_flops_share(self.recipe.flops_per_token * tokens, seconds)
+        if len(self.times.seconds) == 1:
+            self._events.emit("phase", step=step, name="first_step", seconds=seconds)
+        if step % self._log_every_steps == 0 or step == self.recipe.num_steps:
+            values = {
+                "train/loss": loss,
+                "train/tokens_per_s": tokens / seconds,
+                "train/step_s": seconds,
+                "train/mfu": mfu,
+                "train/lr_multiplier": self.recipe.schedule.lr_multiplier(step - 1),
+                "train/peak_memory_bytes": self.machine.peak_memory_bytes(),
+            }
+            self._events.emit("metrics", step=step, metrics=values)
+        recent = self.times.settled()[-20:]
+        left_s = (self.recipe.num_steps - step) * sum(recent) / len(recent)
+        share = f" | MFU {mfu:.1%}" if mfu is not None else ""
+        self._console.progress(
+            f"step {step}/{self.recipe.num_steps} | loss {loss:.4f} | {tokens / seconds:,.0f} tok/s{share} | "
+            f"{short_duration(left_s)} left"
+        )
+
+    def _stop_if_asked(self) -> None:
+        request = self._stop.requested()
+        if request is None:
+            return
+        self.optimizer.zero_grad()  # a step under way is dropped; its loader state was never taken over
+        self.save()
+        raise Stopped(
+            f"stopped by {request.source} after step {self.position.step}, with a checkpoint; start again to resume",
+            reason=request.reason,
+        )
+
+    # Evaluation
+
+    def _eval_due(self, end_step: int) -> bool:
+        step, every = self.position.step, self.spec.eval_every_steps
+        due = step >= end_step or (every > 0 and step % every == 0)
+        return due and self.position.last_eval_step != step
+
+    def evaluate(self, max_tokens: int) -> EvalResult:
+        """Raises Stopped when asked to stop between two micro-batches."""
+        total = min(max_tokens, self.data.num_val_tokens)
+        result = evaluate(
+            self._forward,
+            self.model.lm_head.weight,
+            val_batches(self.data, self.batch_size, self.spec.sequence_len, max_tokens),
+            self._token_bytes_V,
+            softcap=self.model.softcap,
+            batch_size=self.batch_size,
+            keep_graph=self.machine.compile,
+            should_stop=lambda: self._stop.requested() is not None,
+            progress=lambda tokens: self._console.progress(f"evaluating: {tokens:,} of {total:,} tokens"),
+        )
+        if result is None:
+            self._stop_if_asked()
+        assert result is not None
+        return result
+
+    def _evaluate_and_record(self) -> None:
+        result, position = self.evaluate(self.spec.eval_tokens), self.position
+        if not math.isfinite(result.val_loss):
+            raise Diverged(
+                f"val_loss is {result.val_loss} after step {position.step}. Lower lr_scale (now "
+                f"{self.spec.lr_scale:g}) and start a new run, or resume from an older checkpoint"
+            )
+        position.last_eval_step = position.step
+        position.val_bpb, position.val_loss = result.val_bpb, result.val_loss
+        best = position.min_val_bpb
+        position.min_val_bpb = result.val_bpb if best is None else min(best, result.val_bpb)
+        self._events.emit("eval", step=position.step, **asdict(result))
+        self._events.emit("phase", step=position.step, name="eval", seconds=result.seconds)
+        self._console.say(
+            f"step {position.step}/{self.recipe.num_steps} | val_bpb {result.val_bpb:.5f} | {result.seconds:.1f} s for "
+            f"{result.tokens:,} tokens"
+        )
+
+    # Checkpoints
+
+    def save(self) -> None:
+        """Save unless this very step is saved already. Raises UserError when it fails."""
+        position = self.position
+        if self._saved_step == position.step:
+            return
+        here = position.val_bpb if position.last_eval_step == position.step else None
+        rng = {"cpu": torch.get_rng_state()}
+        if self.machine.is_cuda:
+            rng["cuda"] = torch.cuda.get_rng_state()
+        state: dict[str, Any] = {
+            "position": asdict(position),
+            "loader": self._loader_state,
+            "val_bpb_here": here,
+            "spec_hash": self.spec.hash(),
+        }
+        files = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": rng}
+        try:
+            report = self._checkpointer.save(Snapshot(step=position.step, files=files, state=state))
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+        self._saved_step, self.last_save = position.step, report
+        self._next_save_at = time.monotonic() + self._save_interval_s(report.stall_s)
+        self._events.emit(
+            "checkpoint",
+            step=position.step,
+            seconds=report.seconds,
+            stall_s=report.stall_s,
+            bytes=report.num_bytes,
+            path=f"checkpoints/{report.path.name}",
+        )
+        self._events.emit("phase", step=position.step, name="checkpoint", seconds=report.seconds)
+
+    def _save_interval_s(self, stall_s: float) -> float:
+        return save_interval_s(stall_s) if self.spec.checkpoint_every_s is None else self.spec.checkpoint_every_s
+
+    def _save_when_due(self) -> None:
+        """A periodic save that fails is a warning: the run is worth more than the checkpoint."""
+        if not self._periodic_save_is_due():
+            return
+        try:
+            self.save()
+        except UserError as error:
+            self._next_save_at = time.monotonic() + self._save_interval_s(FIRST_SAVE_AFTER_S)
+            self._events.emit("warning", step=self.position.step, code="checkpoint_failed", message=str(error))
+            self._console.say(f"warning: {error}")
+
+    def _periodic_save_is_due(self) -> bool:
+        step, spec = self.position.step, self.spec
+        if step in (0, self._saved_step):
+            return False
+        if spec.checkpoint_every_steps is not None:
+            return step % spec.checkpoint_every_steps == 0
+        return spec.checkpoint_every_s != 0 and time.monotonic() >= self._next_save_at

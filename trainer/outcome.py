@@ -1,0 +1,53 @@
+"""How a training process ends: exit codes, reasons, and the exceptions that carry them.
+
+TrainerExit
+|- BadSpec             78  the spec cannot run, or is not the run's own
+|- EnvironmentDrift    78  a resume on something that would change results
+|- Diverged            77  NaN or infinity
+|- Stopped             75  asked to stop, or the deadline; a checkpoint is there
++- UserError            1  anything else that a person must put right
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_RESUME = 75
+EXIT_CUDA_OOM = 76
+EXIT_DIVERGED = 77
+EXIT_BAD_SPEC = 78
+
+
+class TrainerExit(Exception):
+    """Ends the process with `exit_code`; `reason` goes to result.json and to the end event."""
+
+    exit_code = EXIT_ERROR
+    reason = "user_error"
+
+    def __init__(self, message: str, *, reason: str | None = None):
+        super().__init__(message)
+        self.reason = reason or self.reason
+
+
+class BadSpec(TrainerExit):
+    exit_code = EXIT_BAD_SPEC
+    reason = "bad_spec"
+
+
+class EnvironmentDrift(TrainerExit):
+    exit_code = EXIT_BAD_SPEC
+    reason = "environment_drift"
+
+
+class Diverged(TrainerExit):
+    exit_code = EXIT_DIVERGED
+    reason = "diverged"
+
+
+class Stopped(TrainerExit):
+    exit_code = EXIT_RESUME
+    reason = "notice"
+
+
+class UserError(TrainerExit):
+    pass

@@ -1,0 +1,235 @@
+"""One process of a run from set-up to its end: machine, checkpoint, data, environment, model, loop, figures."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoint import Checkpoint, Checkpointer
+from trainer.console import Console
+from trainer.data import DataError, PreparedData, prepare
+from trainer.environment import cache_folder, check_environment, describe_environment
+from trainer.events import EventWriter
+from trainer.loop import TrainingLoop
+from trainer.machine import Machine, find_machine
+from trainer.outcome import BadSpec, Stopped
+from trainer.spec import TrainSpec
+from trainer.stop import StopWatch
+
+BURST_EVAL_MICRO_BATCHES = 4
+MEASURED_PHASES = ("data", "tokenizer", "model", "compile", "start")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    burst_steps: int | None = None
+    rehearse: bool = False  # after the burst go on stepping, without saves, for somebody to kill it
+    expected_environment: str | None = None  # hash
+
+
+class Session:
+    """`run` trains; `figures` says at any time what is known for result.json."""
+
+    def __init__(
+        self,
+        *,
+        spec: TrainSpec,
+        run_dir: Path,
+        options: Options,
+        on_burst: Callable[[], None],
+        events: EventWriter,
+        console: Console,
+        stop: StopWatch,
+        started_at: float,
+    ):
+        self._spec, self._run_dir, self._options, self._on_burst = spec, run_dir, options, on_burst
+        self._events, self._console, self._stop, self._started_at = events, console, stop, started_at
+        self._phase_s: dict[str, float] = {}
+        self._resumed_step: int | None = None
+        self._machine: Machine | None = None
+        self._data: PreparedData | None = None
+        self._loop: TrainingLoop | None = None
+        self._burst: dict[str, Any] | None = None
+
+    def run(self) -> None:
+        spec = self._spec
+        self._machine = machine = find_machine(spec, self._warn)
+        checkpointer = Checkpointer(self._run_dir, keep=spec.checkpoint_keep)
+        checkpoint = checkpointer.newest_valid(self._warn)
+        if checkpoint is not None:
+            self._check_checkpoint(checkpoint)
+        self._report_start(machine)
+        self._data = data = self._prepare_data()
+        self._check_environment(machine, data)
+        with self._phase("model"):
+            self._loop = loop = TrainingLoop(
+                spec=spec,
+                machine=machine,
+                data=data,
+                checkpointer=checkpointer,
+                events=self._events,
+                console=self._console,
+                stop=self._stop,
+            )
+            if checkpoint is not None:
+                loop.restore(checkpoint)
+        if loop.position.step < loop.recipe.num_steps:
+            with self._phase("compile"):
+                loop.compile()
+        self._phase_s["start"] = time.time() - self._started_at
+        if self._options.burst_steps is None:
+            loop.run(loop.recipe.num_steps)
+            loop.save()
+            return
+        self._run_burst(loop, data, self._options.burst_steps)
+        if self._options.rehearse:
+            self._on_burst()
+            loop.run(loop.recipe.num_steps, only_steps=True)
+
+    def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.state["spec_hash"] != self._spec.hash():
+            raise BadSpec(
+                f"{checkpoint.path} was made with another spec (hash {checkpoint.state['spec_hash']}, this one "
+                f"{self._spec.hash()}); give the run's own spec, or another run directory"
+            )
+        self._resumed_step = checkpoint.step
+
+    def _report_start(self, machine: Machine) -> None:
+        recipe = self._spec.recipe()
+        threads = torch.get_num_threads()
+        self._events.emit(
+            "start",
+            step=self._resumed_step,
+            resumed_step=self._resumed_step,
+            pid=os.getpid(),
+            device=machine.device_name,
+            dtype=machine.dtype_name,
+            threads=threads,
+            num_params=recipe.num_params.total,
+            flops_per_token=recipe.flops_per_token,
+            num_steps=recipe.num_steps,
+            batch_tokens=recipe.batch_tokens,
+            peak_flops=machine.peak_flops,
+            spec_hash=self._spec.hash(),
+        )
+        where = "from scratch" if self._resumed_step is None else f"from step {self._resumed_step}"
+        self._console.say(
+            f"depth {recipe.depth}: {recipe.num_params.total:,} parameters, {recipe.num_steps:,} steps of "
+            f"{recipe.batch_tokens:,} tokens, {where}, on {machine.device_name} in {machine.dtype_name}"
+            + ("" if machine.is_cuda else f" with {threads} threads")
+        )
+
+    def _prepare_data(self) -> PreparedData:
+        try:
+            return prepare(self._spec, cache_folder(), progress=self._report_progress, on_phase=self._record_phase)
+        except DataError as error:
+            raise BadSpec(str(error)) from error
+
+    def _check_environment(self, machine: Machine, data: PreparedData) -> None:
+        check_environment(self._run_dir, describe_environment(machine, data), self._options.expected_environment)
+
+    def _run_burst(self, loop: TrainingLoop, data: PreparedData, steps: int) -> None:
+        """A few steps of the run's own schedule and a taste of everything else that takes time."""
+        first = loop.position.step
+        last = loop.recipe.num_steps - (1 if self._options.rehearse else 0)  # leaves a step to be killed in
+        loop.run(max(first, min(first + steps, last)), only_steps=True)
+        result = loop.evaluate(BURST_EVAL_MICRO_BATCHES * loop.batch_size * self._spec.sequence_len)
+        loop.save()
+        eval_tokens = min(self._spec.eval_tokens, data.num_val_tokens)
+        eval_s_per_token = result.seconds / result.tokens
+        save = loop.last_save
+        self._burst = self._speed(loop) | {
+            "first_step_s": loop.times.seconds[0] if loop.times.seconds else None,
+            "peak_memory_bytes": loop.machine.peak_memory_bytes(),
+            "eval_s_per_token": eval_s_per_token,
+            "eval_s": eval_s_per_token * eval_tokens,
+            "checkpoint_s": save.seconds if save else None,
+            "checkpoint_stall_s": save.stall_s if save else None,
+            "checkpoint_bytes": save.num_bytes if save else None,
+            "train_tokens_available": data.num_train_tokens,
+            "train_tokens_needed": loop.recipe.train_tokens,
+            "val_loss": result.val_loss,
+            "val_bpb_burst": result.val_bpb,
+            "steps": loop.position.step - first,
+            "from_step": first,
+            **{f"{name}_s": self._phase_s.get(name, 0.0) for name in MEASURED_PHASES},
+        }
+
+    @staticmethod
+    def _speed(loop: TrainingLoop) -> dict[str, float | None]:
+        """Median step of this process, and what follows from it."""
+        seconds = loop.times.settled()
+        if not seconds:
+            return dict.fromkeys(("step_s", "step_s_iqr", "tokens_per_s", "mfu"))
+        step_s = statistics.median(seconds)
+        quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [0.0, 0.0, 0.0]
+        tokens = loop.recipe.batch_tokens
+        return {
+            "step_s": step_s,
+            "step_s_iqr": quartiles[2] - quartiles[0],
+            "tokens_per_s": tokens / step_s,
+            "mfu": loop.machine.reached_flops_share(loop.recipe.flops_per_token * tokens, step_s),
+        }
+
+    def figures(self) -> dict[str, Any]:
+        loop = self._loop
+        figures: dict[str, Any] = {
+            "step": loop.position.step if loop else self._resumed_step,
+            "val_bpb": loop.position.val_bpb if loop else None,
+            "min_val_bpb": loop.position.min_val_bpb if loop else None,
+            "tokens": loop.position.step * loop.recipe.batch_tokens if loop else None,
+            "train_s": loop.position.train_s if loop else None,
+            "wall_s": time.time() - self._started_at,
+            "mfu": None,
+            "tokens_per_s": None,
+            "peak_memory_bytes": self._machine.peak_memory_bytes() if self._machine else None,
+            "resumed_step": self._resumed_step,
+        }
+        if loop is not None:
+            speed = self._speed(loop)
+            figures |= {"mfu": speed["mfu"], "tokens_per_s": speed["tokens_per_s"]}
+        if self._burst is not None:
+            figures["burst"] = self._burst
+        return figures
+
+    # Reporting
+
+    def _phase(self, name: str) -> _Phase:
+        return _Phase(lambda seconds: self._record_phase(name, seconds))
+
+    def _record_phase(self, name: str, seconds: float) -> None:
+        self._phase_s[name] = self._phase_s.get(name, 0.0) + seconds
+        self._events.emit("phase", name=name, seconds=seconds)
+
+    def _report_progress(self, what: str, fraction: float | None) -> None:
+        request = self._stop.requested()
+        if request is not None:
+            raise Stopped(
+                f"stopped by {request.source} while preparing data; start again to go on", reason=request.reason
+            )
+        self._console.progress(what if fraction is None else f"{what}: {fraction:.0%}")
+
+    def _warn(self, code: str, message: str) -> None:
+        self._events.emit("warning", code=code, message=message)
+        self._console.say(f"warning: {message}")
+
+
+class _Phase:
+    """Times a block and reports it when the block went well."""
+
+    def __init__(self, report: Callable[[float], None]):
+        self._report = report
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._report(time.perf_counter() - self._start)

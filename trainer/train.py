@@ -1,0 +1,229 @@
+"""Train a run from its spec, or go on with it.
+
+    python -m trainer.train SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N [--rehearse]]
+
+Start it as often as you like: it resumes from the newest good checkpoint in RUN_DIR, and a finished run ends at once.
+Exit codes: 0 done; 75 checkpointed, start again to resume; 76 out of CUDA memory; 77 diverged; 78 bad spec, too little
+data, or an environment that would change results; 1 anything else. result.json in RUN_DIR holds the last word.
+
+PATRON_CACHE        downloads, tokenizers and token shards (default ~/.cache/patron)
+PATRON_NOTICE_FILE  a path; once it exists, the run checkpoints and stops
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.console import Console
+from trainer.events import EventWriter, free_attempt_name
+from trainer.files import read_json, run_lock, write_json
+from trainer.outcome import EXIT_CUDA_OOM, EXIT_DONE, EXIT_ERROR, BadSpec, TrainerExit, UserError
+from trainer.spec import SpecError, TrainSpec
+from trainer.stop import StopRequest, StopWatch
+
+if TYPE_CHECKING:
+    from trainer.session import Session  # torch comes with it: imported only once the spec is good
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    started_at = _process_started_at()
+    run_dir: Path = args.run_dir
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with run_lock(run_dir):
+            return _run_locked(args, run_dir, started_at)
+    except UserError as error:  # somebody else's lock: their result.json is not ours to write
+        print(f"trainer: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float) -> int:
+    if _is_finished(run_dir) and not _differing_keys_or_none(args.spec, run_dir):
+        print(f"trainer: {run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
+        return EXIT_DONE
+    attempt: str = args.attempt or free_attempt_name(run_dir)
+    events = EventWriter(run_dir, attempt)
+    console = Console(run_dir / "logs" / f"{attempt}.log")
+    result: dict[str, Any] = {"exit_code": EXIT_ERROR}
+    try:
+        result = _run_and_judge(args, run_dir, events, console, started_at)
+        console.say(f"{result['reason']}: {result['message']}")
+        if not _is_finished(run_dir):  # a refused start must not hide a finished run
+            write_json(run_dir / "result.json", result | {"attempt": attempt})
+        events.emit("end", **{key: result[key] for key in ("exit_code", "reason", "message", "step")})
+    finally:
+        events.close()
+        console.close()
+    return int(result["exit_code"])
+
+
+def _run_and_judge(
+    args: argparse.Namespace, run_dir: Path, events: EventWriter, console: Console, started_at: float
+) -> dict[str, Any]:
+    """Run, and turn whatever happens into the contents of result.json."""
+    session: Session | None = None
+    result: dict[str, Any] = {"exit_code": EXIT_DONE, "reason": "completed", "message": ""}
+    try:
+        spec = _load_spec(args.spec)
+        _freeze_spec(spec, run_dir)
+        stop = _stop_watch(spec, args.deadline_s, events, console, started_at)
+        if not _is_finished(run_dir):
+            (run_dir / "result.json").unlink(missing_ok=True)  # an older attempt's last word is not this one's
+
+        from trainer.session import Options, Session
+
+        def publish_burst() -> None:
+            assert session is not None
+            done = {"exit_code": EXIT_DONE, "reason": "completed", "message": "burst done, rehearsing a kill"}
+            write_json(run_dir / "result.json", done | session.figures() | {"attempt": events.attempt})
+
+        session = Session(
+            spec=spec,
+            run_dir=run_dir,
+            options=Options(
+                burst_steps=args.burst, rehearse=args.rehearse, expected_environment=args.expect_environment
+            ),
+            on_burst=publish_burst,
+            events=events,
+            console=console,
+            stop=stop,
+            started_at=started_at,
+        )
+        with stop.handling_signals():
+            session.run()
+        result["message"] = f"burst of {args.burst} steps" if args.burst else "the run is complete"
+    except TrainerExit as error:
+        result = {"exit_code": error.exit_code, "reason": error.reason, "message": str(error)}
+    except KeyboardInterrupt:
+        result = {"exit_code": EXIT_ERROR, "reason": "user_error", "message": "interrupted twice; not checkpointed"}
+    except Exception as error:  # the process ends here: the traceback goes where it will be looked for
+        result = _judge_unexpected(error)
+    figures = session.figures() if session is not None else _no_figures(started_at)
+    return result | figures
+
+
+def _judge_unexpected(error: Exception) -> dict[str, Any]:
+    trace = "".join(traceback.format_exception(error))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+        return {
+            "exit_code": EXIT_CUDA_OOM,
+            "reason": "cuda_oom",
+            "message": f"{error}. Halve device_batch_size: the result stays the same, a step takes a little longer",
+            "memory_summary": torch.cuda.memory_summary(abbreviated=True),
+            "traceback": trace,
+        }
+    print(trace, file=sys.stderr)
+    message = f"{type(error).__name__}: {error}"
+    return {"exit_code": EXIT_ERROR, "reason": "user_error", "message": message, "traceback": trace}
+
+
+def _no_figures(started_at: float) -> dict[str, Any]:
+    names = ("step", "val_bpb", "min_val_bpb", "tokens", "train_s", "mfu", "tokens_per_s", "peak_memory_bytes")
+    return dict.fromkeys(names) | {"wall_s": time.time() - started_at, "resumed_step": None}
+
+
+def _load_spec(path: Path) -> TrainSpec:
+    try:
+        return TrainSpec.from_json(path.read_text(encoding="utf-8"))
+    except SpecError as error:
+        raise BadSpec(f"{path}: " + "; ".join(error.problems)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSpec(f"cannot read the spec: {error}") from error
+
+
+def _freeze_spec(spec: TrainSpec, run_dir: Path) -> None:
+    """The first start writes spec.json; a run never changes its spec."""
+    path = run_dir / "spec.json"
+    if not path.exists():
+        write_json(path, spec.to_dict())
+        return
+    differing = _differing_keys(spec, _load_spec(path))
+    if differing:
+        raise BadSpec(
+            f"{path} differs from the given spec in {'; '.join(differing)}. Give the run's own spec to resume, or "
+            "another run directory to start a new run"
+        )
+
+
+def _differing_keys(given: TrainSpec, frozen: TrainSpec) -> list[str]:
+    ours, theirs = given.to_dict(), frozen.to_dict()
+    return [f"{key} ({theirs[key]!r} in the run, {ours[key]!r} given)" for key in ours if ours[key] != theirs[key]]
+
+
+def _differing_keys_or_none(spec_path: Path, run_dir: Path) -> bool:
+    """Whether the given spec is unreadable or not the finished run's own."""
+    try:
+        return bool(_differing_keys(_load_spec(spec_path), _load_spec(run_dir / "spec.json")))
+    except BadSpec:
+        return True
+
+
+def _is_finished(run_dir: Path) -> bool:
+    """A completed result, and the checkpoint it speaks of. A burst does not finish a run."""
+    result = read_json(run_dir / "result.json") or {}
+    if result.get("exit_code") != EXIT_DONE or result.get("reason") != "completed" or "burst" in result:
+        return False
+    return (run_dir / "checkpoints" / f"step-{result.get('step') or 0:06d}" / "manifest.json").exists()
+
+
+def _stop_watch(
+    spec: TrainSpec, deadline_s: float | None, events: EventWriter, console: Console, started_at: float
+) -> StopWatch:
+    limits = [limit for limit in (spec.deadline_s, deadline_s) if limit is not None]
+    deadline_at = time.monotonic() + min(limits) - (time.time() - started_at) if limits else None
+    notice = os.environ.get("PATRON_NOTICE_FILE")
+
+    def report(request: StopRequest) -> None:
+        events.emit("notice", source=request.source)
+        console.say(f"stop asked for by {request.source}; ending at the next micro-batch")
+
+    return StopWatch(deadline_at=deadline_at, notice_file=Path(notice) if notice else None, on_request=report)
+
+
+def _process_started_at() -> float:
+    """When this process began, imports included; now, where that cannot be known."""
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="ascii")
+        ticks_after_boot = int(stat.rpartition(")")[2].split()[19])  # field 22 of proc(5)
+        uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return time.time()
+    return time.time() - max(0.0, uptime_s - ticks_after_boot / os.sysconf("SC_CLK_TCK"))
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("--attempt", type=_attempt_name, help="name of this start in events and logs")
+    parser.add_argument("--deadline-s", type=float, metavar="S", help="checkpoint and exit 75 after S seconds")
+    parser.add_argument("--burst", type=int, metavar="N", help="N steps from where the run stands, measured")
+    parser.add_argument("--rehearse", action="store_true", help="after the burst go on stepping, to be killed (dryrun)")
+    parser.add_argument("--expect-environment", metavar="HASH", help="exit 78 unless the environment has this hash")
+    args = parser.parse_args(argv)
+    if args.burst is not None and args.burst < 1:
+        parser.error(f"--burst {args.burst} must be at least 1")
+    if args.deadline_s is not None and args.deadline_s <= 0:
+        parser.error(f"--deadline-s {args.deadline_s} must be above 0")
+    return args
+
+
+def _attempt_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: letters, digits, dots, dashes and underscores, at most 100")
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
