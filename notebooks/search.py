@@ -22,6 +22,8 @@ with app.setup:
     from patron_core.script import Arguments, open_session
     from patron_core.store import Store
 
+    SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")
+
 
 @app.class_definition
 class SearchArguments(Arguments):
@@ -40,6 +42,7 @@ class SearchArguments(Arguments):
     vocab_size: int = Field(default=4096, ge=272, le=262144, description="tokens in the vocabulary")
     sequence_len: int = Field(default=256, ge=16, le=65536, description="tokens the model looks back over")
     batch_tokens: int = Field(default=8192, ge=16, le=2**26, description="tokens in a step")
+    eval_tokens: int = Field(default=262144, ge=1, le=10**10, description="tokens of an evaluation")
 
 
 @app.cell
@@ -87,6 +90,7 @@ def form(args):
             "vocab_size": mo.ui.number(272, 262144, value=args.vocab_size, label="Vocabulary"),
             "sequence_len": mo.ui.number(16, 65536, value=args.sequence_len, label="Context, tokens"),
             "batch_tokens": mo.ui.number(16, 2**26, value=args.batch_tokens, label="Batch, tokens"),
+            "eval_tokens": mo.ui.number(1, 10**10, value=args.eval_tokens, label="Evaluation, tokens"),
         }
     )
     mo.vstack(
@@ -100,7 +104,7 @@ def form(args):
                         wrap=True,
                     ),
                     "Data and project": mo.hstack(
-                        [asked[n] for n in ("data", "vocab_size", "sequence_len", "batch_tokens", "project")],
+                        [asked[n] for n in (*SHAPE, "project")],
                         justify="start",
                         wrap=True,
                     ),
@@ -113,7 +117,9 @@ def form(args):
 
 @app.cell
 def the_question(asked):
-    _shape = {name: asked.value[name] for name in ("data", "vocab_size", "sequence_len", "batch_tokens")}
+    _shape = {name: asked.value[name] for name in SHAPE}
+    _rows = max(1, _shape["batch_tokens"] // _shape["sequence_len"])
+    _shape["device_batch_size"] = min(verbs.Question().spec["device_batch_size"], _rows)
     question = verbs.Question(
         minutes=asked.value["minutes"],
         budget_usd_micros=round(asked.value["budget"] * 1e6),
@@ -162,9 +168,7 @@ def press(actor, get_work, key, params, project, question, session, set_work, st
         set_work(
             background.start(
                 key,
-                lambda work: verbs.search(
-                    store, question, project=project, actor=actor, key=key, on_progress=work.say
-                ),
+                lambda work: verbs.search(store, question, project=project, actor=actor, key=key, on_progress=work.say),
             )
         )
 

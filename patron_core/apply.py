@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 from patron_core import settings, specs
 from patron_core.decide import STOP_GRACE_S, STOP_MARGIN_S, Action, ActionKind, failures_after
 from patron_core.executors.base import Executor, Job
-from patron_core.money import affordable_s
-from patron_core.observe import Scene, attempt_dir, uncharged_usd_micros
+from patron_core.money import affordable_s, cost_usd_micros
+from patron_core.observe import Scene, attempt_dir
 from patron_core.outcome import dryrun_report, record_dryrun, record_run, run_result
 from patron_core.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
@@ -161,7 +161,6 @@ def _move(conn: Connection, run: Run, new: RunState, *, reason: EndReason | None
         runs.transition(conn, run.id, old=old, new=new, reason=reason, actor=SUPERVISOR, now=now, detail=detail)
     if new in TERMINAL or new in (RunState.PAUSED, RunState.AWAITING_FUNDING):
         settle(conn, run, now=now)
-        runs.set_fields(conn, run.id, now=now, stop_requested=None)
 
 
 def settle(conn: Connection, run: Run, *, now: float) -> int:
@@ -181,11 +180,9 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
 
 
 def _charge(conn: Connection, run: Run, attempt: Attempt, uptime_s: float | None, *, now: float) -> None:
-    """Charge for machine time up to `uptime_s`, never more than is held. Idempotent: the key is the total so far."""
-    fresh = attempts.get(conn, attempt.id)
-    owed = uncharged_usd_micros(fresh, uptime_s)
-    if owed == 0 or uptime_s is None:
+    """Charge for machine time up to `uptime_s`, never more than is held. Again, it charges nothing."""
+    if uptime_s is None:
         return
-    total = fresh.charged_usd_micros + owed
-    charged = ledger.charge(conn, run, attempt.id, owed, key=f"charge:{attempt.id}:{total}", now=now)
-    attempts.meter(conn, attempt.id, charged_s=uptime_s, charged_usd_micros=fresh.charged_usd_micros + charged)
+    owed = cost_usd_micros(max(0.0, uptime_s), attempt.usd_micros_per_hour)
+    charged = ledger.charge_up_to(conn, run, attempt.id, owed, now=now)
+    attempts.meter(conn, attempt.id, charged_s=uptime_s, charged_usd_micros=charged)

@@ -141,7 +141,9 @@ def compare_chart(curves: dict[str, pl.DataFrame], key: str, *, title: str, widt
         "run:N", scale=alt.Scale(domain=list(curves), range=COLOURS), legend=alt.Legend(title=None, orient="top")
     )
     bounds = alt.Scale(domain=_robust_span(points), nice=False, clamp=True)
-    base = alt.Chart(points).encode(x=alt.X("step:Q", title="step"), color=colour)
+    last = max(points["step"].to_list(), default=1)
+    x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, max(1, last)], nice=False))
+    base = alt.Chart(points).encode(x=x, color=colour)
     line = base.mark_line(strokeWidth=1.6, point={"size": 28} if points.height <= 200 else False)
     chart = alt.layer(line.encode(y=alt.Y("mean:Q", title=title, scale=bounds), tooltip=["run", "step", "mean"]))
     return _finish(chart, title, width=width)
@@ -185,7 +187,7 @@ def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
     from patron_core.scaling import predict
 
     seen = [
-        (run, "published" if i < len(fit.anchors) else "own runs")
+        (run, "known before" if i < len(fit.anchors) else "own runs")
         for i, run in enumerate((*fit.anchors, *fit.observations))
     ]
     rows = []
@@ -211,7 +213,7 @@ def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
     base = alt.Chart(frame).encode(x=x)
     colour = alt.Color(
         "whose:N",
-        scale=alt.Scale(domain=["published", "own runs"], range=["#718096", COLOURS[1]]),
+        scale=alt.Scale(domain=["known before", "own runs"], range=["#718096", COLOURS[1]]),
         legend=alt.Legend(title=None, orient="top"),
     )
     chart = alt.layer(

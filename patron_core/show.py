@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlencode
 
 from patron_core.interval import Interval
 from patron_core.money import format_usd
+from patron_core.states import SENTENCE
 
 if TYPE_CHECKING:
     from patron_core.verbs import Comparison, RunView
@@ -47,7 +49,7 @@ DASH = "–"
 
 
 _TABLE_STYLE = "border-collapse:collapse;font-size:0.875rem;font-variant-numeric:tabular-nums"
-_CELL_STYLE = "padding:0.35rem 1rem 0.35rem 0;white-space:nowrap;border-bottom:1px solid #a0aec033"
+_CELL_STYLE = "padding:0.35rem 0.9rem 0.35rem 0;white-space:nowrap;border-bottom:1px solid #a0aec033"
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,19 @@ def seconds(value: float | None) -> str:
         return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
     if value < 100:
         return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 6000 else f"{value / 3600:.1f} h"
+    if value < 6000:
+        return f"{value / 60:.1f} min" if value < 600 else f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h"
 
 
 def count(value: float | None) -> str:
     """ "1.2 k", "86 M", "1.5 B"."""
     if value is None:
         return DASH
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}" if value / size < 1000 else f"{value / size:.0f} {letter}"
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            digits = float(f"{value / unit:.3g}")
+            return f"{digits:g} {letter}"
     return f"{value:.0f}"
 
 
@@ -180,7 +185,12 @@ def flops(value: float) -> str:
 
 
 def usd(usd_micros: int | None) -> str:
-    return DASH if usd_micros is None else format_usd(usd_micros)
+    """Cents, or three digits of a smaller amount; the exact figure is in the JSON."""
+    if usd_micros is None:
+        return DASH
+    if 0 < usd_micros < 100_000:
+        usd_micros = int(float(f"{usd_micros:.3g}"))
+    return format_usd(usd_micros)
 
 
 def bpb(value: float | None) -> str:
@@ -194,9 +204,13 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 
 
 def between(interval: Interval | tuple[float, float, float] | dict[str, Any], word: Callable[[Any], str]) -> str:
-    """ "0.912 (0.873 to 0.953)"."""
-    low, mid, high = (interval[key] for key in ("low", "mid", "high")) if isinstance(interval, dict) else interval
-    return f"{word(mid)} ({word(low)} to {word(high)})"
+    """ "0.912 (0.873 to 0.953)"; a unit that all three share is written once: "13 min (9 to 23)"."""
+    values = (interval[key] for key in ("low", "mid", "high")) if isinstance(interval, dict) else interval
+    low, mid, high = map(word, values)
+    unit = mid.rpartition(" ")[2]
+    if " " in mid and low.endswith(f" {unit}") and high.endswith(f" {unit}"):
+        low, high = low.removesuffix(f" {unit}"), high.removesuffix(f" {unit}")
+    return f"{mid} ({low} to {high})"
 
 
 def moment(unix_s: float | None) -> str:
@@ -209,12 +223,41 @@ def markdown(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def yes_no(value: Any) -> str:
+    """What a report says, for people: a truth, a number, a word."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def plain(words: str) -> str:
     """awaiting_funding -> awaiting funding."""
     return words.replace("_", " ")
 
 
 # --- what several notebooks show ------------------------------------------------------------------------------------
+
+
+def page(params: Mapping[str, Any], notebook: str, **query: str) -> str | None:
+    """The address of another notebook, where this one is served from a folder (`marimo run notebooks`)."""
+    if "file" not in params:
+        return None
+    folder = str(params["file"]).rpartition("/")[0]
+    file = f"{folder}/{notebook}.py" if folder else f"{notebook}.py"
+    return "?" + urlencode({"file": file, **query})
+
+
+def attempt_columns() -> list[Column]:
+    return [
+        Column("attempt", lambda a: a.id.split("-", 1)[-1], "left"),
+        Column("state", lambda a: plain(a.state), "left"),
+        Column("started", lambda a: moment(a.started_at), "left"),
+        Column("machine time", lambda a: seconds(a.charged_s)),
+        Column("charged", lambda a: usd(a.charged_usd_micros)),
+        Column("an hour", lambda a: usd(a.usd_micros_per_hour)),
+        Column("exit", lambda a: DASH if a.exit_code is None else str(a.exit_code)),
+        Column("why it ended", lambda a: SENTENCE[a.reason] if a.reason else DASH, "left"),
+    ]
 
 
 def progress_line(seen: RunView) -> str:

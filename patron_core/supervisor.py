@@ -22,9 +22,10 @@ from patron_core.decide import ActionKind, decide
 from patron_core.errors import Conflict, PatronError
 from patron_core.executors import get_executor
 from patron_core.executors.base import Executor
+from patron_core.money import to_usd
 from patron_core.observe import look
 from patron_core.states import ACTIVE, TERMINAL
-from patron_core.store import Store, leases, mirrors, runs
+from patron_core.store import Store, leases, ledger, mirrors, runs
 from patron_core.store.records import Run
 
 log = logging.getLogger("patron.supervisor")
@@ -104,9 +105,16 @@ class Supervisor:
             if not due:
                 continue
             self._mirrored_at[run.id] = now
-            report = tracking.sync(self.store, run, now=now)
-            if report.error is None and run.state in TERMINAL:
-                report = tracking.finish(self.store, run, now=now)
+            money = ledger.run_money(self.store, run.id)
+            extra = {
+                "money/charged_usd": to_usd(money.charged_usd_micros),
+                "money/held_usd": to_usd(money.held_usd_micros),
+            }
+            try:
+                report = tracking.sync(self.store, run, now=now, extra=extra)
+            except PatronError as error:  # a run directory that cannot be read must not stop the others
+                errors.append(f"{run.id}: mirror: {error.message}")
+                continue
             if report.error is not None:
                 errors.append(f"{run.id}: mlflow: {report.error}")
 

@@ -1,8 +1,8 @@
 """Experiment tracking: an exactly-once mirror of run directories in MLflow, and reading it back as frames.
 
-events/ is the record; MLflow is the view that people query. Where the copy stands is kept in the store, and MLflow keeps
-a point (key, step, time, value) once however often it is sent. How the copy is made: `mirror`. A tracker that is dead,
-slow or wiped costs a bounded time and loses nothing: the next sync goes on from the record.
+events/ is the record; MLflow is the view that people query. How far the copy came is kept in the store, and MLflow
+keeps a point (key, step, time, value) once however often it is sent. How the copy is made: `mirror`. A tracker that is
+dead, slow or wiped costs a bounded time and loses nothing: the next sync goes on from the record.
 
 This is the only module that knows MLflow, and it imports it when it is first used: that takes seconds.
 """
@@ -58,16 +58,15 @@ def sync(
     `timeout_s` bounds a request (it is tried twice), `budget_s` the time spent on a long backlog. What goes wrong is
     in the report: a tracker must never stop a supervisor.
     """
-    began, uri = time.monotonic(), settings.tracking_uri()
-    copy = Copy(store, run, Mlflow(), now=now, deadline=began + budget_s)
+    uri = settings.tracking_uri()
+    copy = Copy(store, run, Mlflow(), now=now, budget_s=budget_s)
     if copy.tracked_id is None and not copy.directory.read_events()[0]:
         return copy.report()
-    wait_s = _left_alone_until.get(uri, 0.0) - began
+    wait_s = _left_alone_until.get(uri, 0.0) - time.monotonic()
     if wait_s > 0:
         return copy.report(f"MLflow did not answer a moment ago and is tried again in {wait_s:.0f} s; {_NEXT}")
     error: str | None = None
     with _calm(timeout_s):
-        copy.answered_at = time.monotonic()
         try:
             _advance(copy, extra or {})
         except Overtaken:

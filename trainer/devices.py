@@ -52,21 +52,24 @@ def cpu_device(profile: Mapping[str, Any] | None = None) -> Device:
     cpu = dict(profile["cpu"]) if profile else describe_cpu()
     measured = "f32_flops" in cpu
     cores = int(cpu["cores"])
+    native_bf16 = bool(cpu.get("native_bf16", False))
     f32_flops = float(cpu["f32_flops"]) if measured else 60e9 * cores
     return Device(
         name="cpu",
         accelerator=None,
         memory_bytes=int(cpu["memory_bytes"]),
-        bf16_flops=float(cpu["bf16_flops"]) if measured else f32_flops,
+        bf16_flops=float(cpu["bf16_flops"]) if measured else f32_flops * (2 if native_bf16 else 1),
         f32_flops=f32_flops,
         bytes_per_s=20e9,
         mfu=_CPU_MFU,
         mfu_batch_tokens=4096,
-        mfu_spread=0.45 if measured else 0.70,
-        mfu_source="short runs of this trainer on a busy 2-core machine" if measured else "a guess of 60 GFLOP/s a core",
+        mfu_spread=0.45 if measured else 0.60,
+        mfu_source="short runs of this trainer on a busy 2-core machine"
+        if measured
+        else "a guess of 60 GFLOP/s a core",
         cores=cores,
         measured=measured,
-        native_bf16=bool(cpu.get("native_bf16", False)),
+        native_bf16=native_bf16,
     )
 
 

@@ -2,9 +2,9 @@
 
     python -m trainer.dryrun SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N]
 
-One process does N steps, an evaluation and a checkpoint, and trains on; it is killed with SIGKILL once step N + 1 is on
-record. A second process has to resume at step N and find the same loss in step N + 1. result.json then holds `burst` and
-`rehearsal`. Exit codes are the trainer's; 1 when the resume did not hold. Needs a run directory of its own.
+One process does N steps, an evaluation and a checkpoint, and steps on; it is killed with SIGKILL once step N + 1 is
+on record. A second process has to resume at step N and find the same loss in step N + 1. result.json then holds `burst`
+and `rehearsal`. Exit codes are the trainer's; 1 when the resume did not hold. Needs a run directory of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """environment.json: what a run was made with, and a hash over the part of it that can change results.
 
 A resume whose hash differs is refused: curves that join two environments look like one experiment and are two. The
-driver, the git commit and the place of files are written down but not hashed; the trainer's own sources are.
+driver, the git commit and the place of files are written down but not hashed; the trainer's sources that compute are.
 
     python -m trainer.environment SPEC.json     print this machine's, as JSON (prepares the data if it is not cached)
 """
@@ -32,6 +32,13 @@ HASHED = (
     "python", "torch", "cuda", "device", "device_name", "num_devices", "dtype", "compile", "threads", "packages",
     "code_hash", "data_hash", "tokenizer_hash",
 )  # fmt: skip
+
+# Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
+# Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash.
+NOT_HASHED = {
+    "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py", "events.py", "files.py",
+    "outcome.py", "session.py", "stop.py", "train.py",
+}  # fmt: skip
 
 
 def describe_environment(machine: Machine, data: PreparedData) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def _package_versions() -> dict[str, str]:
 
 def _code_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(p for p in folder.rglob("*.py") if p.relative_to(folder).parts[0] not in NOT_HASHED):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

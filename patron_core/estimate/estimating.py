@@ -190,18 +190,10 @@ def estimate(
     eval_s = wall.eval_seconds(spec, recipe, device, step_s, calibration)
     num_evals = wall.count_evals(recipe.num_steps, spec.eval_every_steps)
     phases = wall.startup_phases(spec, recipe, device, local=local, compiled=compiled, calibration=calibration)
-    startup = total(phases.values())
-    phases["steps"] = step_s.scaled(recipe.num_steps)
-    phases["evals"] = eval_s.scaled(num_evals)
     save_s = wall.save_seconds(recipe, device, item_bytes, calibration)
-    interval_s = wall.checkpoint_interval_s(spec, save_s, step_s.mid)
-    phases["checkpoints"] = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)
-    once = total(phases.values())
-    phases["recovery"] = wall.recovery_seconds(once, startup, interval_s, price.spot)
-    wall_s = total((once, phases["recovery"]))
-
-    hourly = price.usd_micros_per_hour
-    cost = Money(*(cost_usd_micros(seconds, hourly) for seconds in wall_s))
+    _add_work(phases, spec, recipe, step_s, eval_s.scaled(num_evals), save_s, calibration, price.spot)
+    wall_s = total(phases.values())
+    cost = Money(*(cost_usd_micros(seconds, price.usd_micros_per_hour) for seconds in wall_s))
     memory = estimate_memory(
         recipe,
         device,
@@ -233,6 +225,25 @@ def estimate(
         budget=budget,
         verdict=judge(memory, wall_s, cost, budget),
     )
+
+
+def _add_work(
+    phases: dict[str, Interval],
+    spec: TrainSpec,
+    recipe: Recipe,
+    step_s: Interval,
+    evals_s: Interval,
+    save_s: float,
+    calibration: Calibration | None,
+    spot: bool,
+) -> None:
+    """What comes after the start: steps, evals, checkpoints, recovery."""
+    startup = total(phases.values())
+    interval_s = wall.checkpoint_interval_s(spec, save_s, step_s.mid)
+    phases["steps"] = step_s.scaled(recipe.num_steps)
+    phases["evals"] = evals_s
+    phases["checkpoints"] = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)
+    phases["recovery"] = wall.recovery_seconds(total(phases.values()), startup, interval_s, spot)
 
 
 def compute_dtype(spec: TrainSpec, device: Device) -> str:

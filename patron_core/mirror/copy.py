@@ -1,4 +1,4 @@
-"""One sync of one run: sends what the tracker lacks, commits where that left off, rewinds by filling a fresh tracker run.
+"""One sync of one run: sends what the tracker lacks, commits how far it came, rewinds by filling a fresh tracker run.
 
     created, tagged patron.pending -> id committed -> the true lineage sent -> tagged patron.run -> the old one trashed
 
@@ -68,9 +68,9 @@ class Overtaken(Exception):
 
 
 class Copy:
-    def __init__(self, store: Store, run: Run, tracker: Tracker, *, now: float, deadline: float):
-        """`deadline` is monotonic: a backlog that takes longer is left to the next sync."""
-        self.store, self.run, self.tracker, self.now, self.deadline = store, run, tracker, now, deadline
+    def __init__(self, store: Store, run: Run, tracker: Tracker, *, now: float, budget_s: float):
+        """A backlog that takes longer than `budget_s` is left to the next sync."""
+        self.store, self.run, self.tracker, self.now, self.budget_s = store, run, tracker, now, budget_s
         self.directory = RunDir(run.run_dir)
         mirror = mirrors.get(store, run.id)
         self.tracked_id = mirror.mlflow_run_id if mirror else None
@@ -81,7 +81,7 @@ class Copy:
         self.behind = False
         self.uploaded: list[str] = []
         self.artifact_error: str | None = None
-        self.answered_at = time.monotonic()
+        self.answered_at = self.deadline = time.monotonic()
 
     def report(self, error: str | None = None) -> MirrorReport:
         return MirrorReport(
@@ -98,6 +98,8 @@ class Copy:
         )
 
     def advance(self, extra: Mapping[str, float]) -> None:
+        self.answered_at = time.monotonic()
+        self.deadline = self.answered_at + self.budget_s
         tracked_id = self.tracked_id or self.open([], rewinding_to=None)
         events, cursor = self.directory.read_events(self.position.cursor)
         starts, rewind_to = self.position.with_starts(events)

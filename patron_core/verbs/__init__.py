@@ -11,11 +11,13 @@ from patron_core.verbs.compare import Comparison, compare, comparison_frame, sca
 from patron_core.verbs.control import cancel, launch, next_step, pause
 from patron_core.verbs.dryrun import dryrun, repriced
 from patron_core.verbs.fund import fund, hold_for
-from patron_core.verbs.journal import KINDS, read_notes, write_note
+from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, find_lab, lab
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
 from patron_core.verbs.plan import LOCAL_DEVICE, device_names, estimate_local, estimates, plan
-from patron_core.verbs.search import Question, SearchReport, search
+from patron_core.verbs.question import LOCAL_SPEC, Question, SearchReport
+from patron_core.verbs.search import search
+from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -33,9 +35,11 @@ __all__ = [
     "DEFAULT_PROJECT",
     "KINDS",
     "LOCAL_DEVICE",
+    "LOCAL_SPEC",
     "RESTING",
     "Comparison",
     "Lab",
+    "Offer",
     "Question",
     "RunView",
     "SearchReport",
@@ -52,14 +56,17 @@ __all__ = [
     "estimates",
     "find_lab",
     "fund",
+    "fund_and_launch",
     "hold_for",
     "lab",
     "launch",
     "log_tail",
     "next_step",
+    "offer",
     "overview",
     "pause",
     "plan",
+    "read_note",
     "read_notes",
     "repriced",
     "scaling_fit",

@@ -52,6 +52,11 @@ def write_note(
     )
 
 
+def read_note(store: Store, note_id: str) -> Note:
+    """Its newest revision. Raises NotFound."""
+    return notes.get(store, note_id)
+
+
 def read_notes(
     store: Store,
     *,

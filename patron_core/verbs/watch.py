@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patron_core import supervisor
 from patron_core.observe import attempt_dir
 from patron_core.rundir import Event, RunDir, lineage
-from patron_core.states import ACTIVE, SENTENCE, TERMINAL, RunState
+from patron_core.states import ACTIVE, SENTENCE, TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
 from patron_core.verbs.control import next_step
@@ -77,7 +77,9 @@ class RunView:
 def view(store: Store, run_id: str) -> RunView:
     """Raises NotFound for a run that does not exist; a run directory that is missing is shown as such."""
     run = runs.get_run(store, run_id)
-    directory = RunDir(run.run_dir)
+    made = attempts.for_run(store, run.id)
+    in_dryrun = run.state is RunState.DRYRUN and made  # a burst has a run directory of its own
+    directory = RunDir(attempt_dir(run, made[-1]) if in_dryrun else run.run_dir)
     events = lineage(directory.all_events())
     newest = directory.newest_checkpoint()
     latest, step, val_bpb = _latest(events)
@@ -90,7 +92,7 @@ def view(store: Store, run_id: str) -> RunView:
     return RunView(
         run=run,
         money=ledger.run_money(store, run.id),
-        attempts=attempts.for_run(store, run.id),
+        attempts=made,
         history=runs.events(store, run.id),
         step=step,
         num_steps=num_steps,
@@ -100,7 +102,7 @@ def view(store: Store, run_id: str) -> RunView:
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
         warnings=warnings[-5:],
-        sentence=SENTENCE[run.reason] if run.reason else _STATE_SENTENCE[run.state],
+        sentence=_sentence(run),
         next=next_step(run),
     )
 
@@ -179,6 +181,12 @@ _STATE_SENTENCE: dict[RunState, str] = {
     RunState.FAILED: "Failed.",
     RunState.CANCELLED: "Cancelled.",
 }
+
+
+def _sentence(run: Run) -> str:
+    """Why it is where it is. A dryrun that completed is no end, but the proof that it can begin."""
+    waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
+    return SENTENCE[run.reason] if run.reason and not waits else _STATE_SENTENCE[run.state]
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:

@@ -14,6 +14,7 @@ from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs, searches
 from trainer.spec import TrainSpec
 
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.py"))
 HOUR_USD_MICROS = 100_000
 START = 1_760_000_000.0
 SPEC: dict[str, Any] = {
@@ -151,7 +152,9 @@ def write_events(run: Run, spans: dict[str, tuple[int, int]], *, at: float, end:
             metrics = {"train/loss": 2.1 * bpb + 0.05 * math.sin(step), "train/step_s": 0.21, "train/mfu": 0.24}
             lines.append(_event(2 * step, at + 0.2 * step, attempt, "metrics", step, metrics=metrics))
             if step % 50 == 0:
-                lines.append(_event(2 * step + 1, at + 0.2 * step, attempt, "eval", step, val_bpb=bpb, val_loss=2 * bpb))
+                lines.append(
+                    _event(2 * step + 1, at + 0.2 * step, attempt, "eval", step, val_bpb=bpb, val_loss=2 * bpb)
+                )
         (folder / "events" / f"{attempt}-000000.jsonl").write_text("".join(line + "\n" for line in lines))
         (folder / "logs" / f"{attempt}.log").write_text("".join(f"step {s} done\n" for s in range(first, last)))
 

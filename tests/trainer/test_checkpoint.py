@@ -139,7 +139,7 @@ def test_a_save_that_fails_says_when_nothing_is_left(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", no_space)
-    with pytest.raises(CheckpointError, match="No space left on device.*No older checkpoint exists"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*No older checkpoint exists"):
         checkpointer.save(snapshot(1))
     assert steps(checkpointer) == []
 

@@ -1,0 +1,206 @@
+"""Lab: the runs that wait for you, the money, and whether the books add up.
+
+python notebooks/0_lab.py --json
+marimo run notebooks/0_lab.py
+"""
+
+import marimo
+
+__generated_with = "0.25.0"
+app = marimo.App(width="medium", app_title="Patron: lab")
+
+with app.setup:
+    import getpass
+    import uuid
+
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import charts, show, verbs
+    from patron_core.script import Arguments, open_session
+    from patron_core.store import Store
+
+
+@app.class_definition
+class LabArguments(Arguments):
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project to show")
+    limit: int = Field(default=50, ge=1, le=10000, description="runs to show at most")
+    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
+    key: str = Field(default="", description="idempotency key: the same key deposits once")
+    yes: bool = Field(default=False, description="confirm the deposit")
+
+
+@app.cell
+def title():
+    session = open_session(
+        LabArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="The lab at a glance: runs, money, and whether the books add up.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Lab
+
+        Your runs and your money at a glance. What waits for a decision comes first.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab(args):
+    store = Store.open()
+    actor = getpass.getuser()
+    params = mo.query_params()
+    key = args.key or uuid.uuid4().hex[:12]
+    get_pressed, set_pressed = mo.state(0)
+    return actor, get_pressed, key, params, set_pressed, store
+
+
+@app.cell
+def choose(args, params, session, store):
+    _wanted = params.get("project") or args.project
+    _names = sorted({*verbs.lab(store).projects, _wanted})
+    project = mo.ui.dropdown(_names, value=_wanted, label="Project", on_change=lambda name: params.set("project", name))
+    ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
+    None if session.is_script else mo.hstack([project, ticker], justify="start", gap=1.5)
+    return project, ticker
+
+
+@app.cell
+def deposit_as_script(actor, args, key, project, session, store):
+    if session.is_script and args.deposit:
+        session.confirm(args.yes, f"a deposit of ${args.deposit:g} authorises spending", "--yes")
+        session.call(
+            verbs.deposit,
+            store,
+            project=project.value,
+            usd_micros=round(1e6 * args.deposit),
+            key=f"deposit:{key}",
+            actor=actor,
+        )
+    acted = True
+    return (acted,)
+
+
+@app.cell
+def look(acted, args, get_pressed, project, session, store, ticker):
+    acted, get_pressed(), ticker
+    outcome = session.call(verbs.lab, store, project.value, limit=args.limit)
+    mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
+    found = outcome.value
+    return (found,)
+
+
+@app.cell
+def money(found):
+    _wallet = found.wallet
+    _stats = [
+        ("Available", show.usd(_wallet.available_usd_micros), "to be held by new runs"),
+        ("Held", show.usd(_wallet.held_usd_micros), "for runs under way"),
+        ("Spent", show.usd(_wallet.spent_usd_micros), f"of {show.usd(_wallet.deposited_usd_micros)} deposited"),
+        ("Burning", f"{show.usd(found.burn_usd_micros_per_hour)}/h", "all live attempts together"),
+    ]
+    _books = (
+        mo.md("Every transfer of the ledger adds up.")
+        if not found.problems
+        else mo.callout(mo.md("\n".join(f"- {problem}" for problem in found.problems)), kind="danger")
+    )
+    mo.vstack(
+        [mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"), _books]
+    )
+    return
+
+
+@app.cell
+def columns(found, params):
+    def open_in(notebook):
+        return lambda run: show.Mark(run.name, href=show.page(params, notebook, run=run.id))
+
+    where = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
+    table = [
+        show.Column("run", lambda r: open_in(where.get(r.state.value, "4_watch"))(r), "left"),
+        show.Column("id", lambda r: r.id, "left"),
+        show.Column("state", lambda r: show.mark(r.state.value), "left"),
+        show.Column("why", lambda r: show.plain(r.reason.value) if r.reason else show.DASH, "left"),
+        show.Column("held", lambda r: show.usd(found.money[r.id].held_usd_micros)),
+        show.Column("charged", lambda r: show.usd(found.money[r.id].charged_usd_micros)),
+        show.Column("changed", lambda r: show.moment(r.updated_at), "left"),
+    ]
+    return (table,)
+
+
+@app.cell
+def attention(found, table):
+    mo.vstack(
+        [
+            mo.md("## Waiting for you"),
+            mo.Html(show.html_table(found.attention, table, empty="Nothing waits for a decision.")),
+        ]
+    )
+    return
+
+
+@app.cell
+def runs(found, session, table):
+    _start = "No run yet. Start with `python notebooks/search.py`, or estimate one: `python notebooks/1_estimate.py`."
+    session.emit(
+        found.to_dict(),
+        "\n".join(
+            [
+                f"{found.project}: {show.usd(found.wallet.available_usd_micros)} available, "
+                f"{show.usd(found.wallet.held_usd_micros)} held, {show.usd(found.wallet.spent_usd_micros)} spent, "
+                f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
+                "",
+                show.text_table(found.runs, table) if found.runs else _start.replace("`", ""),
+                *found.problems,
+            ]
+        ),
+    )
+    mo.vstack([mo.md("## Runs"), mo.Html(show.html_table(found.runs, table)) if found.runs else mo.md(_start)])
+    return
+
+
+@app.cell
+def statement(found, session):
+    _lines = [
+        show.Column("time", lambda e: show.moment(e.time), "left"),
+        show.Column("what", lambda e: show.plain(e.kind), "left"),
+        show.Column("amount", lambda e: show.usd(e.usd_micros)),
+        show.Column("from", lambda e: e.source, "left"),
+        show.Column("to", lambda e: e.target, "left"),
+        show.Column("who", lambda e: e.actor, "left"),
+    ]
+    _parts = [mo.md("## Statement")]
+    if found.statement and not session.is_script:
+        _parts.append(charts.wallet_chart(found.statement))
+    _parts.append(mo.Html(show.html_table(found.statement[:12], _lines, empty="No money has moved yet.")))
+    mo.vstack(_parts)
+    return
+
+
+@app.cell
+def deposit(actor, get_pressed, key, project, session, set_pressed, store):
+    def pay(value):
+        if value:
+            session.call(
+                verbs.deposit,
+                store,
+                project=project.value,
+                usd_micros=round(1e6 * value),
+                key=f"deposit:{key}:{get_pressed()}",
+                actor=actor,
+            )
+            set_pressed(get_pressed() + 1)
+
+    _form = mo.ui.number(0, 1e6, value=0, step=0.01, label="Dollars to authorise").form(
+        submit_button_label="Deposit", on_change=pay
+    )
+    None if session.is_script else _form
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,293 @@
+"""Dryrun: prove a plan with a short burst on the real machine, and put what it measured beside the estimate.
+
+python notebooks/2_dryrun.py --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
+python notebooks/2_dryrun.py --run RUN                                      what a dryrun of it measured, or would cost
+marimo run notebooks/2_dryrun.py
+"""
+
+import marimo
+
+__generated_with = "0.25.0"
+app = marimo.App(width="medium", app_title="Patron: dryrun")
+
+with app.setup:
+    import getpass
+    import uuid
+
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import show, supervisor, verbs
+    from patron_core.script import Arguments, open_session
+    from patron_core.states import RunState
+    from patron_core.store import Store
+
+    SMALL = verbs.Question().spec  # what a laptop trains in a minute
+    STARTUP = ("provisioning", "data", "tokenizer", "compile")
+
+
+@app.class_definition
+class DryrunArguments(Arguments):
+    run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
+    depth: int = Field(default=2, ge=1, le=64, description="depth of the model")
+    steps: int = Field(default=200, ge=1, le=10**8, description="training steps")
+    data: str = Field(default=SMALL["data"], description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
+    vocab_size: int = Field(default=SMALL["vocab_size"], ge=272, le=262144, description="tokens in the vocabulary")
+    sequence_len: int = Field(default=SMALL["sequence_len"], ge=16, le=65536, description="tokens of context")
+    batch_tokens: int = Field(default=SMALL["batch_tokens"], ge=16, le=2**26, description="tokens in a step")
+    name: str = Field(default="", description="name of the run; else one is made")
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
+    max_usd: float | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
+    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
+    yes: bool = Field(default=False, description="confirm: spend what the burst costs")
+    timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
+
+
+@app.cell
+def title():
+    session = open_session(
+        DryrunArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="Prove a plan with a short burst on the real machine; measured beside estimated.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Dryrun
+
+        Runs a few real steps of the plan on the real machine, kills the process and resumes it. What it measures
+        replaces the estimate's assumptions; without this proof no money can be held.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab(args):
+    store = Store.open()
+    actor = getpass.getuser()
+    params = mo.query_params()
+    key = args.key or uuid.uuid4().hex[:12]
+    get_run, set_run = mo.state(params.get("run") or args.run)
+    get_error, set_error = mo.state(None)
+    return actor, get_error, get_run, key, params, set_error, set_run, store
+
+
+@app.cell
+def form(args, get_run, session):
+    depth = mo.ui.number(1, 64, value=args.depth, label="Depth")
+    steps = mo.ui.number(1, 10**8, value=args.steps, label="Steps")
+    data = mo.ui.text(args.data, label="Data")
+    vocab_size = mo.ui.number(272, 262144, value=args.vocab_size, label="Vocabulary")
+    sequence_len = mo.ui.number(16, 65536, value=args.sequence_len, label="Context, tokens")
+    batch_tokens = mo.ui.number(16, 2**26, value=args.batch_tokens, label="Batch, tokens")
+    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
+    _plan = mo.hstack([depth, steps, data, vocab_size, sequence_len, batch_tokens], justify="start", wrap=True)
+    None if session.is_script else mo.vstack([mo.md("### Plan"), _plan, deposit]) if not get_run() else deposit
+    return batch_tokens, data, deposit, depth, sequence_len, steps, vocab_size
+
+
+@app.cell
+def estimate(batch_tokens, data, depth, get_run, sequence_len, session, steps, store, vocab_size):
+    spec = SMALL | {
+        "depth": depth.value,
+        "num_steps": steps.value,
+        "data": data.value,
+        "vocab_size": vocab_size.value,
+        "sequence_len": sequence_len.value,
+        "batch_tokens": batch_tokens.value,
+        "device_batch_size": max(1, min(SMALL["device_batch_size"], batch_tokens.value // sequence_len.value)),
+    }
+    _outcome = session.call(verbs.estimates, store, depths=[depth.value], devices=[verbs.LOCAL_DEVICE], spec=spec)
+    mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
+    _row = _outcome.value[0]
+    _words = (
+        f"**Depth {_row.recipe.depth}**: {show.count(_row.num_params['total'])} parameters, "
+        f"{show.between(_row.wall_s, show.seconds)}, {show.between(_row.cost_usd_micros, show.usd)}, "
+        f"val_bpb {show.between(_row.val_bpb, show.bpb)}, as estimated before any measurement."
+    )
+    mo.md(show.markdown(_words)) if not get_run() else None
+    return (spec,)
+
+
+@app.cell
+def start(actor, args, deposit, get_run, key, params, session, set_error, set_run, spec, store):
+    def prove(_=None):
+        _run_id = get_run()
+        if not _run_id:
+            _plan = session.call(
+                verbs.plan,
+                store,
+                spec=spec,
+                project=args.project,
+                name=args.name or None,
+                max_usd_micros=round(1e6 * args.max_usd) if args.max_usd else None,
+                actor=actor,
+                key=f"dryrun:{key}",
+            )
+            set_error(_plan)
+            if _plan.failed:
+                return
+            _run_id = _plan.value.id
+        if deposit.value:
+            session.call(
+                verbs.deposit,
+                store,
+                project=verbs.view(store, _run_id).run.project,
+                usd_micros=round(1e6 * deposit.value),
+                key=f"deposit:{key}",
+                actor=actor,
+            )
+        set_run(_run_id)
+        if not session.is_script:
+            params["run"] = _run_id
+        _begun = session.call(verbs.dryrun, store, _run_id, actor=actor)
+        set_error(_begun)
+        if not _begun.failed:
+            supervisor.ensure_running(store)
+
+    _known = session.call(verbs.view, store, get_run()).value if get_run() else None
+    _waiting = _known is None or _known.run.state in (RunState.DRAFT, RunState.AWAITING_FUNDING)
+    _again = "again" if _known is not None and _known.run.dryrun else "now"
+    _button = mo.ui.button(label=f"Dryrun {_again}", kind="success", on_click=prove)
+    _button if _waiting and not session.is_script else None
+    return (prove,)
+
+
+@app.cell
+def act_as_script(args, get_run, prove, session, store):
+    if session.is_script:
+        _known = session.call(verbs.view, store, get_run()).value if get_run() else None
+        if args.yes or _known is None or _known.run.dryrun is None:
+            session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
+            prove()
+            session.on_interrupt = "the dryrun goes on"
+            session.call(
+                verbs.wait,
+                store,
+                get_run(),
+                until=frozenset(RunState) - {RunState.DRYRUN},
+                timeout_s=args.timeout_s,
+                on_view=lambda now: session.status(show.progress_line(now)),
+            )
+    acted = True
+    return (acted,)
+
+
+@app.cell
+def problem(get_error):
+    mo.stop(get_error() is None or not get_error().failed)
+    mo.callout(mo.md(show.markdown(get_error().error_markdown())), kind="danger")
+    return
+
+
+@app.cell
+def ticking(session):
+    ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
+    None if session.is_script else ticker
+    return (ticker,)
+
+
+@app.cell
+def look(acted, get_run, session, store, ticker):
+    acted, ticker
+    mo.stop(not get_run())
+    _outcome = session.call(verbs.view, store, get_run())
+    mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
+    seen = _outcome.value
+    _working = seen.run.state is RunState.DRYRUN
+    mo.vstack(
+        [
+            mo.md(f"## {seen.run.name}\n\n{seen.sentence}" + ("" if _working else f" Next: `{seen.next}`")),
+            mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="No burst yet.")),
+        ]
+    )
+    return (seen,)
+
+
+@app.cell
+def measured(seen, store):
+    mo.stop(not seen.run.dryrun)
+    _was, _got = seen.run.estimate or {}, seen.run.dryrun["measured"]
+    repriced = verbs.repriced(store, seen.run)
+    _start = [sum(_was["phases_s"][n][k] for n in STARTUP if n in _was["phases_s"]) for k in ("low", "mid", "high")]
+    pairs = [
+        ("a step", show.between(_was["step_s"], show.seconds), show.seconds(_got.get("step_s"))),
+        ("MFU", show.percent(_was["mfu"]), show.percent(_got.get("mfu"))),
+        (
+            "peak memory",
+            show.between(_was["memory"]["peak_bytes"], show.size),
+            show.size(_got.get("peak_memory_bytes")),
+        ),
+        ("an evaluation", show.between(_was["eval_s"], show.seconds), show.seconds(_got.get("eval_s"))),
+        ("start to first step", show.between(tuple(_start), show.seconds), show.seconds(_got.get("start_s"))),
+        (
+            "a checkpoint",
+            show.DASH,
+            f"{show.seconds(_got.get('checkpoint_s'))}, {show.size(_got.get('checkpoint_bytes'))}",
+        ),
+        ("training stalls for it", show.DASH, show.seconds(_got.get("checkpoint_stall_s"))),
+        (
+            "training tokens",
+            show.count(_got.get("train_tokens_needed")),
+            f"{show.count(_got.get('train_tokens_available'))} there",
+        ),
+        ("wall time", show.between(_was["wall_s"], show.seconds), show.between(repriced.wall_s, show.seconds)),
+        ("cost", show.between(_was["cost_usd_micros"], show.usd), show.between(repriced.cost_usd_micros, show.usd)),
+        ("val_bpb", show.between(_was["val_bpb"], show.bpb), show.between(repriced.val_bpb, show.bpb)),
+    ]
+    table = [
+        show.Column("", lambda pair: pair[0], "left"),
+        show.Column("estimated", lambda pair: pair[1]),
+        show.Column("measured, or with it", lambda pair: pair[2]),
+    ]
+    mo.vstack([mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))])
+    return pairs, repriced, table
+
+
+@app.cell
+def rehearsal(seen):
+    mo.stop(not seen.run.dryrun)
+    _told = seen.run.dryrun.get("rehearsal") or {}
+    mo.vstack(
+        [
+            mo.md("### Kill and resume, rehearsed"),
+            mo.Html(show.facts_table((show.plain(name), show.yes_no(value)) for name, value in _told.items()))
+            if _told
+            else mo.md("This dryrun did not rehearse it."),
+        ]
+    )
+    return
+
+
+@app.cell
+def answer(pairs, repriced, seen, session, table):
+    session.emit(
+        seen.to_dict() | {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()},
+        "\n".join(
+            [
+                f"{seen.run.name} ({seen.run.id}): {seen.sentence}",
+                "",
+                show.text_table(pairs, table),
+                f"next: {seen.next}",
+            ]
+        ),
+    )
+    return
+
+
+@app.cell
+def unproven(acted, get_run, session, store):
+    acted
+    mo.stop(not session.is_script)
+    _seen = session.call(verbs.view, store, get_run()).value
+    if not _seen.run.dryrun:
+        session.emit(_seen.to_dict(), f"{_seen.run.name}: {_seen.sentence}\nnext: {_seen.next}")
+        session.end(3)
+    return
+
+
+if __name__ == "__main__":
+    app.run()

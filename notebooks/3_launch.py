@@ -1,0 +1,197 @@
+"""Launch: hold the money of a proven run and start it, exactly once.
+
+python notebooks/3_launch.py --run RUN                        what would be held; launches nothing, exit 4
+python notebooks/3_launch.py --run RUN --deposit 1 --yes      authorise $1, hold, launch
+marimo run notebooks/3_launch.py                              then add ?run=RUN to the address, or choose
+"""
+
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(width="medium", app_title="Patron: launch")
+
+with app.setup:
+    import getpass
+    import uuid
+
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import show, verbs
+    from patron_core.errors import InvalidInput
+    from patron_core.script import Arguments, open_session
+    from patron_core.states import RunState
+    from patron_core.store import Store
+
+    WAITING = (RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FUNDED)
+
+
+@app.class_definition
+class LaunchArguments(Arguments):
+    run: str = Field(default="", description="id, name or beginning of the id of the run")
+    fund: float | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
+    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    key: str = Field(default="", description="idempotency key: the same key holds and launches once")
+    yes: bool = Field(default=False, description="confirm: hold the money and launch")
+
+
+@app.cell
+def title():
+    session = open_session(
+        LaunchArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="Hold the money of a proven run and launch it, exactly once.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Launch
+
+        Launching holds the upper bound of the cost from the wallet, and the run can never be charged more than that.
+        What it does not use goes back when it ends.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab():
+    store = Store.open()
+    actor = getpass.getuser()
+    params = mo.query_params()
+    return actor, params, store
+
+
+@app.cell
+def choose(args, params, session, store):
+    if session.is_script and not args.run:
+        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs that wait"))
+    _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
+    _labels = {f"{run.name} ({show.plain(run.state.value)})": run.id for run in _waiting}
+    _wanted = params.get("run") or args.run
+    _known = {run_id: label for label, run_id in _labels.items()}
+    if _wanted and _wanted not in _known:
+        _labels[_wanted] = _wanted
+    chosen = mo.ui.dropdown(
+        _labels,
+        value=_known.get(_wanted, _wanted) or next(iter(_labels), None),
+        label="Run",
+        on_change=lambda run_id: params.set("run", run_id),
+    )
+    amount = mo.ui.number(0, 1e6, value=args.fund or 0, step=0.01, label="Hold, $ (0: the upper bound)")
+    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
+    None if session.is_script else mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")
+    return amount, chosen, deposit
+
+
+@app.cell
+def identity(args):
+    key = args.key or uuid.uuid4().hex[:12]  # one key a page: pressing twice holds and launches once
+    get_launch, set_launch = mo.state(None, allow_self_loops=True)
+    return get_launch, key, set_launch
+
+
+@app.cell
+def offer(amount, chosen, get_launch, session, store):
+    launched = get_launch() is not None and not get_launch().failed
+    mo.stop(launched)
+    mo.stop(chosen.value is None, mo.md("No run waits for money. Prove one: `python notebooks/2_dryrun.py --depth 2`"))
+    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=round(1e6 * amount.value) or None)
+    mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="warn"))
+    offered = _outcome.value
+    return (offered,)
+
+
+@app.cell
+def terms(deposit, offered):
+    _row, _wallet = offered.estimate, offered.wallet
+    _limit = offered.run.max_usd_micros
+    facts = [
+        ("run", f"{offered.run.name} ({offered.run.id})"),
+        ("state", show.mark(offered.run.state.value)),
+        ("model", f"depth {_row.recipe.depth}, {show.count(_row.num_params['total'])} parameters"),
+        ("steps", f"{_row.recipe.num_steps} of {show.count(_row.recipe.batch_tokens)} tokens"),
+        ("wall time", show.between(_row.wall_s, show.seconds)),
+        ("expected cost", show.between(_row.cost_usd_micros, show.usd)),
+        ("predicted val_bpb", show.between(_row.val_bpb, show.bpb)),
+        ("price", f"{show.usd(_row.price.usd_micros_per_hour)} an hour"),
+        ("may cost at most", show.usd(_limit) if _limit is not None else "what is held"),
+        ("will be held", show.usd(offered.hold_usd_micros)),
+        ("in the wallet", show.usd(_wallet.available_usd_micros)),
+    ]
+    lacking = offered.short_usd_micros - round(1e6 * deposit.value)
+    _short = (
+        mo.callout(mo.md(show.markdown(f"The wallet lacks {show.usd(lacking)}. Deposit at least that.")), kind="warn")
+        if lacking > 0
+        else mo.md("")
+    )
+    mo.vstack([mo.Html(show.facts_table(facts)), _short])
+    return facts, lacking
+
+
+@app.cell
+def press(
+    actor,
+    amount,
+    chosen,
+    deposit,
+    key,
+    lacking,
+    offered,
+    session,
+    set_launch,
+    store,
+):
+    def start(_=None):
+        set_launch(
+            session.call(
+                verbs.fund_and_launch,
+                store,
+                chosen.value,
+                usd_micros=round(1e6 * amount.value) or None,
+                deposit_usd_micros=round(1e6 * deposit.value),
+                actor=actor,
+                key=key,
+            )
+        )
+
+    _button = mo.ui.button(
+        label=f"Hold {show.usd(offered.hold_usd_micros)} and launch",
+        kind="success",
+        disabled=lacking > 0,
+        on_click=start,
+    )
+    None if session.is_script else _button
+    return (start,)
+
+
+@app.cell
+def act_as_script(args, facts, get_launch, offered, session, start):
+    if session.is_script:
+        for _name, _value in facts:
+            session.say(f"{_name:18} {_value.text if isinstance(_value, show.Mark) else _value}")
+        session.confirm(args.yes, f"{show.usd(offered.hold_usd_micros)} would be held for {offered.run.id}", "--yes")
+        start()
+        _run = get_launch().value
+        session.emit(
+            {"run": _run.id, "state": _run.state.value, "next": verbs.next_step(_run)},
+            f"{_run.name} is {show.plain(_run.state.value)}\nnext: {verbs.next_step(_run)}",
+        )
+    return
+
+
+@app.cell
+def result(get_launch, params):
+    _done = get_launch()
+    mo.stop(_done is None)
+    mo.stop(_done.failed, mo.callout(mo.md(show.markdown(_done.error_markdown())), kind="danger"))
+    _run = _done.value
+    _link = show.page(params, "4_watch", run=_run.id)
+    _watch = f"[Watch it]({_link})" if _link else f"Watch it: `python notebooks/4_watch.py --run {_run.id}`"
+    mo.callout(mo.md(f"**{_run.name}** is {show.plain(_run.state.value)}. {_watch}"), kind="success")
+    return
+
+
+if __name__ == "__main__":
+    app.run()

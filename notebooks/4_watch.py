@@ -1,0 +1,286 @@
+"""Watch: one run, live: its state, its curves, its attempts and what it costs. Pause it, cancel it, note what you see.
+
+python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 3
+python notebooks/4_watch.py --run RUN --no-follow --json
+python notebooks/4_watch.py --run RUN --cancel --yes
+marimo run notebooks/4_watch.py                          then add ?run=RUN to the address, or choose
+"""
+
+import marimo
+
+__generated_with = "0.25.0"
+app = marimo.App(width="medium", app_title="Patron: watch")
+
+with app.setup:
+    import getpass
+
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import charts, show, supervisor, verbs
+    from patron_core.errors import InvalidInput
+    from patron_core.script import Arguments, open_session
+    from patron_core.states import ACTIVE, TERMINAL, RunState
+    from patron_core.store import Store
+
+
+@app.class_definition
+class WatchArguments(Arguments):
+    run: str = Field(default="", description="the run: its id, its name, or the beginning of its id")
+    follow: bool = Field(default=True, description="watch until the run rests, not just once")
+    timeout_s: float | None = Field(default=None, gt=0, le=1e8, description="stop watching after this many seconds")
+    pause: bool = Field(default=False, description="save a checkpoint and stop; needs --yes")
+    cancel: bool = Field(default=False, description="end the run for good; needs --yes")
+    yes: bool = Field(default=False, description="confirm a pause or a cancel")
+    note: str = Field(default="", description="a note to keep with the run")
+
+
+@app.cell
+def title():
+    session = open_session(
+        WatchArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="Follow one run: state, curves, attempts, money. Leaving this does not stop the run.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Watch
+
+        One run as it is now: how far it is, what it costs, and why its attempts ended. The run does not depend on this
+        page; close it whenever you like.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab():
+    store = Store.open()
+    actor = getpass.getuser()
+    params = mo.query_params()
+    return actor, params, store
+
+
+@app.cell
+def choose(args, params, session, store):
+    if session.is_script and not args.run:
+        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs"))
+    _labels = {f"{run.name} ({show.plain(run.state.value)})": run.id for run in verbs.overview(store)}
+    _wanted = params.get("run") or args.run
+    _ids = {run.name: run.id for run in verbs.overview(store)}
+    _wanted = _ids.get(_wanted, _wanted)
+    _known = {run_id: label for label, run_id in _labels.items()}
+    if _wanted and _wanted not in _known:
+        _labels[_wanted] = _wanted
+    chosen = mo.ui.dropdown(
+        _labels,
+        value=_known.get(_wanted, _wanted) or next(iter(_labels), None),
+        label="Run",
+        on_change=lambda run_id: params.set("run", run_id),
+    )
+    None if session.is_script else chosen
+    return (chosen,)
+
+
+@app.cell
+def act_as_script(actor, args, chosen, session, store):
+    if session.is_script and args.note:
+        _run = session.call(verbs.view, store, chosen.value).value.run
+        session.call(verbs.write_note, store, project=_run.project, body=args.note, run_id=_run.id, actor=actor)
+    if session.is_script and (args.pause or args.cancel):
+        _wish = verbs.cancel if args.cancel else verbs.pause
+        session.confirm(args.yes, f"{_wish.__name__} of run {chosen.value}", "--yes")
+        session.call(_wish, store, session.call(verbs.view, store, chosen.value).value.run.id, actor=actor)
+    acted = True
+    return (acted,)
+
+
+@app.cell
+def slow():
+    # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
+    get_state, set_state = mo.state(("", RunState.RUNNING, 0))
+    get_pressed, set_pressed = mo.state(0)
+    return get_pressed, get_state, set_pressed, set_state
+
+
+@app.cell
+def ticking(get_state, session):
+    ticker = mo.ui.refresh(options=["2s", "10s", "60s"], default_interval="2s" if get_state()[1] in ACTIVE else None)
+    None if session.is_script else ticker
+    return (ticker,)
+
+
+@app.cell
+def look(acted, args, chosen, get_pressed, session, get_state, set_state, store, ticker):
+    acted, ticker, get_pressed()
+    mo.stop(chosen.value is None, mo.md("There is no run yet. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
+    if session.is_script and args.follow:
+        session.on_interrupt = f"the run goes on; look again with: python notebooks/4_watch.py --run {chosen.value}"
+        _outcome = session.call(
+            verbs.wait,
+            store,
+            chosen.value,
+            timeout_s=args.timeout_s or float("inf"),
+            on_view=lambda now: session.status(show.progress_line(now)),
+        )
+    else:
+        _outcome = session.call(verbs.view, store, chosen.value)
+    mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
+    seen = _outcome.value
+    if seen.run.state in ACTIVE and not session.is_script:
+        supervisor.ensure_running(store)
+    _state = (seen.run.id, seen.run.state, len(seen.history))
+    if _state != get_state():
+        set_state(_state)
+    return (seen,)
+
+
+@app.cell
+def headline(seen):
+    _done = seen.step / seen.num_steps if seen.num_steps else 0
+    _bar = (
+        f"<div style='background:#a0aec033;border-radius:4px;height:8px;max-width:640px'>"
+        f"<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{100 * min(1, _done):.1f}%'></div></div>"
+    )
+    _stop = f" Asked to {seen.run.stop_requested}." if seen.run.stop_requested else ""
+    _next = "" if "4_watch" in seen.next else f" Next: `{seen.next}`"
+    _facts = [
+        ("state", show.mark(seen.run.state.value)),
+        ("step", f"{seen.step} of {seen.num_steps}" if seen.num_steps else f"{show.DASH} ({seen.phase})"),
+        ("val_bpb", show.bpb(seen.val_bpb)),
+        ("time left", show.seconds(seen.eta_s)),
+        ("newest checkpoint", f"step {seen.checkpoint_step}" if seen.checkpoint_step is not None else show.DASH),
+        ("held", show.usd(seen.money.held_usd_micros)),
+        ("charged", show.usd(seen.money.charged_usd_micros)),
+        ("released", show.usd(seen.money.released_usd_micros)),
+    ]
+    _half = len(_facts) // 2
+    mo.vstack(
+        [
+            mo.md(f"## {seen.run.name}\n\n{seen.sentence}{_stop}{_next}"),
+            mo.Html(_bar),
+            mo.hstack(
+                [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
+                justify="start",
+                gap=4,
+            ),
+            *[mo.callout(mo.md(warning), kind="warn") for warning in seen.warnings],
+        ]
+    )
+    return
+
+
+@app.cell
+def curves(seen, session, store):
+    mo.stop(session.is_script)
+    _frame = verbs.curves(store, seen.run.id)
+    _charts = [
+        charts.curve_chart(_frame, key, num_steps=seen.num_steps, title=name, width=390)
+        for key, name in (("train/loss", "training loss"), ("val/bpb", "val_bpb"))
+        if key in _frame["key"].unique()
+    ]
+    mo.hstack(_charts, justify="start", gap=1) if _charts else mo.md("*No curve yet.*")
+    return
+
+
+@app.cell
+def attempts(seen):
+    mo.vstack(
+        [
+            mo.md("### Attempts"),
+            mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="Nothing was launched yet.")),
+        ]
+    )
+    return
+
+
+@app.cell
+def log(seen, session, store):
+    mo.stop(session.is_script)
+    _lines = verbs.log_tail(store, seen.run.id, lines=10)
+    mo.vstack([mo.md("### Log"), mo.plain_text(_lines)]) if _lines else None
+    return
+
+
+@app.cell
+def details(get_state, session, store):
+    mo.stop(session.is_script or not get_state()[0])
+    _seen = verbs.view(store, get_state()[0])
+    _history = [
+        show.Column("time", lambda e: show.moment(e.time), "left"),
+        show.Column("who", lambda e: e.actor, "left"),
+        show.Column("what", lambda e: show.mark(e.new.value) if e.new else show.plain(e.kind), "left"),
+        show.Column("detail", lambda e: str(e.detail.get("detail", "")), "left"),
+    ]
+    mo.accordion(
+        {
+            "History": mo.Html(show.html_table(reversed(_seen.history), _history)),
+            "Spec": mo.Html(show.facts_table((k, str(v)) for k, v in _seen.run.spec.items() if v is not None)),
+        }
+    )
+    return
+
+
+@app.cell
+def confirmation(get_state, session, store):
+    mo.stop(session.is_script or not get_state()[0] or get_state()[1] in TERMINAL)
+    run_id, _state, _ = get_state()
+    run_name = verbs.view(store, run_id).run.name
+    can_pause = _state in ACTIVE and _state is not RunState.DRYRUN
+    sure = mo.ui.text(placeholder=run_name, label="To confirm, type the name of the run")
+    return can_pause, run_id, run_name, sure
+
+
+@app.cell
+def controls(actor, can_pause, get_pressed, run_id, run_name, session, set_pressed, store, sure):
+    def wish(verb):
+        def press(_):
+            if sure.value.strip() == run_name:
+                session.call(verb, store, run_id, actor=actor)
+                set_pressed(get_pressed() + 1)
+
+        return press
+
+    _is_sure = sure.value.strip() == run_name
+    _pause = mo.ui.button(label="Pause", on_click=wish(verbs.pause), disabled=not (can_pause and _is_sure))
+    _cancel = mo.ui.button(label="Cancel for good", kind="danger", on_click=wish(verbs.cancel), disabled=not _is_sure)
+    mo.vstack([mo.md("### Pause or cancel"), mo.hstack([sure, _pause, _cancel], justify="start", align="end")])
+    return
+
+
+@app.cell
+def note(actor, chosen, session, store):
+    def keep(value):
+        if value and value.strip():
+            _run = verbs.view(store, chosen.value).run
+            session.call(verbs.write_note, store, project=_run.project, body=value, run_id=_run.id, actor=actor)
+
+    _form = mo.ui.text_area(placeholder="What do you see?", rows=2, full_width=True).form(
+        submit_button_label="Keep note", clear_on_submit=True, on_change=keep
+    )
+    None if session.is_script else _form
+    return
+
+
+@app.cell
+def answer(args, seen, session):
+    session.emit(
+        seen.to_dict(),
+        "\n".join(
+            [
+                show.progress_line(seen),
+                seen.sentence,
+                "",
+                show.text_table(seen.attempts, show.attempt_columns()),
+                f"next: {seen.next}",
+            ]
+        ),
+    )
+    session.end(0 if seen.run.state is RunState.SUCCEEDED or not args.follow else 3)
+    return
+
+
+if __name__ == "__main__":
+    app.run()

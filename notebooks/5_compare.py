@@ -1,0 +1,139 @@
+"""Compare: runs side by side, what was predicted against what came out, and the loss law they add up to.
+
+python notebooks/5_compare.py                          every run of the project that finished
+python notebooks/5_compare.py --runs A,B --json
+marimo run notebooks/5_compare.py
+"""
+
+import marimo
+
+__generated_with = "0.25.0"
+app = marimo.App(width="medium", app_title="Patron: compare")
+
+with app.setup:
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import charts, show, verbs
+    from patron_core.script import Arguments, open_session
+    from patron_core.store import Store
+
+    METRICS = {"val_bpb": "val/bpb", "training loss": "train/loss", "tokens per second": "train/tokens_per_s"}
+
+
+@app.class_definition
+class CompareArguments(Arguments):
+    runs: tuple[str, ...] = Field(default=(), description="runs to compare, by id or name; else all that finished")
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project to take runs from")
+
+
+@app.cell
+def title():
+    session = open_session(
+        CompareArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="Runs side by side: prediction against outcome, and the scaling fit.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Compare
+
+        What was promised before each run was paid for, beside what came out. Every finished run sharpens the loss law
+        below, and so the next prediction.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab():
+    store = Store.open()
+    params = mo.query_params()
+    return params, store
+
+
+@app.cell
+def choose(args, params, session, store):
+    _found = verbs.overview(store, project=args.project, limit=200)
+    _labels = {f"{run.name} ({run.id})": run.id for run in _found}
+    _by_word = {word: label for label, run_id in _labels.items() for word in (run_id, label.rpartition(" (")[0])}
+    _wanted = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
+    for _word in _wanted:
+        if _word not in _by_word:  # of another project, or not there: the verb says which
+            _labels[_word] = _word
+            _by_word[_word] = _word
+    _finished = [f"{run.name} ({run.id})" for run in _found if run.state.value == "succeeded"]
+    chosen = mo.ui.multiselect(
+        _labels, value=[_by_word[word] for word in _wanted] or _finished[:12], label="Runs", full_width=True
+    )
+    metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
+    None if session.is_script else mo.vstack([chosen, metric])
+    return chosen, metric
+
+
+@app.cell
+def compare(chosen, session, store):
+    outcome = session.call(verbs.compare, store, chosen.value)
+    mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
+    rows = outcome.value
+    return (rows,)
+
+
+@app.cell
+def table(params, rows):
+    columns = show.comparison_columns(lambda run: show.page(params, "4_watch", run=run))
+    mo.Html(show.html_table(rows, columns, empty="No run has finished yet. Start with: python notebooks/search.py"))
+    return (columns,)
+
+
+@app.cell
+def outcomes(rows, session):
+    mo.stop(session.is_script or not rows)
+    charts.outcome_chart(rows)
+    return
+
+
+@app.cell
+def curves(chosen, metric, rows, session, store):
+    mo.stop(session.is_script or not rows)
+    _frames = {row.name: verbs.curves(store, row.run) for row in rows}
+    charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)
+    return
+
+
+@app.cell
+def law(rows, session, store):
+    _corpora = sorted({str(verbs.view(store, row.run).run.spec["data"]) for row in rows}) or ["stdlib"]
+    corpus = _corpora[0]
+    fit = session.call(verbs.scaling_fit, store, corpus).value
+    advice = verbs.where_next(fit, rows)
+    return advice, corpus, fit
+
+
+@app.cell
+def scaling(advice, corpus, fit, session):
+    _shape = fit.coefficients
+    _words = f"bpb = {_shape['E']:.3f} + {_shape['A']:.3g} / N^{_shape['alpha']:.3f} + {_shape['B']:.3g} / D^{_shape['beta']:.3f}"
+    mo.stop(session.is_script)
+    mo.vstack(
+        [
+            mo.md(f"## Where next\n\n{advice}\n\nThe law of *{corpus}*, from {fit.source}: `{_words}`"),
+            charts.scaling_chart(fit),
+        ]
+    )
+    return
+
+
+@app.cell
+def answer(advice, columns, fit, rows, session):
+    session.emit(
+        {"runs": [row.to_dict() for row in rows], "fit": fit.to_dict(), "where_next": advice},
+        "\n".join([show.text_table(rows, columns), "", advice]),
+    )
+    return
+
+
+if __name__ == "__main__":
+    app.run()

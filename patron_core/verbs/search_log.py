@@ -1,0 +1,76 @@
+"""What a search writes down: every decision with its numbers as it is made, and notes that outlive it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from patron_core.store import Store, runs, searches
+from patron_core.verbs.journal import write_note
+from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.watch import RunView
+
+Progress = Callable[[str, RunView | None], None]
+
+
+class SearchLog:
+    """The written side of one search. Opened again under the same key, it goes on where it was."""
+
+    def __init__(
+        self,
+        store: Store,
+        question: Question,
+        *,
+        project: str,
+        actor: str,
+        key: str | None,
+        on_progress: Progress | None,
+    ):
+        self.store, self.question, self.project, self.actor = store, question, project, actor
+        self.key = key or uuid.uuid4().hex[:12]
+        self.progress = on_progress or (lambda line, view: None)
+        known = searches.find(store, project=project, key=self.key)
+        self.search_id = known.id if known else runs.new_id("s")
+        self.decisions: list[dict[str, Any]] = list(known.decisions) if known else []
+        self.save("running")
+
+    def decide(self, kind: str, sentence: str, **numbers: Any) -> None:
+        """Write a decision down, with the numbers it rests on, and say it."""
+        self.decisions.append({"kind": kind, "sentence": sentence, **numbers})
+        self.save("running")
+        self.progress(sentence, None)
+
+    def has(self, kind: str) -> bool:
+        return any(decision["kind"] == kind for decision in self.decisions)
+
+    def save(self, state: str, report: SearchReport | None = None) -> None:
+        result = None
+        if report is not None:
+            result = {key: value for key, value in report.to_dict().items() if key != "decisions"}
+        with self.store.begin() as conn:
+            searches.save(
+                conn,
+                search_id=self.search_id,
+                project=self.project,
+                key=self.key,
+                question=asdict(self.question),
+                state=state,
+                decisions=self.decisions,
+                result=result,
+                now=time.time(),
+            )
+
+    def note(self, kind: str, title: str, body: str, run_id: str | None = None) -> None:
+        write_note(
+            self.store,
+            project=self.project,
+            kind=kind,
+            title=title,
+            body=body,
+            run_id=run_id,
+            links={"search": self.search_id},
+            actor=self.actor,
+        )

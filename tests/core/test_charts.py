@@ -1,0 +1,189 @@
+"""Charts: thinned without losing a spike, drawable when there is nothing, and the same size each time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import polars as pl
+import pytest
+
+from patron_core import charts, show
+from patron_core.estimate import estimate_table
+from patron_core.prices import fallback_price
+from patron_core.scaling import Observation, refit
+from patron_core.store import LedgerEntry
+from patron_core.verbs import Comparison
+from trainer.devices import DEVICES
+from trainer.spec import TrainSpec
+
+
+def curve(num_points: int, key: str = "train/loss") -> pl.DataFrame:
+    steps = list(range(1, num_points + 1))
+    return pl.DataFrame({"key": key, "step": steps, "value": [10.0 / step for step in steps]})
+
+
+def spec_of(chart: Any) -> dict[str, Any]:
+    """What the browser gets: altair has checked it against the schema."""
+    value: dict[str, Any] = json.loads(chart.to_json())
+    return value
+
+
+def num_rows(chart: Any) -> int:
+    return max((len(rows) for rows in spec_of(chart).get("datasets", {}).values()), default=0)
+
+
+@pytest.mark.parametrize("num_points", [0, 1, 1499, 1500, 1501, 20_000])
+def test_thinning_bounds_the_points_and_keeps_the_last(num_points: int) -> None:
+    thinned = charts.thin(curve(num_points))
+    assert thinned.height == min(num_points, charts.MAX_POINTS)
+    assert thinned["step"].is_sorted()
+    if num_points:
+        assert thinned["step"][-1] == num_points
+
+
+def test_a_spike_stays_in_the_band() -> None:
+    frame = curve(100_000).with_columns(value=pl.when(pl.col("step") == 54_321).then(99.0).otherwise(1.0))
+    thinned = charts.thin(frame, 500)
+    assert thinned["high"].max() == 99.0
+    assert thinned["low"].min() == 1.0
+    assert (thinned["low"] <= thinned["mean"]).all()
+    assert (thinned["mean"] <= thinned["high"]).all()
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    frame = pl.DataFrame({"step": [1, 2, 3, 4], "value": [1.0, float("nan"), None, float("inf")]})
+    assert charts.thin(frame)["step"].to_list() == [1]
+
+
+def test_a_long_curve_reaches_the_browser_thinned_and_its_domain_is_fixed() -> None:
+    chart = charts.curve_chart(curve(50_000), "train/loss", num_steps=60_000, title="training loss")
+    assert num_rows(chart) == charts.MAX_POINTS
+    x = spec_of(chart)["layer"][1]["encoding"]["x"]
+    assert x["scale"]["domain"] == [0, 60_000]
+    assert (spec_of(chart)["width"], spec_of(chart)["height"]) == (charts.WIDTH, charts.HEIGHT)
+
+
+@pytest.mark.parametrize("num_points", [0, 1, 30])
+def test_short_curves_draw(num_points: int) -> None:
+    frame = curve(num_points) if num_points else curve(1).clear()
+    spec_of(charts.curve_chart(frame, "train/loss"))
+    spec_of(charts.compare_chart({"a": frame, "b": curve(40)}, "train/loss", title="training loss"))
+
+
+def test_no_curve_at_all_draws() -> None:
+    spec_of(charts.compare_chart({}, "val/bpb", title="val_bpb"))
+
+
+def test_several_long_curves_share_the_points() -> None:
+    frames = {name: curve(10_000) for name in "abc"}
+    assert num_rows(charts.compare_chart(frames, "train/loss", title="loss")) <= charts.MAX_POINTS
+
+
+def estimates() -> list[Any]:
+    return estimate_table(
+        [6, 12],
+        [DEVICES["A100-40GB"], DEVICES["H100"]],
+        price_of=lambda device: fallback_price(device.name, spot=False),
+        spec=TrainSpec(depth=6, data="climbmix"),
+        budget_s=3600,
+        budget_usd_micros=10_000_000,
+    )
+
+
+def test_estimates_draw_with_their_intervals_and_the_budget() -> None:
+    chart = spec_of(charts.estimate_chart(estimates(), budget_s=3600))
+    (rows,) = [rows for rows in chart["datasets"].values() if "low" in rows[0]]
+    assert len(rows) == 4
+    assert all(row["low"] < row["bpb"] < row["high"] for row in rows)
+
+
+def comparison(**changes: Any) -> Comparison:
+    values: dict[str, Any] = dict.fromkeys(Comparison.__dataclass_fields__)
+    values |= {"run": "r1", "name": "a", "state": "succeeded", "depth": 2, "num_params_scaling": 10, "train_tokens": 20}
+    values |= {"wall_s": 0.0, "held_usd_micros": 0, "charged_usd_micros": 0, "train_usd_micros": 0, "attempts": 0}
+    return Comparison(**(values | changes))
+
+
+def test_predictions_draw_with_and_without_an_outcome() -> None:
+    done = comparison(predicted_bpb_low=1.0, predicted_bpb=1.1, predicted_bpb_high=1.2, val_bpb=1.15)
+    waiting = comparison(name="b", predicted_bpb_low=1.0, predicted_bpb=1.1, predicted_bpb_high=1.2)
+    assert num_rows(charts.outcome_chart([done, waiting, comparison(name="c")])) == 2
+    spec_of(charts.outcome_chart([]))
+
+
+@pytest.mark.parametrize("corpus", ["climbmix", "stdlib", "path:/nowhere"])
+def test_the_scaling_law_draws(corpus: str) -> None:
+    seen = [Observation(num_params=1e6, num_tokens=1e7, val_bpb=2.0, label="mine")]
+    spec_of(charts.scaling_chart(refit(corpus)))
+    spec_of(charts.scaling_chart(refit(corpus, seen)))
+
+
+def test_money_over_time_adds_up() -> None:
+    shared: dict[str, Any] = {"project": "p", "key": "k", "asked_usd_micros": 0, "source": "", "target": ""}
+    shared |= {"run_id": None, "attempt_id": None, "memo": "", "actor": "ada"}
+    moves = [("deposit", 50), ("hold", 30), ("charge", 10), ("release", 20)]
+    lines = [
+        LedgerEntry(id=i, kind=kind, usd_micros=amount * 10_000, time=1e9 + i, **shared)
+        for i, (kind, amount) in enumerate(moves)
+    ]
+    chart = spec_of(charts.wallet_chart(list(reversed(lines))))
+    (rows,) = chart["datasets"].values()
+    assert [row["dollars"] for row in rows if row["what"] == "held"] == [0.0, 0.3, 0.2, 0.0]
+    assert [row["dollars"] for row in rows if row["what"] == "spent"] == [0.0, 0.0, 0.1, 0.1]
+    spec_of(charts.wallet_chart([]))
+
+
+def test_charts_cost_nothing_until_one_is_drawn() -> None:
+    code = "import sys, patron_core.charts, patron_core.show; print('altair' in sys.modules, 'polars' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_a_table_is_aligned_in_a_terminal_and_escaped_in_a_page() -> None:
+    columns = [
+        show.Column("name", lambda row: show.Mark(row[0], href="?a=1&b='x'"), "left"),
+        show.Column("n", lambda row: str(row[1])),
+        show.Column("state", lambda row: show.mark("sweet_spot"), "left"),
+    ]
+    rows = [("<b>", 7), ("longer", 1234)]
+    assert show.text_table(rows, columns).splitlines() == [
+        "name       n  state",
+        "<b>        7  sweet spot",
+        "longer  1234  sweet spot",
+    ]
+    page = show.html_table(rows, columns)
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "href='?a=1&amp;b=&#x27;x&#x27;'" in page
+    assert "Nothing yet" in show.html_table([], columns)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (show.seconds(0.0042), "4.2 ms"),
+        (show.seconds(0.5), "0.50 s"),
+        (show.seconds(59.6), "60 s"),
+        (show.seconds(150), "2.5 min"),
+        (show.seconds(3600), "60 min"),
+        (show.seconds(7380), "2.0 h"),
+        (show.count(73_531_538), "73.5 M"),
+        (show.count(1.32e9), "1.32 B"),
+        (show.count(999), "999"),
+        (show.count(999_999), "1000 k"),
+        (show.size(14.4e9), "14.4 GB"),
+        (show.usd(3_334), "$0.00333"),
+        (show.usd(4_360_000), "$4.36"),
+        (show.usd(0), "$0.00"),
+        (show.percent(0.0213, signed=True), "+2.1%"),
+        (show.between((540.0, 780.0, 1380.0), show.seconds), "13 min (9.0 to 23)"),
+        (show.between({"low": 0.873, "mid": 0.912, "high": 0.953}, show.bpb), "0.912 (0.873 to 0.953)"),
+        (show.between((50.0, 130.0, 400.0), show.seconds), "2.2 min (50 s to 6.7 min)"),
+        (show.seconds(None), show.DASH),
+    ],
+)
+def test_numbers_in_words(said: str, meant: str) -> None:
+    assert said == meant

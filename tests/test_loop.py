@@ -1,0 +1,159 @@
+"""The whole loop for real: a real trainer in its own process, killed in the middle, on a real ledger and a real MLflow.
+
+estimate -> dryrun -> fund -> launch -> SIGKILL -> recovery -> finish -> settle -> compare -> note.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from patron_core import tracking, verbs
+from patron_core.errors import Refused
+from patron_core.money import cost_usd_micros
+from patron_core.rundir import RunDir, curve, lineage
+from patron_core.states import EndReason, RunState
+from patron_core.store import Run, Store, attempts, ledger, runs
+from patron_core.supervisor import Supervisor
+
+BUDGET_USD_MICROS = 500_000
+WORDS = ("quick", "brown", "fox", "jumps", "lazy", "dog", "seven", "wizards", "box", "quartz", "pale", "moonlight")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "3.60")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = Store.open()
+    yield found
+    for process in psutil.process_iter(["environ"]):  # nothing of this test may live on
+        if (process.info["environ"] or {}).get("PATRON_HOME") == str(tmp_path / "home") and process.pid != os.getpid():
+            process.kill()
+    found.close()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> dict[str, object]:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    dice = random.Random(1)
+    for number in range(60):
+        lines = [" ".join(dice.choices(WORDS, k=12)) + f" {dice.random():.6f}" for _ in range(450)]
+        (corpus / f"{number:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return {
+        "depth": 1,
+        "sequence_len": 128,
+        "vocab_size": 512,
+        "batch_tokens": 2048,
+        "device_batch_size": 16,
+        "num_steps": 200,
+        "data": f"path:{corpus}",
+        "eval_tokens": 2048,
+        "eval_every_steps": 50,
+        "checkpoint_every_steps": 20,
+    }
+
+
+def drive(supervisor: Supervisor, run: Run, until: Callable[[Run], bool], timeout_s: float = 120.0) -> Run:
+    """Tick until something is true of the run."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        supervisor.tick()
+        seen = runs.get_run(supervisor.store, run.id)
+        if until(seen):
+            return seen
+        time.sleep(0.1)
+    raise AssertionError(f"{seen.id} is {seen.state} ({seen.reason}): {verbs.view(supervisor.store, run.id).to_dict()}")
+
+
+def trainer_of(run: Run) -> psutil.Process:
+    """The process that trains, not the one that watches over it."""
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "trainer.train" in line and any(run.id in part for part in line):
+            return process
+    raise AssertionError("no trainer process found")
+
+
+@pytest.mark.timeout(240)
+def test_the_whole_loop_survives_a_kill_and_the_bill_is_right(store: Store, spec: dict[str, object]) -> None:
+    supervisor = Supervisor(store=store, mirror=False)  # quick ticks, so that the kill comes in the middle
+    verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
+    run = verbs.plan(store, spec=spec, max_usd_micros=BUDGET_USD_MICROS, actor="ada", key="one")
+    assert verbs.plan(store, spec=spec, actor="ada", key="one").id == run.id
+
+    with pytest.raises(Refused, match="draft"):
+        verbs.fund(store, run.id, actor="ada", key="too early")
+    verbs.dryrun(store, run.id, actor="ada", burst_steps=4)
+    run = drive(supervisor, run, lambda seen: seen.state is not RunState.DRYRUN)
+    assert run.state is RunState.AWAITING_FUNDING, attempts.for_run(store, run.id)
+    assert run.dryrun is not None
+    assert run.dryrun["rehearsal"]["ok"]
+    assert run.dryrun["measured"]["step_s"] > 0
+
+    verbs.fund(store, run.id, actor="ada", key="go")
+    verbs.fund(store, run.id, actor="ada", key="go")
+    held = ledger.run_money(store, run.id).held_usd_micros
+    assert held == ledger.wallet(store, "lab").held_usd_micros
+    verbs.launch(store, run.id, actor="ada")
+    verbs.launch(store, run.id, actor="ada")
+
+    directory = RunDir(run.run_dir)
+    drive(supervisor, run, lambda seen: (c := directory.newest_checkpoint()) is not None and c.step >= 40)
+    trainer_of(run).send_signal(signal.SIGKILL)
+    supervisor.mirror = True
+    run = drive(supervisor, run, lambda seen: seen.state is RunState.SUCCEEDED)
+
+    made = [a for a in attempts.for_run(store, run.id) if a.kind == "train"]
+    assert [a.reason for a in made] == [EndReason.LOST, EndReason.COMPLETED]
+    assert run.result is not None
+    assert run.result["step"] == 200
+
+    # the bill: every attempt's seconds at its price, to the micro-dollar, and the rest given back
+    money, wallet = ledger.run_money(store, run.id), ledger.wallet(store, "lab")
+    everything = attempts.for_run(store, run.id)
+    assert money.charged_usd_micros == sum(cost_usd_micros(a.charged_s, a.usd_micros_per_hour) for a in everything)
+    assert money.held_usd_micros == 0
+    assert wallet.available_usd_micros + wallet.spent_usd_micros == BUDGET_USD_MICROS
+    assert wallet.spent_usd_micros == money.charged_usd_micros
+    assert ledger.verify(store) == []
+
+    # the curve: every step once, in MLflow as in the record
+    drive(supervisor, run, supervisor._is_mirrored)
+    mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
+    assert Counter(mirrored["step"].to_list()) == Counter(range(1, 201))
+    recorded = curve(lineage(directory.all_events()), "train/loss")
+    assert sorted(zip(mirrored["step"], mirrored["value"], strict=True)) == recorded
+
+    row = verbs.compare(store, [run.id])[0]
+    assert row.val_bpb is not None
+    assert row.predicted_bpb is not None
+    assert row.train_usd_micros <= held
+    note = verbs.write_note(store, project="lab", body="It came back.", run_id=run.id, kind="result", actor="ada")
+    assert verbs.read_notes(store, project="lab", run_id=run.id) == [note]
+
+
+@pytest.mark.timeout(240)
+def test_too_little_data_is_found_by_the_dryrun_and_costs_little(store: Store, spec: dict[str, object]) -> None:
+    supervisor = Supervisor(store=store, mirror=False)
+    verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
+    run = verbs.plan(store, spec=spec | {"num_steps": 2000}, actor="ada")
+    verbs.dryrun(store, run.id, actor="ada", burst_steps=4)
+    run = drive(supervisor, run, lambda seen: seen.state is not RunState.DRYRUN)
+    assert (run.state, run.reason) == (RunState.FAILED, EndReason.BAD_SPEC)
+    money = ledger.run_money(store, run.id)
+    assert (money.held_usd_micros, money.charged_usd_micros) < (1, BUDGET_USD_MICROS // 2)
+    assert "tokens" in attempts.for_run(store, run.id)[0].evidence["log_tail"]
+    with pytest.raises(Refused, match="failed"):
+        verbs.fund(store, run.id, actor="ada", key="go")
