@@ -133,7 +133,7 @@ def columns():
         show.Column("device", lambda r: r.device.name, "left"),
         show.Column("verdict", lambda r: show.mark(str(r.verdict)), "left"),
         show.Column("params", lambda r: show.count(r.num_params["total"])),
-        show.Column("no v-embeds", lambda r: show.count(r.num_params["without_value_embeds"])),
+        show.Column("w/o v-emb", lambda r: show.count(r.num_params["without_value_embeds"])),
         show.Column("scaling", lambda r: show.count(r.num_params["scaling"])),
         show.Column("tokens", lambda r: show.count(r.recipe.train_tokens)),
         show.Column("FLOPs", lambda r: show.flops(r.recipe.train_flops)),
@@ -178,7 +178,7 @@ def reasons(rows):
 @app.cell
 def conventions():
     mo.md("""
-    *params* counts everything that is trained; *no v-embeds* leaves out the value embeddings, as most published
+    *params* counts everything that is trained; *w/o v-emb* leaves out the value embeddings, as most published
     sizes do; *scaling* is matrices and output head, which drives the token horizon and the loss law. *memory* is
     the upper bound. Next: prove a depth on the real machine, `python notebooks/2_dryrun.py --depth 4`.
     """)

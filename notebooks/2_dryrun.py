@@ -184,9 +184,9 @@ def problem(get_error):
 
 
 @app.cell
-def ticking(session):
+def ticking(get_run, session):
     ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
-    None if session.is_script else ticker
+    ticker if get_run() and not session.is_script else None
     return (ticker,)
 
 

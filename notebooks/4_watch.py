@@ -101,7 +101,7 @@ def act_as_script(actor, args, chosen, session, store):
 def slow():
     # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
     get_state, set_state = mo.state(("", RunState.RUNNING, 0))
-    get_pressed, set_pressed = mo.state(0)
+    get_pressed, set_pressed = mo.state(None)  # what the last press of a button brought
     return get_pressed, get_state, set_pressed, set_state
 
 
@@ -234,19 +234,27 @@ def confirmation(get_state, session, store):
 
 
 @app.cell
-def controls(actor, can_pause, get_pressed, run_id, run_name, session, set_pressed, store, sure):
-    def wish(verb):
-        def press(_):
-            if sure.value.strip() == run_name:
-                session.call(verb, store, run_id, actor=actor)
-                set_pressed(get_pressed() + 1)
+def controls(actor, can_pause, run_id, run_name, session, set_pressed, store, sure):
+    is_sure = sure.value.strip() == run_name
+    pause = mo.ui.button(
+        label="Pause",
+        disabled=not (can_pause and is_sure),
+        on_click=lambda _: set_pressed(session.call(verbs.pause, store, run_id, actor=actor)),
+    )
+    cancel = mo.ui.button(
+        label="Cancel for good",
+        kind="danger",
+        disabled=not is_sure,
+        on_click=lambda _: set_pressed(session.call(verbs.cancel, store, run_id, actor=actor)),
+    )
+    mo.vstack([mo.md("### Pause or cancel"), mo.hstack([sure, pause, cancel], justify="start", align="end")])
+    return
 
-        return press
 
-    _is_sure = sure.value.strip() == run_name
-    _pause = mo.ui.button(label="Pause", on_click=wish(verbs.pause), disabled=not (can_pause and _is_sure))
-    _cancel = mo.ui.button(label="Cancel for good", kind="danger", on_click=wish(verbs.cancel), disabled=not _is_sure)
-    mo.vstack([mo.md("### Pause or cancel"), mo.hstack([sure, _pause, _cancel], justify="start", align="end")])
+@app.cell
+def pressed(get_pressed):
+    mo.stop(get_pressed() is None or not get_pressed().failed)
+    mo.callout(mo.md(get_pressed().error_markdown()), kind="danger")
     return
 
 

@@ -22,27 +22,36 @@ with app.setup:
     from patron_core.script import Arguments, open_session
     from patron_core.store import Store
 
+    ASKED = verbs.Question()
     SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")
 
 
 @app.class_definition
 class SearchArguments(Arguments):
-    minutes: float = Field(default=1.0, ge=0.05, le=10080, description="training time of one run")
-    budget: float = Field(default=0.05, gt=0, le=1e6, description="dollars that the search may spend in all")
-    depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
-        default=(1, 2, 3, 4, 6), description="depths to choose from"
+    minutes: float = Field(default=ASKED.minutes, ge=0.05, le=10080, description="training time of one run")
+    budget: float = Field(
+        default=ASKED.budget_usd_micros / 1e6, gt=0, le=1e6, description="dollars that the search may spend in all"
     )
-    max_dryruns: int = Field(default=3, ge=1, le=100, description="depths to prove with a short burst")
-    max_runs: int = Field(default=2, ge=1, le=100, description="runs to train to the end")
-    time_limit_minutes: float = Field(default=5.5, gt=0, le=10080, description="no new run starts that would end later")
-    min_gain_bpb: float = Field(default=0.01, ge=0, le=1, description="stop when the next run promises less than this")
+    depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=ASKED.depths, min_length=1, description="depths to choose from"
+    )
+    max_dryruns: int = Field(default=ASKED.max_dryruns, ge=1, le=100, description="depths to prove with a short burst")
+    max_runs: int = Field(default=ASKED.max_runs, ge=1, le=100, description="runs to train to the end")
+    time_limit_minutes: float = Field(
+        default=ASKED.time_limit_minutes, gt=0, le=10080, description="no new run starts that would end later"
+    )
+    min_gain_bpb: float = Field(
+        default=ASKED.min_gain_bpb, ge=0, le=1, description="stop when the next run promises less than this"
+    )
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
     key: str = Field(default="", description="name of the search; the same name goes on where it was stopped")
-    data: str = Field(default="stdlib", description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
-    vocab_size: int = Field(default=4096, ge=272, le=262144, description="tokens in the vocabulary")
-    sequence_len: int = Field(default=256, ge=16, le=65536, description="tokens the model looks back over")
-    batch_tokens: int = Field(default=8192, ge=16, le=2**26, description="tokens in a step")
-    eval_tokens: int = Field(default=262144, ge=1, le=10**10, description="tokens of an evaluation")
+    data: str = Field(default=ASKED.spec["data"], description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
+    vocab_size: int = Field(default=ASKED.spec["vocab_size"], ge=272, le=262144, description="tokens in the vocabulary")
+    sequence_len: int = Field(
+        default=ASKED.spec["sequence_len"], ge=16, le=65536, description="tokens the model looks back over"
+    )
+    batch_tokens: int = Field(default=ASKED.spec["batch_tokens"], ge=16, le=2**26, description="tokens in a step")
+    eval_tokens: int = Field(default=ASKED.spec["eval_tokens"], ge=1, le=10**10, description="tokens of an evaluation")
 
 
 @app.cell
@@ -119,7 +128,7 @@ def form(args):
 def the_question(asked):
     _shape = {name: asked.value[name] for name in SHAPE}
     _rows = max(1, _shape["batch_tokens"] // _shape["sequence_len"])
-    _shape["device_batch_size"] = min(verbs.Question().spec["device_batch_size"], _rows)
+    _shape["device_batch_size"] = min(ASKED.spec["device_batch_size"], _rows)
     question = verbs.Question(
         minutes=asked.value["minutes"],
         budget_usd_micros=round(asked.value["budget"] * 1e6),
@@ -128,7 +137,7 @@ def the_question(asked):
         max_runs=asked.value["max_runs"],
         time_limit_minutes=asked.value["time_limit_minutes"],
         min_gain_bpb=asked.value["min_gain_bpb"],
-        spec=verbs.Question().spec | _shape,
+        spec=ASKED.spec | _shape,
     )
     project = asked.value["project"]
     return project, question

@@ -77,6 +77,8 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
         scale=alt.Scale(domain=list(_VERDICT_COLOURS), range=list(_VERDICT_COLOURS.values())),
         legend=alt.Legend(title=None, values=frame["verdict"].unique(maintain_order=True).to_list(), orient="top"),
     )
+    key = alt.Legend(title=None, orient="top") if frame["device"].n_unique() > 1 else None
+    shape = alt.Shape("device:N", legend=key)
     axis = alt.X("minutes:Q", title="wall time, min", scale=alt.Scale(type="log", nice=False, padding=20))
     bits = alt.Scale(domain=_span([*frame["low"], *frame["high"]]), nice=False)
     base = alt.Chart(frame).encode(x=axis, color=colour)
@@ -86,7 +88,7 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
         base.mark_rule(strokeWidth=2, opacity=0.35).encode(x=alt.X("shortest:Q"), x2="longest:Q", y="bpb:Q"),
         base.mark_point(size=90, filled=True, opacity=1).encode(
             y=alt.Y("bpb:Q", title="predicted val_bpb", scale=bits),
-            shape=alt.Shape("device:N", title=None),
+            shape=shape,
             tooltip=tooltip,
         ),
         base.mark_text(align="left", dx=9, dy=-9, fontWeight="bold").encode(y="bpb:Q", text="model:N"),

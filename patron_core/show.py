@@ -49,7 +49,7 @@ DASH = "–"
 
 
 _TABLE_STYLE = "border-collapse:collapse;font-size:0.875rem;font-variant-numeric:tabular-nums"
-_CELL_STYLE = "padding:0.35rem 0.9rem 0.35rem 0;white-space:nowrap;border-bottom:1px solid #a0aec033"
+_CELL_STYLE = "padding:0.35rem 0.75rem 0.35rem 0;white-space:nowrap;border-bottom:1px solid #a0aec033"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ before it; a window of T or more is full causal attention.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -14,12 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def windowed_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int, *, flex: bool = False) -> Tensor:
-    """Attention output, same shape as the queries. `flex` only pays inside a compiled CUDA graph."""
+def windowed_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int, block_mask: Any = None) -> Tensor:
+    """Attention output, same shape as the queries. A block mask means flex attention: for compiled models on CUDA."""
     if window >= q_BHTK.size(2):
         return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    if flex and q_BHTK.is_cuda:
-        return _flex_attention(q_BHTK, k_BHTK, v_BHTK, window)
+    if block_mask is not None and block_mask.seq_lengths == (q_BHTK.size(2), k_BHTK.size(2)):
+        from torch.nn.attention.flex_attention import flex_attention
+
+        y_BHTK: Tensor = flex_attention(q_BHTK, k_BHTK, v_BHTK, block_mask=block_mask)
+        return y_BHTK
     return _blockwise_attention(q_BHTK, k_BHTK, v_BHTK, window)
 
 
@@ -46,21 +48,14 @@ def _blockwise_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window:
     return y_BHTK[:, :, :T] if padding else y_BHTK
 
 
-@functools.lru_cache(maxsize=8)
 def _band_mask(window: int, device: torch.device) -> Tensor:
     """Query r of a block sees keys r .. r + W of the 2 W before and in it."""
     offset = torch.arange(2 * window, device=device) - torch.arange(window, device=device).unsqueeze(1)
     return (offset >= 0) & (offset <= window)
 
 
-def _flex_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int) -> Tensor:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return flex_attention(q_BHTK, k_BHTK, v_BHTK, block_mask=_flex_mask(q_BHTK.size(2), window, q_BHTK.device))
-
-
-@functools.lru_cache(maxsize=8)
-def _flex_mask(sequence_len: int, window: int, device: torch.device) -> Any:
+def window_block_mask(sequence_len: int, window: int, device: torch.device) -> Any:
+    """The same window for flex attention, which skips hidden tiles. Make it once: that takes longer than using it."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ Shapes: B batch, T sequence, D model width, H heads, K head channels, V vocabula
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.attention import windowed_attention
+from trainer.attention import window_block_mask, windowed_attention
 from trainer.recipe import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, Recipe
 
 ROPE_BASE = 100_000
@@ -50,12 +51,12 @@ class Linear(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, recipe: Recipe, layer: int, *, flex: bool):
+    def __init__(self, recipe: Recipe, layer: int):
         super().__init__()
         self.num_heads, self.head_dim = recipe.num_heads, recipe.head_dim
         self.window = recipe.windows[layer]
         self.features = recipe.features
-        self.flex = flex
+        self.block_mask: Any = None  # set where flex attention pays
         self.query = Linear(recipe.dim, recipe.dim)
         self.key = Linear(recipe.dim, recipe.dim)
         self.value = Linear(recipe.dim, recipe.dim)
@@ -76,7 +77,7 @@ class Attention(nn.Module):
         if self.features.qk_norm:
             q_BTHK, k_BTHK = rms_norm(q_BTHK) * QK_SCALE, rms_norm(k_BTHK) * QK_SCALE
         y_BHTK = windowed_attention(
-            q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2), self.window, flex=self.flex
+            q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2), self.window, self.block_mask
         )
         return self.out(y_BHTK.transpose(1, 2).flatten(2))
 
@@ -89,9 +90,9 @@ def rotate(x_BTHK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, recipe: Recipe, layer: int, *, flex: bool):
+    def __init__(self, recipe: Recipe, layer: int):
         super().__init__()
-        self.attention = Attention(recipe, layer, flex=flex)
+        self.attention = Attention(recipe, layer)
         self.mlp_in = Linear(recipe.dim, 4 * recipe.dim)
         self.mlp_out = Linear(4 * recipe.dim, recipe.dim)
         self.relu2 = recipe.features.relu2
@@ -106,13 +107,13 @@ class Block(nn.Module):
 class Model(nn.Module):
     """Token ids to hidden states. Weights are unset until `init_weights`; on the meta device it costs nothing."""
 
-    def __init__(self, recipe: Recipe, *, compute_dtype: torch.dtype = torch.float32, flex: bool = False):
+    def __init__(self, recipe: Recipe, *, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
         features, dim, vocab_size = recipe.features, recipe.dim, recipe.vocab_size
         self.recipe, self.compute_dtype = recipe, compute_dtype
         self.wte = Embedding(vocab_size, dim, compute_dtype)
         self.positions = None if features.rope else nn.Parameter(torch.empty(recipe.sequence_len, dim))
-        self.blocks = nn.ModuleList(Block(recipe, layer, flex=flex) for layer in range(recipe.depth))
+        self.blocks = nn.ModuleList(Block(recipe, layer) for layer in range(recipe.depth))
         self.value_embeds = nn.ModuleDict(
             {str(layer): Embedding(vocab_size, dim, compute_dtype) for layer in recipe.value_embed_layers}
         )
@@ -201,10 +202,15 @@ class Model(nn.Module):
 def build_model(
     recipe: Recipe, *, device: torch.device, compute_dtype: torch.dtype, seed: int, flex: bool = False
 ) -> Model:
-    """An initialised model on the device."""
+    """An initialised model on the device. `flex`: flex attention for short windows; for models to be compiled."""
     with device:
-        model = Model(recipe, compute_dtype=compute_dtype, flex=flex)
+        model = Model(recipe, compute_dtype=compute_dtype)
     model.init_weights(seed)
+    if flex:
+        short = {window for window in recipe.windows if window < recipe.sequence_len}
+        masks = {window: window_block_mask(recipe.sequence_len, window, device) for window in short}
+        for block in model.blocks:
+            block.attention.block_mask = masks.get(block.attention.window)
     return model
 
 

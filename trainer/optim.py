@@ -18,6 +18,7 @@ from trainer.recipe import Recipe
 
 MUON_BETA2 = 0.9
 ADAM_EPS = 1e-10
+MIN_COMPILED_SIZE = 2**16  # below, a compilation for one more shape costs more than it ever gives back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +86,10 @@ class Optimizer:
         self._adam_groups = adam_groups(model, recipe)
         self._muon_names = self._stack_names() if recipe.features.muon else []
         self._orthogonal_dtype = model.compute_dtype
-        self._adam_update: Callable[..., None] = adam_update
-        self._muon_update: Callable[..., None] = muon_update
+        self._compiled: dict[Callable[..., None], Callable[..., None]] = {}
         if compile:
-            self._adam_update = torch.compile(adam_update, dynamic=False, fullgraph=True)
-            self._muon_update = torch.compile(muon_update, dynamic=False, fullgraph=True)
+            for update in (adam_update, muon_update):
+                self._compiled[update] = torch.compile(update, dynamic=False, fullgraph=True)
         self._state = self._empty_state()
 
     def _stack_names(self) -> list[tuple[str, ...]]:
@@ -125,6 +125,10 @@ class Optimizer:
         for names in self._muon_names:
             self._muon_step(names, self._matrix_lr * lr_multiplier, self._schedule.muon_momentum(step), weight_decay)
 
+    def _fitting(self, update: Callable[..., None], param: Tensor) -> Callable[..., None]:
+        """The update, compiled where that pays for a parameter of this size."""
+        return self._compiled.get(update, update) if param.numel() >= MIN_COMPILED_SIZE else update
+
     def _adam_step(self, group: AdamGroup, step: int, lr: float, weight_decay: float) -> None:
         # 0-d tensors: a number that changes each step would make a compiled function compile again
         step_size = torch.tensor(lr / (1 - group.betas[0] ** (step + 1)))
@@ -133,14 +137,16 @@ class Optimizer:
             param = self._params[name]
             if param.grad is not None:
                 mean, mean_square = self._state[f"adam.{name}.mean"], self._state[f"adam.{name}.mean_square"]
-                self._adam_update(param, param.grad, mean, mean_square, step_size, decay, correction2, group.betas)
+                update = self._fitting(adam_update, param)
+                update(param, param.grad, mean, mean_square, step_size, decay, correction2, group.betas)
 
     def _muon_step(self, names: tuple[str, ...], lr: float, momentum: float, weight_decay: float) -> None:
         params = [self._params[name] for name in names]
         stacked = torch.stack([param.detach() for param in params])
         grads = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in params])
         key = _stack_key(params[0].shape)
-        self._muon_update(
+        update = self._fitting(muon_update, stacked)
+        update(
             stacked,
             grads,
             self._state[f"{key}.momentum"],

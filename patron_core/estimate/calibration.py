@@ -9,6 +9,8 @@ from typing import Any
 from patron_core.errors import InvalidInput
 from trainer.spec import TrainSpec
 
+# A burst sees a moment; a CPU is shared with whatever else its owner does during the run.
+LEAST_SPREAD = {"cpu": 0.15}
 STARTUP_PHASES = ("provisioning", "data", "tokenizer", "compile")
 
 
@@ -84,7 +86,7 @@ class Calibration:
             device=device,
             source=source,
             step_s=step_s,
-            step_spread=min(0.5, max(0.02, 0.5 * iqr_s / step_s)),
+            step_spread=min(0.5, max(LEAST_SPREAD.get(device, 0.02), 0.5 * iqr_s / step_s)),
             eval_s=burst.get("eval_s") or (per_token * spec.eval_tokens if per_token else None),
             eval_tokens=spec.eval_tokens,
             startup_s=startup,

@@ -167,12 +167,13 @@ def estimate(
     calibration: Calibration | None = None,
     fit: Fit | None = None,
     local: bool | None = None,
+    prepared: bool = False,
 ) -> Estimate:
     """What a run of `spec` on `device` will take.
 
     `fit`: the loss law, from `scaling.refit`; None: the corpus's own. `local`: no machine to wait for and a cache that
-    stays; None: when the device is this machine's CPU. Raises Refused for an implausible price, InvalidInput for a
-    budget that is not above 0.
+    stays; None: when the device is this machine's CPU. `prepared`: the tokens are in that cache already. Raises
+    Refused for an implausible price, InvalidInput for a budget that is not above 0.
     """
     checked_price(price)
     _check_budget(budget_s, budget_usd_micros)
@@ -189,7 +190,9 @@ def estimate(
     step_s = wall.step_seconds(recipe, device, micro_batch_size * recipe.sequence_len, item_bytes, calibration)
     eval_s = wall.eval_seconds(spec, recipe, device, step_s, calibration)
     num_evals = wall.count_evals(recipe.num_steps, spec.eval_every_steps)
-    phases = wall.startup_phases(spec, recipe, device, local=local, compiled=compiled, calibration=calibration)
+    phases = wall.startup_phases(
+        spec, recipe, device, local=local, compiled=compiled, prepared=prepared, calibration=calibration
+    )
     save_s = wall.save_seconds(recipe, device, item_bytes, calibration)
     _add_work(phases, spec, recipe, step_s, eval_s.scaled(num_evals), save_s, calibration, price.spot)
     wall_s = total(phases.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from patron_core.errors import InvalidInput, Refused
 from patron_core.estimate.calibration import Calibration
@@ -86,11 +86,14 @@ def fit_to_budget(
     calibration: Calibration | None = None,
     fit: Fit | None = None,
     local: bool | None = None,
+    prepared: bool = False,
+    bound: Literal["mid", "high"] = "high",
     max_train_tokens: int | None = None,
     max_ratio: float | None = None,
 ) -> BudgetFit:
     """The longest run of the spec's model whose UPPER estimate fits, with an eval cadence that costs at most a tenth.
 
+    `bound="mid"` plans by the expectation instead, for comparing what nothing has been measured of yet.
     It may train past the recipe's horizon when the budget allows; `max_ratio` (tokens a scaling parameter) and
     `max_train_tokens` (what the corpus has) cap it. The micro-batch is halved until memory fits. Raises Refused when
     not even 20 steps fit, InvalidInput without a budget.
@@ -108,6 +111,7 @@ def fit_to_budget(
             calibration=calibration,
             fit=fit,
             local=local,
+            prepared=prepared,
         )
 
     recipe = spec.recipe()
@@ -118,15 +122,15 @@ def fit_to_budget(
         return at(steps, eval_cadence(steps, probe.step_s.mid, probe.eval_s.mid), base)
 
     def within(row: Estimate) -> bool:
-        return (budget_s is None or row.wall_s.high <= budget_s) and (
-            budget_usd_micros is None or row.cost_usd_micros.high <= budget_usd_micros
+        return (budget_s is None or getattr(row.wall_s, bound) <= budget_s) and (
+            budget_usd_micros is None or getattr(row.cost_usd_micros, bound) <= budget_usd_micros
         )
 
     smallest = planned(MIN_STEPS)
     if not within(smallest):
         raise Refused(
-            f"depth {spec.depth} on {device.name} needs up to {smallest.wall_s.high:.0f} s and "
-            f"{format_usd(smallest.cost_usd_micros.high)} for {MIN_STEPS} steps; the budget is "
+            f"depth {spec.depth} on {device.name} needs {getattr(smallest.wall_s, bound):.0f} s and "
+            f"{format_usd(getattr(smallest.cost_usd_micros, bound))} for {MIN_STEPS} steps; the budget is "
             f"{smallest.budget}",
             next="take a smaller depth or batch_tokens, a larger budget, or dryrun first: it narrows the interval",
         )

@@ -84,4 +84,5 @@ def repriced(store: Store, run: Run) -> Estimate:
         calibration=Calibration.from_dict(run.dryrun["calibration"]),
         fit=fit_of(store, spec.data),
         local=True,
+        prepared=True,  # by the dryrun itself
     )

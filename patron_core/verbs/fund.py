@@ -77,7 +77,8 @@ def hold_for(run: Run, row: Estimate) -> int:
     if newest is not None:
         left = max(0.0, 1.0 - newest.step / row.recipe.num_steps)
     startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
-    upper_s = startup_s + left * (row.wall_s.high - startup_s)
+    # one more start: a process that dies of nothing in particular comes back on the same hold
+    upper_s = 2 * startup_s + left * (row.wall_s.high - startup_s)
     return cost_usd_micros(upper_s + STOP_MARGIN_S, row.price.usd_micros_per_hour)
 
 

@@ -18,7 +18,7 @@ LOCAL_SPEC: dict[str, Any] = {
     "vocab_size": 4096,
     "batch_tokens": 8192,
     "device_batch_size": 32,
-    "eval_tokens": 262144,
+    "eval_tokens": 131072,
     "data": "stdlib",
 }
 

@@ -220,6 +220,8 @@ class _Search:
             calibration=calibration,
             fit=fit_of(self.store, spec.data),
             local=True,
+            prepared=True,  # by the first dryrun: data is made once for all depths
+            bound="high" if calibration else "mid",
             max_train_tokens=available,
         )
 

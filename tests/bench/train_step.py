@@ -48,7 +48,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         batch_tokens=batch_tokens,
         num_steps=1000,
     )
-    model = build_model(recipe, device=machine.device, compute_dtype=machine.dtype, seed=0, flex=machine.compile)
+    model = build_model(
+        recipe, device=machine.device, compute_dtype=machine.dtype, seed=0, flex=machine.compile and machine.is_cuda
+    )
     optimizer = Optimizer(model, recipe, compile=machine.compile)
     forward = torch.compile(model, dynamic=False) if machine.compile else model
     head = torch.compile(chunk_loss_and_grad, dynamic=False) if machine.compile else chunk_loss_and_grad

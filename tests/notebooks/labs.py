@@ -12,7 +12,8 @@ from patron_core.estimate import Calibration
 from patron_core.outcome import record_run
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs, searches
-from trainer.spec import TrainSpec
+from patron_core.verbs.fund import current_environment
+from trainer.spec import TrainSpec, canonical_json
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.py"))
 HOUR_USD_MICROS = 100_000
@@ -191,3 +192,15 @@ def _charge(conn: Any, run: Run, attempt: Any, *, seconds: float, at: float) -> 
 def _move(conn: Any, run: Run, new: RunState, at: float, reason: EndReason | None = None) -> None:
     old = runs.get_run(conn, run.id).state
     runs.transition(conn, run.id, old=old, new=new, reason=reason, actor="ada", now=at)
+
+
+def prove_here(store: Store, run: Run) -> Run:
+    """As if its dryrun had been made in this very environment, so that it can be funded."""
+    folder = Path(run.run_dir) / "dryrun-1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(canonical_json(run.spec))
+    environment = current_environment(folder)
+    (folder / "environment.json").write_text(json.dumps(environment))
+    proof = report(run, f"{run.id}-dryrun-1", environment["hash"])
+    with store.begin() as conn:
+        return runs.set_fields(conn, run.id, now=run.updated_at, dryrun=proof)

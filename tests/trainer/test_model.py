@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.attention import windowed_attention
+from trainer.attention import window_block_mask, windowed_attention
 from trainer.head import head_loss
 from trainer.model import Model, build_model, count_model_params
 from trainer.optim import Optimizer
@@ -87,6 +87,13 @@ def test_attention_in_a_window_is_the_plain_formula_with_its_gradients(length: i
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_sees_the_same_window() -> None:
+    q, k, v = (torch.randn(1, 2, 256, 16) for _ in range(3))
+    mask = window_block_mask(256, 70, CPU)
+    torch.testing.assert_close(windowed_attention(q, k, v, 70, mask), plain_window_attention(q, k, v, 70))
 
 
 @pytest.mark.parametrize("features", [Features(), Features.plain()], ids=["nanochat", "plain"])
