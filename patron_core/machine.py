@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,12 @@ def machine_key() -> str:
     """The name measurements of this machine are kept under."""
     cpu = describe_cpu()
     return f"{cpu['model']} x{cpu['cores']}"
+
+
+def busy_words() -> str:
+    """What to add to a complaint about slowness where others are using this machine too."""
+    cores, load = int(describe_cpu()["cores"]), os.getloadavg()[0]
+    return f" (the machine is busy: load {load:.1f} on {cores} cores)" if load > cores else ""
 
 
 def known_profile(store: Store) -> dict[str, Any] | None:

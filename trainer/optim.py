@@ -88,7 +88,9 @@ class Optimizer:
         self._orthogonal_dtype = model.compute_dtype
         self._compiled: dict[Callable[..., None], Callable[..., None]] = {}
         if compile:
-            for update in (adam_update, muon_update):
+            # on a CPU Muon is matrix products, which compiling does not change, and each shape takes seconds to compile
+            on_cpu = model.lm_head.weight.device.type == "cpu"
+            for update in (adam_update,) if on_cpu else (adam_update, muon_update):
                 self._compiled[update] = torch.compile(update, dynamic=False, fullgraph=True)
         self._state = self._empty_state()
 

@@ -127,7 +127,7 @@ class Recipe:
     head_dim: int
     sequence_len: int
     vocab_size: int
-    windows: tuple[int, ...]  # tokens each layer looks back over, itself included
+    windows: tuple[int, ...]  # tokens before it that a token sees in each layer
     value_embed_layers: tuple[int, ...]
     features: Features = field(default_factory=Features)
     num_params: ParamCounts
@@ -231,6 +231,8 @@ def make_recipe(
     dim = model_dim(depth) if dim is None else dim
     if dim % head_dim:
         raise ValueError(f"dim {dim} must be a multiple of head_dim {head_dim}")
+    if features.smear and dim < SMEAR_GATE_CHANNELS:
+        raise ValueError(f"dim {dim} must be at least {SMEAR_GATE_CHANNELS}, or the feature smear off")
     num_heads = dim // head_dim
     windows = layer_windows(depth, sequence_len, window_pattern)
     num_params = count_params(depth, dim, num_heads, vocab_size, sequence_len, features)
@@ -267,7 +269,7 @@ def make_recipe(
         horizon_tokens=int(target_tokens),
         batch_tokens=batch_tokens,
         num_steps=num_steps,
-        learning_rates=_learning_rates(dim, batch_tokens, lr_scale, learning_rates or {}),
+        learning_rates=_learning_rates(dim, batch_tokens, lr_scale, learning_rates or {}, muon=features.muon),
         schedule=Schedule(
             num_steps=num_steps,
             warmup_steps=min(warmup_steps, num_steps // 10),
@@ -280,12 +282,17 @@ def make_recipe(
     )
 
 
-def _learning_rates(dim: int, batch_tokens: int, lr_scale: float, given: Mapping[str, float]) -> LearningRates:
-    """All groups follow sqrt(B / 2^19); the embedding-like AdamW groups also (dim / 768)^-0.5."""
+def _learning_rates(
+    dim: int, batch_tokens: int, lr_scale: float, given: Mapping[str, float], *, muon: bool
+) -> LearningRates:
+    """All groups follow sqrt(B / 2^19); the AdamW groups of matrix shape also (dim / 768)^-0.5.
+
+    Matrices under AdamW: three times GPT-3's rate for 125M parameters, as llm.c's GPT-2 runs settled on.
+    """
     batch_scale = lr_scale * math.sqrt(batch_tokens / REFERENCE_BATCH_TOKENS)
     width_scale = batch_scale * (dim / 768) ** -0.5
     rates = {
-        "matrices": 0.02 * batch_scale,
+        "matrices": 0.02 * batch_scale if muon else 0.0018 * width_scale,
         "wte": 0.3 * width_scale,
         "value_embeds": 0.15 * width_scale,
         "lm_head": 0.008 * width_scale,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core.scaling import Fit, optimal
+from patron_core.scaling import Fit, outside, predict
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
+from trainer.recipe import Recipe
 from trainer.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Comparison:
     name: str
     state: str
     reason: str | None
+    spec: dict[str, Any]
     depth: int
     num_params_scaling: int
     train_tokens: int
@@ -63,7 +65,9 @@ class Comparison:
         return self.train_usd_micros / self.predicted_usd_micros - 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
+        figures = asdict(self)
+        del figures["spec"]
+        return figures | {
             "bpb_error": self.bpb_error,
             "wall_error": self.wall_error,
             "cost_error": self.cost_error,
@@ -87,20 +91,32 @@ def scaling_fit(store: Store, corpus: str) -> Fit:
 
 
 def where_next(fit: Fit, rows: Sequence[Comparison]) -> str:
-    """Whether the largest budget spent so far was better put into a larger or a smaller model."""
+    """Which depth the loss law would train with the compute that the best run had."""
     done = [row for row in rows if row.val_bpb is not None]
     if not done:
         return "Nothing has finished yet."
     best = min(done, key=lambda row: row.val_bpb or 0.0)
-    best_plan = optimal(fit, 6.0 * best.num_params_scaling * best.train_tokens)
-    ratio = best_plan.num_params / best.num_params_scaling
-    if 0.7 < ratio < 1.4:
-        return f"Depth {best.depth} is about the right size for its compute; spend more, or change the recipe."
-    size = "larger" if ratio > 1 else "smaller"
+    flops = 6.0 * best.num_params_scaling * best.train_tokens
+    options = []
+    for depth in range(1, 2 * best.depth + 2):
+        num_params = _recipe_of(best.spec, depth).num_params.scaling
+        options.append((predict(fit, num_params, flops / (6.0 * num_params)), depth, num_params))
+    expected, depth, num_params = min(options, key=lambda option: option[0].mid)
+    if depth == best.depth or expected.mid > 0.99 * (best.val_bpb or 0.0):
+        return (
+            f"Depth {best.depth} is about right for its compute: the next gain is in more time, or in another recipe."
+        )
+    guess = ", an extrapolation" if outside(fit, num_params, flops / (6.0 * num_params)) > 0 else ""
     return (
-        f"For the compute of depth {best.depth}, the law prefers a model {max(ratio, 1 / ratio):.1f}x {size} "
-        f"on {best_plan.num_tokens / best.train_tokens:.1f}x its tokens: {best_plan.val_bpb.mid:.3f} bpb expected."
+        f"With the compute of that depth {best.depth}, the law would train depth {depth} on "
+        f"{flops / (6.0 * num_params) / best.train_tokens:.1f}x as many tokens: val_bpb {expected.mid:.3f} "
+        f"({expected.low:.3f} to {expected.high:.3f}{guess})."
     )
+
+
+def _recipe_of(spec: Mapping[str, Any], depth: int) -> Recipe:
+    shape = {key: value for key, value in spec.items() if key not in ("num_steps", "horizon_tokens", "dim")}
+    return TrainSpec.from_dict({**shape, "depth": depth}).recipe()
 
 
 def _row(store: Store, run: Run) -> Comparison:
@@ -115,6 +131,7 @@ def _row(store: Store, run: Run) -> Comparison:
         name=run.name,
         state=run.state.value,
         reason=run.reason.value if run.reason else None,
+        spec=run.spec,
         depth=recipe.depth,
         num_params_scaling=recipe.num_params.scaling,
         train_tokens=recipe.train_tokens,

@@ -96,7 +96,9 @@ def check_proof(run: Run) -> None:
         changed = [k for k in sorted({*recorded, *current} - {"hash"}) if recorded.get(k) != current.get(k)]
         raise Refused(
             f"the environment changed since the dryrun of run {run.id}: {', '.join(changed) or 'its record is gone'}",
-            next=again,
+            next=again
+            if run.state is RunState.AWAITING_FUNDING
+            else "restore that environment; a run that has begun goes on only in its own, or plan a new run",
         )
 
 

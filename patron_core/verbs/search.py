@@ -10,18 +10,19 @@ from __future__ import annotations
 import time
 
 from patron_core import machine, supervisor
+from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
 from patron_core.money import affordable_s, format_usd
 from patron_core.scaling import Candidate, recommend
 from patron_core.specs import check_spec
-from patron_core.states import RunState
+from patron_core.states import EndReason, RunState
 from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import compare, where_next
 from patron_core.verbs.control import launch
-from patron_core.verbs.dryrun import dryrun, dryrun_hold_usd_micros
+from patron_core.verbs.dryrun import dryrun, dryrun_hold_usd_micros, repriced
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit
 from patron_core.verbs.plan import fit_of, plan
@@ -102,10 +103,11 @@ class _Search:
             try:
                 fits.append(self._fit(depth, calibration=None))
             except Refused as error:
-                self.log.decide("drop", f"Depth {depth}: {error.message}.", depth=depth)
+                self.log.decide("drop", f"{error.message[0].upper()}{error.message[1:]}.", depth=depth)
         if not fits:
             raise Refused(
-                "no depth fits the budget", next="take more --minutes, a larger --budget, or smaller --depths"
+                f"no depth fits the budget{machine.busy_words()}",
+                next="take more --minutes, a larger --budget, or smaller --depths",
             )
         fits.sort(key=lambda fit: fit.estimate.val_bpb.mid)
         for fit in fits:
@@ -137,7 +139,7 @@ class _Search:
             try:
                 measured = self._fit(depth, calibration=calibration, run=run)
             except Refused as error:
-                self.log.decide("drop", f"Depth {depth}, measured: {error.message}.", depth=depth, run=run.id)
+                self.log.decide("drop", f"Measured, {error.message}.", depth=depth, run=run.id)
                 continue
             self.log.decide(
                 "fit",
@@ -152,7 +154,10 @@ class _Search:
             )
             proven.append((run, measured))
         if not proven:
-            raise Refused("no depth passed its dryrun", next="python notebooks/0_lab.py")
+            raise Refused(
+                f"no depth passed its dryrun within the budget{machine.busy_words()}",
+                next="take more --minutes or smaller --depths, or try again when the machine is idle",
+            )
         return proven
 
     def _train(self, proven: list[tuple[Run, BudgetFit]]) -> str:
@@ -203,7 +208,7 @@ class _Search:
             except Refused as error:
                 self.log.decide("stop", error.message, depth=depth, run=run.id)
                 return "the budget is used up"
-        return "every proven depth was trained" if not left else f"{self.question.max_runs} runs were asked for"
+        return "every proven depth was trained" if not left else f"at most {self.question.max_runs} were to be trained"
 
     # --- one run ---------------------------------------------------------------------------------------------------
 
@@ -275,7 +280,7 @@ class _Search:
             run = fund(self.store, run.id, usd_micros=amount, actor=self.log.actor, key=f"search:{self.log.search_id}")
         if run.state is RunState.FUNDED:
             run = launch(self.store, run.id, actor=self.log.actor)
-        seen = self._wait(run.id)
+        seen = self._top_up_while_short(self._wait(run.id))
         self.finished.append(run.id)
         row = compare(self.store, [run.id])[0]
         outcome = f"{row.val_bpb:.3f}" if row.val_bpb is not None else f"no result: {seen.sentence}"
@@ -290,6 +295,28 @@ class _Search:
             predicted_bpb=row.predicted_bpb,
             charged_usd_micros=row.charged_usd_micros,
         )
+
+    def _top_up_while_short(self, seen: RunView) -> RunView:
+        """A machine that became busier than its dryrun eats up the hold; go on while the budget and the time last."""
+        while seen.run.state is RunState.PAUSED and seen.run.reason is EndReason.OUT_OF_FUNDS:
+            row = repriced(self.store, seen.run)
+            amount = min(hold_for(seen.run, row), self.money_left())
+            lasts_s = affordable_s(amount, row.price.usd_micros_per_hour)
+            if lasts_s < 2 * STOP_MARGIN_S or self.time_left_s() < 2 * STOP_MARGIN_S:
+                return seen
+            self.log.decide(
+                "top_up",
+                f"Run {seen.run.name} is slower than its dryrun was: {format_usd(amount)} more to go on from step "
+                f"{seen.step} of {seen.num_steps}.",
+                run=seen.run.id,
+                usd_micros=amount,
+                step=seen.step,
+            )
+            key = f"search:{self.log.search_id}:{len(self.log.decisions)}"
+            fund(self.store, seen.run.id, usd_micros=amount, actor=self.log.actor, key=key)
+            launch(self.store, seen.run.id, actor=self.log.actor)
+            seen = self._wait(seen.run.id)
+        return seen
 
     def _wait(self, run_id: str) -> RunView:
         supervisor.ensure_running(self.store)

@@ -58,8 +58,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     def step(number: int) -> dict[str, float]:
         machine.synchronize()
-        start = time.perf_counter()
-        forward_s = 0.0
+        start, cpu_start = time.perf_counter(), time.process_time()
+        head_s = 0.0
         for _ in range(args.micro_batches):
             x_ND = forward(tokens_BT[:, :-1]).flatten(0, 1)
             before_head = time.perf_counter()
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 x_ND, model.lm_head.weight, tokens_BT[:, 1:].flatten(), softcap=model.softcap, function=head
             )
             machine.synchronize()
-            forward_s += time.perf_counter() - before_head
+            head_s += time.perf_counter() - before_head
             (loss / args.micro_batches).backward()
         machine.synchronize()
         before_optimizer = time.perf_counter()
@@ -75,7 +75,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         optimizer.zero_grad()
         machine.synchronize()
         end = time.perf_counter()
-        return {"step": end - start, "head": forward_s, "optimizer": end - before_optimizer}
+        return {
+            "step": end - start,
+            "cpu": time.process_time() - cpu_start,
+            "head": head_s,
+            "optimizer": end - before_optimizer,
+        }
 
     warm = [step(number) for number in range(2)]
     times = [step(number) for number in range(2, 2 + args.steps)]
@@ -91,6 +96,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_s": batch_tokens / median["step"],
         "share_of_gemm_peak": machine.reached_flops_share(recipe.flops_per_token * batch_tokens, median["step"]),
         "gemm_peak_flops": machine.peak_flops,
+        "step_cpu_s": median["cpu"],  # of all threads; with one thread, right on a busy machine too
         "head_s": median["head"],
         "optimizer_s": median["optimizer"],
         "first_step_s": warm[0]["step"],  # with the compilation, where there is one

@@ -187,3 +187,9 @@ def test_a_table_is_aligned_in_a_terminal_and_escaped_in_a_page() -> None:
 )
 def test_numbers_in_words(said: str, meant: str) -> None:
     assert said == meant
+
+
+def test_notebooks_link_to_each_other_only_where_they_are_served_together() -> None:
+    assert show.page({}, "4_watch", run="r1") is None
+    assert show.page({"file": "0_lab.py", "run": "r0"}, "4_watch", run="r1") == "?file=4_watch.py&run=r1"
+    assert show.page({"file": "a/b/0_lab.py"}, "4_watch", run="r1") == "?file=a%2Fb%2F4_watch.py&run=r1"

@@ -146,6 +146,19 @@ def test_every_switch_trains(switch: str | None) -> None:
     assert unmoved == []
 
 
+@pytest.mark.parametrize("features", [Features(), Features.plain()], ids=["nanochat", "plain"])
+def test_one_batch_is_learnt_by_heart(features: Features) -> None:
+    recipe = tiny(features, num_steps=150)
+    model = build_model(recipe, device=CPU, compute_dtype=torch.float32, seed=0)
+    optimizer = Optimizer(model, recipe)
+    tokens_BT = torch.randint(0, 300, (2, 33), generator=torch.Generator().manual_seed(1))
+    for step in range(recipe.num_steps):
+        loss_of(model, tokens_BT).backward()
+        optimizer.step(step)
+        optimizer.zero_grad()
+    assert loss_of(model, tokens_BT).item() < 0.5
+
+
 def test_bfloat16_keeps_matrices_in_float32_and_embeddings_in_bfloat16() -> None:
     model = trained_a_little(tiny(), dtype=torch.bfloat16)
     in_bf16 = {name for name, param in model.named_parameters() if param.dtype == torch.bfloat16}

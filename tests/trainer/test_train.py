@@ -280,3 +280,30 @@ def test_a_dryrun_proves_kill_and_resume(trainer: Trainer, tmp_path: Path) -> No
     assert (rehearsal["resumed_step"], rehearsal["killed_after_step"], rehearsal["loss_difference"]) == (3, 4, 0.0)
     assert rehearsal["recovery_s"] > 0
     assert result(run_dir)["burst"]["steps"] == 3
+
+
+def test_without_a_compiler_it_warns_and_trains_eagerly(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(*_: object, **__: object) -> None:
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    run_dir = tmp_path / "run"
+    assert trainer.train_here(run_dir, trainer.spec(num_steps=2, compile=True)) == 0
+    (warning,) = events(run_dir, "warning")
+    assert warning["code"] == "compile_unavailable"
+    assert "no C++ compiler found" in warning["message"]
+    assert json.loads((run_dir / "environment.json").read_text())["compile"] is False
+
+
+def test_the_environment_can_be_asked_for_before_training(
+    trainer: Trainer, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import environment
+
+    assert environment.main([str(finished / "spec.json")]) == 0
+    recorded = json.loads((finished / "environment.json").read_text())
+    assert json.loads(capsys.readouterr().out) == recorded
+    assert recorded["code_hash"]
+    assert recorded["data_hash"]

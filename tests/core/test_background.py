@@ -1,0 +1,48 @@
+"""Long work of an app: started once per key, its words kept, its errors carried."""
+
+from __future__ import annotations
+
+import threading
+
+from patron_core import background
+from patron_core.background import Work
+from patron_core.errors import Refused
+
+LIMIT_S = 20.0
+
+
+def finished(work: Work) -> Work:
+    for thread in threading.enumerate():
+        if thread.name == f"patron-{work.key}":
+            thread.join(LIMIT_S)
+    assert work.done
+    return work
+
+
+def test_the_same_key_starts_once_and_is_found_again() -> None:
+    gate, calls = threading.Event(), []
+
+    def slow(work: Work) -> int:
+        calls.append(work.key)
+        gate.wait(LIMIT_S)
+        work.say("almost", latest=41)
+        return 42
+
+    first, second = background.start("once", slow), background.start("once", slow)
+    assert first is second is background.find("once")
+    assert not first.done
+    gate.set()
+    done = finished(first)
+    assert (done.value, done.latest, done.lines, calls) == (42, 41, ["almost"], ["once"])
+
+
+def test_errors_are_carried_in_the_one_shape() -> None:
+    def refuse(work: Work) -> None:
+        raise Refused("no money", next="deposit")
+
+    refused = finished(background.start("refused", refuse))
+    broken = finished(background.start("broken", lambda work: 1 // 0))
+    assert refused.error == {"error": {"code": "refused", "message": "no money", "next": "deposit"}}
+    assert broken.error is not None
+    assert broken.error["error"]["code"] == "internal"
+    assert background.find("nothing") is None
