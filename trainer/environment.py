@@ -37,7 +37,7 @@ HASHED = (
 # Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash.
 NOT_HASHED = {
     "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py", "events.py", "files.py",
-    "outcome.py", "session.py", "stop.py", "train.py",
+    "gpus.py", "outcome.py", "session.py", "stop.py", "train.py",
 }  # fmt: skip
 
 

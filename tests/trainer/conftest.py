@@ -12,13 +12,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training import Trainer
 
 
-@pytest.fixture(scope="session")
-def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
-    """Runs in this process use one thread, like those in processes of their own: sums depend on it."""
-    made = Trainer(tmp_path_factory.mktemp("trainer"))
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Like the processes that tests start: sums depend on the number, and small tensors are faster so."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
+    made = Trainer(tmp_path_factory.mktemp("trainer"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATRON_CACHE", str(made.folder / "cache"))
         yield made
-    torch.set_num_threads(threads)
