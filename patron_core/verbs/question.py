@@ -16,9 +16,9 @@ from patron_core.verbs.compare import Comparison
 LOCAL_SPEC: dict[str, Any] = {
     "sequence_len": 256,
     "vocab_size": 4096,
-    "batch_tokens": 8192,
-    "device_batch_size": 32,
-    "eval_tokens": 131072,
+    "batch_tokens": 4096,
+    "device_batch_size": 16,
+    "eval_tokens": 65536,
     "data": "stdlib",
 }
 

@@ -1,6 +1,6 @@
 """Speed of the trainer's step on this machine, on random tokens. Prints one JSON object.
 
-    python tests/bench/train_step.py --depth 4 --sequence-len 512 --batch-size 8 --micro-batches 2 [--compile]
+python tests/bench/train_step.py --depth 4 --sequence-len 512 --batch-size 8 --micro-batches 2 [--compile]
 """
 
 from __future__ import annotations

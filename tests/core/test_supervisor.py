@@ -17,7 +17,7 @@ from patron_core.executors.base import Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.money import cost_usd_micros
 from patron_core.states import EndReason, RunState
-from patron_core.store import Run, Store, attempts, ledger, leases, runs
+from patron_core.store import Run, Store, attempts, leases, ledger, runs
 from patron_core.supervisor import LEASE, LEASE_TTL_S, Supervisor, Tick
 
 HOURLY = 3_600_000  # a thousandth of a dollar a second
