@@ -4,5 +4,5 @@ Runs alone, with nothing else of Patron installed::
 
     python -m trainer.train spec.json RUN_DIR
 
-`recipe`, `spec` and `devices` are pure (no torch): the estimator reads the same arithmetic that the model is built from.
+`recipe`, `spec` and `devices` are pure (no torch): the estimator reads the arithmetic that the model is built from.
 """

@@ -222,8 +222,8 @@ def make_recipe(
 ) -> Recipe:
     """The recipe of a depth; every value can be overridden.
 
-    `num_steps` beats `horizon_tokens`, which beats `ratio` (tokens per scaling parameter). Whichever is used also drives
-    weight decay, so that a shortened run decays as much in all as a full one (T_epoch, arXiv 2405.13698).
+    `num_steps` beats `horizon_tokens`, which beats `ratio` (tokens per scaling parameter). Whichever is used drives
+    weight decay too, so that a shortened run decays as much in all as a full one (T_epoch, arXiv 2405.13698).
     `learning_rates` replaces final values by group name. Raises ValueError naming the value that cannot work.
     """
     if depth < 1:

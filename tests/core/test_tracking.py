@@ -64,9 +64,9 @@ def race(tmp_path_factory: pytest.TempPathFactory) -> Race:
             patch.delenv(name, raising=False)
         Store.open().close()
         with redirect_stdout(StringIO()) as printed, redirect_stderr(printed), tracking._calm(5):
-            pass  # MLflow is imported once, for both
-        fork = multiprocessing.get_context("fork")
-        processes = [fork.Process(target=mirror_one, args=(home, key)) for key in ("k1", "k2")]
+            pass  # MLflow is imported here
+        spawn = multiprocessing.get_context("spawn")  # a fork would inherit locks of polars' threads
+        processes = [spawn.Process(target=mirror_one, args=(home, key)) for key in ("k1", "k2")]
         for process in processes:
             process.start()
         for process in processes:

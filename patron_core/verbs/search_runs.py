@@ -1,0 +1,152 @@
+"""The runs of one search: fitting them to what is left of the budget, proving them, training them, topping them up."""
+
+from __future__ import annotations
+
+import time
+
+from patron_core import machine, supervisor
+from patron_core.decide import STOP_MARGIN_S
+from patron_core.errors import Refused
+from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
+from patron_core.money import affordable_s, format_usd
+from patron_core.specs import check_spec
+from patron_core.states import EndReason, RunState
+from patron_core.store import Store, ledger, runs
+from patron_core.store.records import Run
+from patron_core.verbs.amend import amend
+from patron_core.verbs.compare import compare
+from patron_core.verbs.control import launch
+from patron_core.verbs.dryrun import dryrun, dryrun_hold_usd_micros, repriced
+from patron_core.verbs.fund import fund, hold_for
+from patron_core.verbs.plan import fit_of, plan
+from patron_core.verbs.question import Question
+from patron_core.verbs.search_log import SearchLog
+from patron_core.verbs.watch import RunView, wait
+
+
+class SearchRuns:
+    def __init__(self, store: Store, question: Question, log: SearchLog):
+        self.store, self.question, self.log = store, question, log
+        self.started = time.monotonic()
+        self.by_depth: dict[int, str] = {}
+        self.finished: list[str] = []
+
+    def fit(self, depth: int, *, calibration: Calibration | None, run: Run | None = None) -> BudgetFit:
+        spec = check_spec(self.question.spec | {"depth": depth})
+        price = machine.this_price()
+        available = (run.dryrun or {}).get("measured", {}).get("train_tokens_available") if run else None
+        return fit_to_budget(
+            spec,
+            machine.this_device(self.store),
+            price=price,
+            budget_s=60 * self.question.minutes,
+            budget_usd_micros=max(1, self.money_left()),
+            calibration=calibration,
+            fit=fit_of(self.store, spec.data),
+            local=True,
+            prepared=True,  # by the first dryrun: data is made once for all depths
+            bound="high" if calibration else "mid",
+            max_train_tokens=available,
+        )
+
+    def prove(self, fit: BudgetFit) -> Run | None:
+        depth = fit.estimate.recipe.depth
+        key = f"search:{self.log.search_id}:d{depth}"
+        run = runs.find_by_key(self.store, project=self.log.project, key=key) or plan(
+            self.store,
+            spec=fit.spec.to_dict(),
+            project=self.log.project,
+            name=f"d{depth}-{self.log.search_id[1:6]}",
+            max_usd_micros=self.question.budget_usd_micros,
+            actor=self.log.actor,
+            key=key,
+        )
+        self.by_depth[depth] = run.id
+        if run.state is RunState.DRAFT:
+            hold = dryrun_hold_usd_micros(run, machine.this_price().usd_micros_per_hour)
+            if hold > self.money_left():
+                self.log.decide(
+                    "skip",
+                    f"Depth {depth}: a dryrun needs {format_usd(hold)}, {format_usd(self.money_left())} are left.",
+                    depth=depth,
+                )
+                return None
+            self.log.progress(f"depth {depth}: dryrun", None)
+            run = dryrun(self.store, run.id, actor=self.log.actor)
+        if run.state is RunState.DRYRUN:
+            run = self._wait(run.id).run
+        if run.state is RunState.FAILED:
+            self.log.decide("drop", f"Depth {depth}: its dryrun failed ({run.reason}).", depth=depth, run=run.id)
+            return None
+        return run
+
+    def train(self, run: Run, fit: BudgetFit) -> None:
+        if run.state is RunState.AWAITING_FUNDING:
+            run = amend(
+                self.store,
+                run.id,
+                num_steps=fit.estimate.recipe.num_steps,
+                eval_every_steps=fit.spec.eval_every_steps,
+                actor=self.log.actor,
+            )
+            amount = min(hold_for(run, fit.estimate), self.money_left())
+            if affordable_s(amount, fit.estimate.price.usd_micros_per_hour) < fit.estimate.wall_s.mid:
+                raise Refused(
+                    f"{format_usd(self.money_left())} of the budget are left, the run needs "
+                    f"{format_usd(fit.estimate.cost_usd_micros.mid)}",
+                    next="a larger --budget",
+                )
+            run = fund(self.store, run.id, usd_micros=amount, actor=self.log.actor, key=f"search:{self.log.search_id}")
+        if run.state is RunState.FUNDED:
+            run = launch(self.store, run.id, actor=self.log.actor)
+        seen = self._top_up_while_short(self._wait(run.id))
+        self.finished.append(run.id)
+        row = compare(self.store, [run.id])[0]
+        outcome = f"{row.val_bpb:.3f}" if row.val_bpb is not None else f"no result: {seen.sentence}"
+        self.log.decide(
+            "result",
+            f"Depth {run.spec['depth']}: val_bpb {outcome}, predicted {row.predicted_bpb or 0:.3f}; "
+            f"{row.wall_s:.0f} s and {format_usd(row.charged_usd_micros)}.",
+            run=run.id,
+            depth=run.spec["depth"],
+            state=seen.run.state.value,
+            val_bpb=row.val_bpb,
+            predicted_bpb=row.predicted_bpb,
+            charged_usd_micros=row.charged_usd_micros,
+        )
+
+    def _top_up_while_short(self, seen: RunView) -> RunView:
+        """A machine that became busier than its dryrun eats up the hold; go on while the budget and the time last."""
+        while seen.run.state is RunState.PAUSED and seen.run.reason is EndReason.OUT_OF_FUNDS:
+            row = repriced(self.store, seen.run)
+            amount = min(hold_for(seen.run, row), self.money_left())
+            lasts_s = affordable_s(amount, row.price.usd_micros_per_hour)
+            if lasts_s < 2 * STOP_MARGIN_S or self.time_left_s() < 2 * STOP_MARGIN_S:
+                return seen
+            self.log.decide(
+                "top_up",
+                f"Run {seen.run.name} is slower than its dryrun was: {format_usd(amount)} more to go on from step "
+                f"{seen.step} of {seen.num_steps}.",
+                run=seen.run.id,
+                usd_micros=amount,
+                step=seen.step,
+            )
+            key = f"search:{self.log.search_id}:{len(self.log.decisions)}"
+            fund(self.store, seen.run.id, usd_micros=amount, actor=self.log.actor, key=key)
+            launch(self.store, seen.run.id, actor=self.log.actor)
+            seen = self._wait(seen.run.id)
+        return seen
+
+    def _wait(self, run_id: str) -> RunView:
+        supervisor.ensure_running(self.store)
+        return wait(self.store, run_id, every_s=0.5, on_view=lambda seen: self.log.progress("", seen))
+
+    def time_left_s(self) -> float:
+        return 60 * self.question.time_limit_minutes - (time.monotonic() - self.started)
+
+    def spent_usd_micros(self) -> int:
+        money = ledger.runs_money(self.store, self.by_depth.values())
+        return sum(m.charged_usd_micros + m.held_usd_micros for m in money.values())
+
+    def money_left(self) -> int:
+        return self.question.budget_usd_micros - self.spent_usd_micros()
