@@ -34,10 +34,13 @@ LEASE = "supervisor"
 LEASE_TTL_S = 60.0
 LOOP_LEASE = "supervisor-loop"
 LOOP_TTL_S = 30.0
+START_WITHIN_S = 10.0  # from starting the background process to its lease; a second one would only go home again
 TICK_EVERY_S = 1.0
 MIRROR_EVERY_S = 3.0
 ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
 RECENT_TERMINAL = 50  # how many ended runs are checked for a mirror that is not complete yet
+
+_started_at: dict[str, float] = {}  # by PATRON_HOME, monotonic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,15 @@ def tick(store: Store, *, now: float | None = None, mirror: bool = False) -> Tic
     return Supervisor(store=store, mirror=mirror).tick(now=now)
 
 
+def keep_going(store: Store) -> None:
+    """See that somebody supervises: the background process, or this one for as long as there is none.
+
+    Where one is at it this only looks at its lease: on a small machine every tick is taken from the training.
+    """
+    if ensure_running(store):
+        tick(store)
+
+
 def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
     """Tick until nothing is live for `idle_ticks` ticks. Returns at once if another loop is already at it."""
     supervisor = Supervisor(store=store)
@@ -144,10 +156,13 @@ def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
 
 
 def ensure_running(store: Store) -> bool:
-    """Start the background supervisor unless one is at it. True if one was started."""
+    """Start the background supervisor unless one is at it. True while there is none yet."""
     if leases.current(store, LOOP_LEASE, now=time.time()) is not None:
         return False
     folder = settings.home()
+    if time.monotonic() - _started_at.get(str(folder), float("-inf")) < START_WITHIN_S:
+        return True
+    _started_at[str(folder)] = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "supervisor.log").open("ab") as output:
         subprocess.Popen(

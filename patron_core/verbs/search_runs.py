@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from patron_core import machine, supervisor
+from patron_core import machine
 from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
@@ -138,8 +138,7 @@ class SearchRuns:
         return seen
 
     def _wait(self, run_id: str) -> RunView:
-        supervisor.ensure_running(self.store)
-        return wait(self.store, run_id, every_s=0.5, on_view=lambda seen: self.log.progress("", seen))
+        return wait(self.store, run_id, on_view=lambda seen: self.log.progress("", seen))
 
     def time_left_s(self) -> float:
         return 60 * self.question.time_limit_minutes - (time.monotonic() - self.started)

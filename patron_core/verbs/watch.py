@@ -152,14 +152,13 @@ def wait(
     every_s: float = 1.0,
     on_view: Callable[[RunView], None] | None = None,
 ) -> RunView:
-    """Watch until the run rests, or `timeout_s` has passed. Helps the supervisor along while it waits.
+    """Watch until the run rests, or `timeout_s` has passed. A supervisor that died meanwhile is started again.
 
     The run does not depend on this: closing the notebook or killing the script leaves it running.
     """
     end = time.monotonic() + timeout_s
-    supervisor.ensure_running(store)
     while True:
-        supervisor.tick(store)
+        supervisor.keep_going(store)
         seen = view(store, run_id)
         if on_view is not None:
             on_view(seen)
