@@ -11,9 +11,11 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from patron_core import settings, tracking
@@ -24,7 +26,7 @@ from patron_core.executors import get_executor
 from patron_core.executors.base import Executor
 from patron_core.money import to_usd
 from patron_core.observe import look
-from patron_core.states import ACTIVE, TERMINAL
+from patron_core.states import ACTIVE, TERMINAL, RunState
 from patron_core.store import Store, leases, ledger, mirrors, runs
 from patron_core.store.records import Run
 
@@ -38,7 +40,7 @@ START_WITHIN_S = 10.0  # from starting the background process to its lease; a se
 TICK_EVERY_S = 1.0
 MIRROR_EVERY_S = 3.0
 ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
-RECENT_TERMINAL = 50  # how many ended runs are checked for a mirror that is not complete yet
+RECENT_RESTING = 50  # how many runs that rest are checked for a mirror that is not complete yet
 
 _started_at: dict[str, float] = {}  # by PATRON_HOME, monotonic
 
@@ -55,13 +57,12 @@ class Tick:
 
 @dataclass(kw_only=True)
 class Supervisor:
-    """One process's view: who it is, and when it last mirrored each run."""
+    """One process at work: who it is, and on what."""
 
     store: Store
     executor_named: Callable[[str], Executor] = get_executor
     mirror: bool = True
     holder: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    _mirrored_at: dict[str, float] = field(default_factory=dict)
 
     def tick(self, *, now: float | None = None) -> Tick:
         """Look at every live run once and do what is due."""
@@ -74,7 +75,7 @@ class Supervisor:
             for run in runs.active_runs(self.store):
                 self._advance(run, actions, errors, now=now)
             if self.mirror:
-                self._mirror(errors, now=now)
+                errors += self.mirror_runs(now=now)
         finally:
             leases.release(self.store, LEASE, holder=self.holder)
         return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=len(runs.active_runs(self.store)))
@@ -100,14 +101,12 @@ class Supervisor:
             errors.append(f"{run.id}: {type(error).__name__}: {error}")
             log.exception("%s: unexpected", run.id)
 
-    def _mirror(self, errors: list[str], *, now: float) -> None:
+    def mirror_runs(self, *, now: float) -> list[str]:
+        """Bring MLflow up to date with every run that may have news. Returns what went wrong, as sentences."""
+        errors: list[str] = []
         live = [run for run in runs.active_runs(self.store) if run.state in ACTIVE]
-        ended = runs.list_runs(self.store, states=sorted(TERMINAL), limit=RECENT_TERMINAL)
-        for run in [*live, *(run for run in ended if not self._is_mirrored(run))]:
-            due = run.state in TERMINAL or abs(now - self._mirrored_at.get(run.id, 0.0)) >= MIRROR_EVERY_S
-            if not due:
-                continue
-            self._mirrored_at[run.id] = now
+        resting = runs.list_runs(self.store, states=[*TERMINAL, RunState.PAUSED], limit=RECENT_RESTING)
+        for run in [*live, *(run for run in resting if not self.is_mirrored(run))]:
             money = ledger.run_money(self.store, run.id)
             extra = {
                 "money/charged_usd": to_usd(money.charged_usd_micros),
@@ -120,8 +119,9 @@ class Supervisor:
                 continue
             if report.error is not None:
                 errors.append(f"{run.id}: mlflow: {report.error}")
+        return errors
 
-    def _is_mirrored(self, run: Run) -> bool:
+    def is_mirrored(self, run: Run) -> bool:
         if run.result is None:
             return True  # never trained: there is nothing to mirror
         mirror = mirrors.get(self.store, run.id)
@@ -144,15 +144,41 @@ def keep_going(store: Store) -> None:
 
 def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
     """Tick until nothing is live for `idle_ticks` ticks. Returns at once if another loop is already at it."""
-    supervisor = Supervisor(store=store)
+    supervisor = Supervisor(store=store, mirror=False)
+    done = threading.Event()
+    mirror = threading.Thread(target=_mirror_until, args=(supervisor, done), name="mirror")
     idle = 0
-    while idle < idle_ticks:
-        if not leases.acquire(store, LOOP_LEASE, holder=supervisor.holder, ttl_s=LOOP_TTL_S, now=time.time()):
-            return
-        seen = supervisor.tick()
-        idle = 0 if seen.live or (seen.errors and idle < 1) else idle + 1
-        time.sleep(TICK_EVERY_S)
-    leases.release(store, LOOP_LEASE, holder=supervisor.holder)
+    try:
+        while idle < idle_ticks:
+            if not leases.acquire(store, LOOP_LEASE, holder=supervisor.holder, ttl_s=LOOP_TTL_S, now=time.time()):
+                return
+            if not mirror.is_alive():
+                mirror.start()
+            seen = supervisor.tick()
+            idle = 0 if seen.live or (seen.errors and idle < 1) else idle + 1
+            time.sleep(TICK_EVERY_S)
+    finally:
+        done.set()
+        if mirror.is_alive():
+            mirror.join()
+        leases.release(store, LOOP_LEASE, holder=supervisor.holder)
+
+
+def _mirror_until(supervisor: Supervisor, done: threading.Event) -> None:
+    """Mirror now and then, and once more at the end. In a thread of the lowest priority: training must not wait for it.
+
+    Starting MLflow alone takes seconds of a core, and on a small machine the core is one that trains.
+    """
+    with suppress(OSError, AttributeError):  # only Linux gives each thread a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    last = False
+    while not last:
+        last = done.wait(MIRROR_EVERY_S)
+        try:
+            for error in supervisor.mirror_runs(now=time.time()):
+                log.warning("%s", error)
+        except Exception:  # a poll boundary: the record is in events/, and the next look goes on from there
+            log.exception("mirror: unexpected")
 
 
 def ensure_running(store: Store) -> bool:

@@ -131,7 +131,7 @@ def test_the_whole_loop_survives_a_kill_and_the_bill_is_right(store: Store, spec
     assert ledger.verify(store) == []
 
     # the curve: every step once, in MLflow as in the record
-    drive(supervisor, run, supervisor._is_mirrored)
+    drive(supervisor, run, supervisor.is_mirrored)
     mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
     assert Counter(mirrored["step"].to_list()) == Counter(range(1, 201))
     recorded = curve(lineage(directory.all_events()), "train/loss")

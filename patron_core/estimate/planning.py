@@ -139,6 +139,7 @@ def fit_to_budget(
     cap, cap_name = _step_cap(recipe, max_train_tokens, max_ratio)
     steps = _largest(MIN_STEPS, cap, lambda n: within(planned(n)))
     row = planned(steps)
+    evals = "1 evaluation" if row.num_evals == 1 else f"{row.num_evals} evaluations"
     limit = cap_name if steps == cap else _limit(row, budget_s, budget_usd_micros)
     return BudgetFit(
         spec=row.spec,
@@ -147,7 +148,7 @@ def fit_to_budget(
         limit=limit,
         sentence=(
             f"{steps} steps of {recipe.batch_tokens} tokens ({steps / recipe.num_steps:.0%} of the recipe's "
-            f"{recipe.num_steps}), {row.num_evals} evaluations; at most {row.wall_s.high / 60:.1f} min and "
+            f"{recipe.num_steps}), {evals}; at most {row.wall_s.high / 60:.1f} min and "
             f"{format_usd(row.cost_usd_micros.high)}, expected {row.wall_s.mid / 60:.1f} min; limited by {limit}."
         ),
     )
