@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from patron_core import settings, tracking
 from patron_core.apply import apply
@@ -165,12 +166,7 @@ def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
 
 
 def _mirror_until(supervisor: Supervisor, done: threading.Event) -> None:
-    """Mirror now and then, and once more at the end. In a thread of the lowest priority: training must not wait for it.
-
-    Starting MLflow alone takes seconds of a core, and on a small machine the core is one that trains.
-    """
-    with suppress(OSError, AttributeError):  # only Linux gives each thread a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    """Mirror now and then, and once more at the end; beside the ticks, which must not wait for a slow tracker."""
     last = False
     while not last:
         last = done.wait(MIRROR_EVERY_S)
@@ -202,7 +198,18 @@ def ensure_running(store: Store) -> bool:
     return True
 
 
+def stand_back() -> None:
+    """Let the training have the cores. Starting MLflow takes seconds of one, and each thread of a step waits for all.
+
+    Linux shares cores between sessions first, so that the niceness of a process counts only inside its own session;
+    each session has one of its own. Jobs have sessions of their own, so this one's does not hold them back.
+    """
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
+
+
 def main() -> None:
+    stand_back()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     run_loop(Store.open())
