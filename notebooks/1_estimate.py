@@ -8,7 +8,7 @@ marimo run notebooks/1_estimate.py
 import marimo
 
 __generated_with = "0.25.2"
-app = marimo.App(width="medium", app_title="Patron: estimate")
+app = marimo.App(width="full", app_title="Patron: estimate")
 
 with app.setup:
     from typing import Annotated
@@ -132,6 +132,9 @@ def columns():
         show.Column("depth", lambda r: str(r.recipe.depth)),
         show.Column("device", lambda r: r.device.name, "left"),
         show.Column("verdict", lambda r: show.mark(str(r.verdict)), "left"),
+        show.Column("wall time", lambda r: show.between(r.wall_s, show.seconds)),
+        show.Column("cost", lambda r: show.between(r.cost_usd_micros, show.usd)),
+        show.Column("val_bpb", lambda r: show.between(r.val_bpb, show.bpb)),
         show.Column("params", lambda r: show.count(r.num_params["total"])),
         show.Column("w/o v-emb", lambda r: show.count(r.num_params["without_value_embeds"])),
         show.Column("scaling", lambda r: show.count(r.num_params["scaling"])),
@@ -139,9 +142,6 @@ def columns():
         show.Column("FLOPs", lambda r: show.flops(r.recipe.train_flops)),
         show.Column("memory", lambda r: show.size(r.memory.peak_bytes.high)),
         show.Column("step", lambda r: show.seconds(r.step_s.mid)),
-        show.Column("wall time", lambda r: show.between(r.wall_s, show.seconds)),
-        show.Column("cost", lambda r: show.between(r.cost_usd_micros, show.usd)),
-        show.Column("val_bpb", lambda r: show.between(r.val_bpb, show.bpb)),
     ]
     return (table,)
 

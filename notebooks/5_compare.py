@@ -8,7 +8,7 @@ marimo run notebooks/5_compare.py
 import marimo
 
 __generated_with = "0.25.0"
-app = marimo.App(width="medium", app_title="Patron: compare")
+app = marimo.App(width="full", app_title="Patron: compare")
 
 with app.setup:
     import marimo as mo

@@ -27,7 +27,7 @@ def main() -> int:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, (notebook, height) in PICTURES.items():
-            page = browser.new_page(viewport={"width": 1180, "height": height})
+            page = browser.new_page(viewport={"width": 1360, "height": height})
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
