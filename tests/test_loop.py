@@ -1,11 +1,11 @@
 """The whole loop for real: a real trainer in its own process, killed in the middle, on a real ledger and a real MLflow.
 
-estimate -> dryrun -> fund -> launch -> SIGKILL -> recovery -> finish -> settle -> compare -> note.
+estimate -> dryrun -> fund -> launch -> SIGKILL of the supervisor, then of the trainer -> recovery -> finish -> settle
+-> compare -> note.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -22,24 +22,17 @@ from patron_core.money import cost_usd_micros
 from patron_core.rundir import RunDir, curve, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs
-from patron_core.supervisor import Supervisor
+from patron_core.supervisor import Supervisor, ensure_running
 
 BUDGET_USD_MICROS = 500_000
 WORDS = ("quick", "brown", "fox", "jumps", "lazy", "dog", "seven", "wizards", "box", "quartz", "pale", "moonlight")
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "3.60")
+def store(living_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = Store.open()
     yield found
-    for process in psutil.process_iter(["environ"]):  # nothing of this test may live on
-        if (process.info["environ"] or {}).get("PATRON_HOME") == str(tmp_path / "home") and process.pid != os.getpid():
-            process.kill()
     found.close()
 
 
@@ -77,17 +70,19 @@ def drive(supervisor: Supervisor, run: Run, until: Callable[[Run], bool], timeou
     raise AssertionError(f"{seen.id} is {seen.state} ({seen.reason}): {verbs.view(supervisor.store, run.id).to_dict()}")
 
 
-def trainer_of(run: Run) -> psutil.Process:
-    """The process that trains, not the one that watches over it."""
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if "trainer.train" in line and any(run.id in part for part in line):
+def process_with(home: str, module: str) -> psutil.Process:
+    """The process of this test's home that runs a module."""
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        ours = (process.info["environ"] or {}).get("PATRON_HOME") == home
+        if ours and "-m" in (line := process.info["cmdline"] or []) and line[line.index("-m") + 1] == module:
             return process
-    raise AssertionError("no trainer process found")
+    raise AssertionError(f"no process of {module} found")
 
 
 @pytest.mark.timeout(240)
-def test_the_whole_loop_survives_a_kill_and_the_bill_is_right(store: Store, spec: dict[str, object]) -> None:
+def test_the_whole_loop_survives_kills_and_the_bill_is_right(
+    store: Store, spec: dict[str, object], living_home: Path
+) -> None:
     supervisor = Supervisor(store=store, mirror=False)  # quick ticks, so that the kill comes in the middle
     verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
     run = verbs.plan(store, spec=spec, max_usd_micros=BUDGET_USD_MICROS, actor="ada", key="one")
@@ -110,9 +105,17 @@ def test_the_whole_loop_survives_a_kill_and_the_bill_is_right(store: Store, spec
     verbs.launch(store, run.id, actor="ada")
     verbs.launch(store, run.id, actor="ada")
 
+    # the supervisor in the background starts it, and is killed; whoever comes next goes on from the store
+    assert ensure_running(store)
+    end = time.monotonic() + 60
+    while runs.get_run(store, run.id).state is not RunState.RUNNING:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process_with(str(living_home), "patron_core.supervisor").kill()
+
     directory = RunDir(run.run_dir)
     drive(supervisor, run, lambda seen: (c := directory.newest_checkpoint()) is not None and c.step >= 40)
-    trainer_of(run).send_signal(signal.SIGKILL)
+    process_with(str(living_home), "trainer.train").send_signal(signal.SIGKILL)
     supervisor.mirror = True
     run = drive(supervisor, run, lambda seen: seen.state is RunState.SUCCEEDED)
 

@@ -8,10 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from patron_core import verbs
@@ -24,18 +22,6 @@ FLAGS = (
     *("--time-limit-minutes", "4", "--min-gain-bpb", "0", "--vocab-size", "512", "--sequence-len", "64"),
     *("--batch-tokens", "1024", "--eval-tokens", "4096", "--key", "night", "--json"),
 )
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "3.60")
-    yield tmp_path / "home"
-    for process in psutil.process_iter(["environ"]):
-        if (process.info["environ"] or {}).get("PATRON_HOME") == str(tmp_path / "home") and process.pid != os.getpid():
-            process.kill()
 
 
 @pytest.fixture
@@ -58,10 +44,10 @@ def is_alive(process: subprocess.Popen[str], deadline: float) -> bool:
 
 
 @pytest.mark.timeout(280)
-def test_a_search_that_is_killed_goes_on_under_its_key(home: Path, corpus: Path) -> None:
+def test_a_search_that_is_killed_goes_on_under_its_key(living_home: Path, corpus: Path) -> None:
     first = start(corpus)
     deadline = time.monotonic() + 120
-    while not (home / "patron.db").exists():
+    while not (living_home / "patron.db").exists():
         assert is_alive(first, deadline), first.communicate()
         time.sleep(0.2)
     store = Store.open()

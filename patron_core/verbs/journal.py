@@ -9,7 +9,7 @@ from patron_core.errors import InvalidInput
 from patron_core.store import Store, notes
 from patron_core.store.records import Note
 
-KINDS = ("note", "hypothesis", "result", "decision", "failed")
+KINDS = notes.KINDS
 MAX_BODY_CHARS = 200_000
 
 

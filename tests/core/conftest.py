@@ -22,15 +22,6 @@ from patron_core.store import Run, Store, runs
 _TEMPLATE = "patron_template"  # migrated once, copied for each test
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh PATRON_HOME; no setting of the person who runs the tests leaks in."""
-    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_LOCAL_USD_PER_HOUR", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("template") / "patron.db"

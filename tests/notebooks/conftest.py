@@ -17,15 +17,6 @@ from patron_core.store import Run, Store, leases
 from patron_core.supervisor import LOOP_LEASE
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh PATRON_HOME; no setting of the person who runs the tests leaks in."""
-    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_LOCAL_USD_PER_HOUR", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Run]]]:
     """A home with runs of every kind, made once. Its supervisor counts as running, so that none is started."""
