@@ -74,7 +74,7 @@ def explain(
     if share is None or upper is None:
         return f"{plan}; give a budget in time or money to judge it."
     if verdict is Verdict.OVER_BUDGET:
-        return f"{plan}: {share - 1:.0%} more than the budget of {budget}."
+        return f"{plan}: {f'{share - 1:.0%} more than' if share < 2 else f'{share:.1f}x'} the budget of {budget}."
     advice = {
         Verdict.TOO_SMALL: " A far larger model fits.",
         Verdict.UNDERSIZED: " A larger model, or more steps, fits.",

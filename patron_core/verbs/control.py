@@ -75,5 +75,6 @@ def next_step(run: Run) -> str:
         RunState.AWAITING_FUNDING: f"python notebooks/3_launch.py --run {run.id} --yes",
         RunState.PAUSED: f"python notebooks/3_launch.py --run {run.id} --yes",
         RunState.FUNDED: f"python notebooks/3_launch.py --run {run.id} --yes",
+        RunState.SUCCEEDED: f"python notebooks/5_compare.py --runs {run.id}",
     }
     return steps.get(run.state, f"python notebooks/4_watch.py --run {run.id}")
