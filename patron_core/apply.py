@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from patron_core import settings, specs
+from patron_core import specs
 from patron_core.decide import STOP_GRACE_S, STOP_MARGIN_S, Action, ActionKind, failures_after
 from patron_core.executors.base import Executor, Job
 from patron_core.money import affordable_s, cost_usd_micros
@@ -76,7 +76,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=str(directory),
-            env={"PATRON_CACHE": str(settings.cache())},
+            env=specs.workload_env(),
             deadline_s=deadline_s,
             grace_s=STOP_MARGIN_S,
         )
@@ -125,6 +125,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         report = dryrun_report(run, attempt, directory)
         if report is None:
             reason, new_state = EndReason.USER_ERROR, RunState.FAILED
+    result = run_result(directory)
     with store.begin() as conn:
         _charge(conn, run, attempt, seen.uptime_s if seen else 0.0, now=now)
         attempts.ended(
@@ -140,9 +141,9 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
             runs.set_fields(conn, run.id, now=now, dryrun=report)
             record_dryrun(conn, run, report, now=now)
         if attempt.kind == "train":
-            runs.set_fields(conn, run.id, now=now, result=run_result(directory))
+            runs.set_fields(conn, run.id, now=now, result=result)
             if new_state is RunState.SUCCEEDED:
-                record_run(conn, run, run_result(directory), now=now)
+                record_run(conn, run, result, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 

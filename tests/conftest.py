@@ -23,7 +23,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def living_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home in which real processes run, at a tenth of a cent a second. None of them outlives the test."""
     monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "3.60")
+    monkeypatch.setenv("HOME", str(home.parent))
     yield home
+    assert not (home.parent / ".cache" / "patron").exists(), "data was prepared outside PATRON_HOME, a second time"
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get("PATRON_HOME") == str(home) and process.pid != os.getpid():
             process.kill()

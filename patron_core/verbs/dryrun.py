@@ -8,6 +8,7 @@ from patron_core import machine
 from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
+from patron_core.estimate.calibration import STARTUP_PHASES
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -36,7 +37,7 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
             next=f"python notebooks/4_watch.py --run {run.id}",
         )
     price = machine.this_price(now=now)
-    hold = dryrun_hold_usd_micros(run, price.usd_micros_per_hour)
+    hold = dryrun_hold_usd_micros(run, price.usd_micros_per_hour, burst_steps)
     number = 1 + sum(a.kind == "dryrun" for a in attempts.for_run(store, run.id))
     with store.begin() as conn:
         ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{number}", actor=actor, now=now)
@@ -59,14 +60,11 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
         )
 
 
-def dryrun_hold_usd_micros(run: Run, usd_micros_per_hour: int) -> int:
-    """Upper bound of a burst: start-up twice, a dozen steps, an evaluation's worth, with room for a slow machine."""
+def dryrun_hold_usd_micros(run: Run, usd_micros_per_hour: int, burst_steps: int = BURST_STEPS) -> int:
+    """Upper bound of a burst: start-up twice, its steps several times over, an evaluation; room for a slow machine."""
     row = run.estimate or {}
-    startup_s = sum(
-        row.get("phases_s", {}).get(name, {}).get("high", 0.0)
-        for name in ("provisioning", "data", "tokenizer", "compile")
-    )
-    steps_s = 2 * BURST_STEPS * row.get("step_s", {}).get("high", 0.0)
+    startup_s = sum(row.get("phases_s", {}).get(name, {}).get("high", 0.0) for name in STARTUP_PHASES)
+    steps_s = 2 * burst_steps * row.get("step_s", {}).get("high", 0.0)
     bound_s = max(MIN_DRYRUN_S, 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0))
     return cost_usd_micros(bound_s + STOP_MARGIN_S, usd_micros_per_hour)
 

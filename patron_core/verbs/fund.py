@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -13,10 +14,11 @@ from patron_core.errors import Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.rundir import RunDir
-from patron_core.specs import check_spec, environment_command
+from patron_core.specs import check_spec, environment_command, workload_env
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
+from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
@@ -51,14 +53,15 @@ def fund(
             runs.add_event(conn, run.id, kind="topped_up", actor=actor, now=now, detail={"usd_micros": usd_micros})
             return runs.get_run(conn, run.id)
     if run.state not in _FUNDABLE:
-        raise Refused(f"run {run.id} is {run.state}, not awaiting funding", next=_next(run))
+        raise Refused(f"run {run.id} is {run.state}, not awaiting funding", next=next_step(run))
     check_proof(run)
     row = repriced(store, run)
     amount = hold_for(run, row) if usd_micros is None else usd_micros
     _check_cap(store, run, amount)
     with store.begin() as conn:
         ledger.hold(conn, run, amount, key=_ledger_key(run, key), actor=actor, now=now)
-        runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | row.to_dict())
+        if run.state is RunState.AWAITING_FUNDING:  # a resume does not rewrite the forecast that the run is judged by
+            runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | row.to_dict())
         return runs.transition(
             conn,
             run.id,
@@ -107,6 +110,7 @@ def current_environment(run_dir: Path) -> dict[str, Any]:
     try:
         done = subprocess.run(
             environment_command(run_dir),
+            env=os.environ | workload_env(),
             capture_output=True,
             text=True,
             timeout=_ENVIRONMENT_TIMEOUT_S,
@@ -138,8 +142,3 @@ def _held_before(store: Store, run: Run, key: str) -> bool:
 
 def _ledger_key(run: Run, key: str) -> str:
     return f"hold:{run.id}:{key}"
-
-
-def _next(run: Run) -> str:
-    command = "2_dryrun" if run.state is RunState.DRAFT else "4_watch"
-    return f"python notebooks/{command}.py --run {run.id}"
