@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -170,9 +172,7 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself; `begin` below does
         connection.execute("PRAGMA foreign_keys = ON")
-        # WAL lets readers and a writer work at once. It stays in the file, so only the first opener sets it.
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection, busy_timeout_s)
 
     @event.listens_for(engine, "begin")
     def begin(conn: Connection) -> None:
@@ -182,6 +182,23 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
         conn.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
+    """WAL lets readers and a writer work at once. It stays in the file, so only the first opener sets it.
+
+    SQLite does not wait for this switch: while another process makes it, or writes, it says at once that it is locked.
+    """
+    end = time.monotonic() + busy_timeout_s
+    while True:
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= end:
+                raise
+            time.sleep(0.02)
 
 
 def _postgresql_engine(url: URL, busy_timeout_s: float) -> Engine:
