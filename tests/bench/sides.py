@@ -1,0 +1,197 @@
+"""The two trainers at work on a job, each in its own process: ours through its real loop, upstream as it ships."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.bench.jobs import Job
+from tests.bench.upstream import Batch, Upstream
+from trainer.checkpoint import Checkpointer
+from trainer.console import Console
+from trainer.data import PreparedData, TrainLoader
+from trainer.data.loader import count_rows
+from trainer.data.shards import TokenShard
+from trainer.events import EventWriter
+from trainer.loop import TrainingLoop
+from trainer.machine import find_machine
+from trainer.spec import TrainSpec
+from trainer.stop import StopWatch
+
+WARM_UP_STEPS = 2
+SCHEDULE_STEPS = 10_000  # the steps measured lie at the beginning of a long run
+DOCUMENT_TOKENS = 600
+
+
+def work(job: Job, started: float) -> dict[str, Any]:
+    """The job's result. `started` is the perf_counter at the process's beginning."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {"ours": measure_ours, "upstream": measure_upstream}[job.side](job, Path(folder), started)
+
+
+def make_spec(job: Job, **changes: Any) -> TrainSpec:
+    """The job as a run of our trainer. Raises SpecError where there cannot be one."""
+    values = {
+        "depth": job.depth,
+        "sequence_len": job.sequence_len,
+        "vocab_size": job.vocab_size,
+        "window_pattern": job.window_pattern,
+        "batch_tokens": job.batch_tokens,
+        "device_batch_size": job.device_batch_size,
+        "num_steps": SCHEDULE_STEPS,
+        "seed": job.seed,
+        "device": job.device,
+        "dtype": job.dtype,
+        "compile": job.compile,
+    }
+    return TrainSpec.from_dict(values | changes)
+
+
+def measure_ours(job: Job, folder: Path, started: float) -> dict[str, Any]:
+    loop = training_loop(make_spec(job), random_data(job, folder), folder)
+    built = time.perf_counter()
+    loop.compile()
+    loop.run(1, only_steps=True)
+    first_step_end = time.perf_counter()
+    loop.run(WARM_UP_STEPS + job.steps, only_steps=True)
+    machine = loop.machine
+    seconds = loop.times.seconds[WARM_UP_STEPS:]
+    return _figures(job, seconds, started, built, first_step_end) | {
+        "device_batch_size": loop.batch_size,
+        "dtype": machine.dtype_name,
+        "compiled": machine.compile,
+        "device": machine.device_name,
+        "flops_per_token": loop.recipe.flops_per_token,
+        "peak_flops": machine.peak_flops,
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+    }
+
+
+def measure_upstream(job: Job, folder: Path, started: float) -> dict[str, Any]:
+    trainer = start_upstream(job, SCHEDULE_STEPS)
+    next_micro_batches = micro_batches(job, random_data(job, folder))
+    built = time.perf_counter()
+    synchronize = torch.cuda.synchronize if trainer.device.type == "cuda" else _nothing
+    seconds = []
+    first_step_end = built
+    for number in range(WARM_UP_STEPS + job.steps):
+        batches = next_micro_batches()
+        synchronize()
+        start = time.perf_counter()
+        trainer.step(number, batches)
+        synchronize()
+        end = time.perf_counter()
+        seconds.append(end - start)
+        if number == 0:
+            first_step_end = end
+            trainer.settle()
+    on_cuda = trainer.device.type == "cuda"
+    return _figures(job, seconds[WARM_UP_STEPS:], started, built, first_step_end) | {
+        "device_batch_size": job.device_batch_size,
+        "dtype": job.dtype,
+        "compiled": job.compile,
+        "flops_per_token": trainer.flops_per_token,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_cuda else _peak_resident_bytes(),
+    }
+
+
+def _nothing() -> None:
+    pass
+
+
+def _figures(job: Job, seconds: list[float], started: float, built: float, first_step_end: float) -> dict[str, Any]:
+    step_s = statistics.median(seconds)
+    return {
+        "step_s": step_s,
+        "step_s_all": seconds,
+        "tokens_per_s": job.batch_tokens / step_s,
+        "first_step_s": first_step_end - built,  # compilation, and the step
+        "start_s": first_step_end - started,  # imports, model, compilation, and the step
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _peak_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def start_upstream(job: Job, num_steps: int) -> Upstream:
+    assert job.checkout is not None
+    assert job.device_batch_size is not None
+    return Upstream(
+        Path(job.checkout),
+        depth=job.depth,
+        sequence_len=job.sequence_len,
+        vocab_size=job.vocab_size,
+        window_pattern=job.window_pattern,
+        batch_tokens=job.batch_tokens,
+        num_steps=num_steps,
+        device=job.device,
+        dtype=job.dtype,
+        seed=job.seed,
+    )
+
+
+def training_loop(spec: TrainSpec, data: PreparedData, folder: Path) -> TrainingLoop:
+    """Our trainer's real loop; events and checkpoints go to the folder."""
+    return TrainingLoop(
+        spec=spec,
+        machine=find_machine(spec, lambda code, message: print(f"{code}: {message}", file=sys.stderr)),
+        data=data,
+        checkpointer=Checkpointer(folder, keep=1),
+        events=EventWriter(folder, "bench"),
+        console=Console(None),
+        stop=StopWatch(),
+    )
+
+
+def micro_batches(job: Job, data: PreparedData) -> Callable[[], list[Batch]]:
+    """The next step's micro-batches, from our loader for both sides."""
+    assert job.device_batch_size is not None
+    loader = TrainLoader(data, batch_size=job.device_batch_size, sequence_len=job.sequence_len, seed=job.seed)
+    count = job.batch_tokens // (job.device_batch_size * job.sequence_len)
+    return lambda: [loader.next() for _ in range(count)]
+
+
+def random_data(job: Job, folder: Path) -> PreparedData:
+    """Random tokens for the steps measured: what they are does not change how long a step takes."""
+    rows = (WARM_UP_STEPS + job.steps + 1) * job.batch_tokens // job.sequence_len
+    num_tokens = rows * (job.sequence_len + 1)
+    rng = np.random.default_rng(job.seed)
+    shard = _write_shard(folder, rng.integers(9, job.vocab_size, num_tokens, dtype=np.uint32))
+    return PreparedData(
+        tokenizer_path=folder / "none.json",
+        tokenizer_hash="random",
+        data_hash="random",
+        train=(shard,),
+        val=(shard,),
+        num_train_tokens=count_rows((shard,), job.sequence_len) * job.sequence_len,
+        num_val_tokens=count_rows((shard,), job.sequence_len) * job.sequence_len,
+        token_bytes=np.ones(job.vocab_size, dtype=np.int32),
+        bos_id=0,
+    )
+
+
+def _write_shard(folder: Path, tokens: np.ndarray) -> TokenShard:
+    tokens_path, offsets_path = folder / "00000.tokens", folder / "00000.offsets"
+    tokens.astype("<u4").tofile(tokens_path)
+    offsets = np.append(np.arange(0, len(tokens), DOCUMENT_TOKENS), len(tokens)).astype("<i8")
+    offsets.tofile(offsets_path)
+    return TokenShard(
+        tokens_path=tokens_path,
+        offsets_path=offsets_path,
+        dtype="<u4",
+        num_tokens=len(tokens),
+        num_documents=len(offsets) - 1,
+        tokens_sha256="",
+        offsets_sha256="",
+    )

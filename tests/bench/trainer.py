@@ -1,0 +1,163 @@
+"""Our trainer and upstream nanochat in turns on this machine, same configuration. Prints one JSON object.
+
+    python tests/bench/trainer.py --vs PATH_TO_NANOCHAT              # depth 4, 512 tokens, vocabulary 32768, compiled
+    python tests/bench/trainer.py --vs PATH --depth 6 --dtype bfloat16 --vs-dtype bfloat16 --steps 4
+
+Each round is a process of each side, one after the other. The first round starts with empty compilation caches, the
+others with what it left there: `first_start_s` and `second_start_s`, from a process's begin to the end of its first
+step. Ours runs its real loop, events and loader included; upstream its model, optimizer and step as it ships them,
+without FlashAttention-3. Without a checkout it says why nothing was measured, and exits 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # a script's own folder comes first on sys.path, and there this file hides our trainer
+    sys.path[0] = str(Path(__file__).parents[2])
+
+from tests.bench.jobs import ROOT, Job, checkout_problem, checkout_version, run_job
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    problem = None if args.only_ours else checkout_problem(args.vs)
+    print(json.dumps({"skipped": problem} if problem else measure(args), indent=1))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vs", type=Path, metavar="PATH", help="a checkout of github.com/karpathy/nanochat")
+    parser.add_argument("--only-ours", action="store_true", help="measure our side alone")
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--sequence-len", type=int, default=512)
+    parser.add_argument("--vocab-size", type=int, default=32768, help="a multiple of 64, to which upstream pads")
+    parser.add_argument("--window-pattern", default="L")
+    parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--device-batch-size", type=int, default=8, help="sequences in upstream's micro-batch")
+    parser.add_argument(
+        "--our-device-batch-size", type=int, help="sequences in ours; default: what our trainer takes by itself"
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of our side")
+    parser.add_argument("--vs-dtype", nargs="+", default=["bfloat16", "float32"], choices=("bfloat16", "float32"))
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="both sides")
+    parser.add_argument("--steps", type=int, default=6, help="measured in each round, after two that warm up")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--launcher", default="", help="a command put before each process, such as 'taskset -c 0-3'")
+    return parser.parse_args(argv)
+
+
+def jobs(args: argparse.Namespace) -> dict[str, Job]:
+    ours = Job(
+        side="ours",
+        depth=args.depth,
+        sequence_len=args.sequence_len,
+        vocab_size=args.vocab_size,
+        window_pattern=args.window_pattern,
+        batch_tokens=args.batch_tokens,
+        device_batch_size=args.our_device_batch_size,
+        device=args.device,
+        dtype=args.dtype,
+        compile=args.compile,
+        steps=args.steps,
+    )
+    if args.only_ours:
+        return {"ours": ours}
+    theirs = replace(ours, side="upstream", checkout=str(args.vs.resolve()), device_batch_size=args.device_batch_size)
+    return {"ours": ours} | {f"upstream_{dtype}": replace(theirs, dtype=dtype) for dtype in args.vs_dtype}
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    launcher = shlex.split(args.launcher)
+    machine = describe_machine(launcher)
+    rounds: dict[str, list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as caches:
+        for number in range(args.rounds):
+            for name, job in jobs(args).items():
+                result = run_job(job, launcher=launcher, env=fresh_caches(Path(caches) / job.side))
+                rounds.setdefault(name, []).append(result)
+                print(f"round {number + 1}, {name}: {result['tokens_per_s']:,.0f} tokens/s", file=sys.stderr)
+    sides = {name: summary(results, machine) for name, results in rounds.items()}
+    median = {name: side["tokens_per_s"] for name, side in sides.items()}
+    return {
+        "ratio": {name: median["ours"] / median[name] for name in median if name != "ours"},
+        **sides,
+        "machine": machine,
+        "versions": versions(args.vs),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def fresh_caches(folder: Path) -> dict[str, str]:
+    """Where a process finds what earlier ones compiled, and nothing else."""
+    return {
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "PATRON_CACHE": str(folder / "patron"),
+    }
+
+
+def summary(results: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str, Any]:
+    """One side over its rounds. The first round compiled from nothing."""
+    first = results[0]
+    step_s = statistics.median(second for result in results for second in result["step_s_all"])
+    flops = first["flops_per_token"] * first["tokens_per_s"] * first["step_s"]
+    peak = machine["gemm_flops"][first["dtype"]]
+    later = results[1:]
+    return {
+        "tokens_per_s": first["tokens_per_s"] * first["step_s"] / step_s,
+        "tokens_per_s_rounds": [result["tokens_per_s"] for result in results],
+        "step_s": step_s,
+        "share_of_gemm_peak": flops / step_s / peak if peak else None,
+        "first_start_s": first["start_s"],
+        "second_start_s": statistics.median(r["start_s"] for r in later) if later else None,
+        "first_step_s": first["first_step_s"],
+        "second_first_step_s": statistics.median(r["first_step_s"] for r in later) if later else None,
+        "peak_memory_bytes": max(result["peak_memory_bytes"] for result in results),
+        **{key: first[key] for key in ("dtype", "compiled", "device_batch_size", "flops_per_token", "threads")},
+    }
+
+
+def describe_machine(launcher: list[str]) -> dict[str, Any]:
+    """The processor or card, and the rate of its best matrix product in each dtype, measured now."""
+    command = [*launcher, sys.executable, "-m", "trainer.devices", "--json"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)
+    cpu, cuda = measured["cpu"], measured["cuda"]
+    if cuda:
+        return {"device": cuda[0]["name"], "gemm_flops": {"bfloat16": cuda[0]["bf16_flops"], "float32": None}}
+    return {
+        "device": cpu["model"],
+        "cores": cpu["cores"],
+        "memory_bytes": cpu["memory_bytes"],
+        "busy": cpu["busy"],
+        "gemm_flops": {"bfloat16": cpu["bf16_flops"], "float32": cpu["f32_flops"]},
+    }
+
+
+def versions(checkout: Path | None) -> dict[str, str | None]:
+    import importlib.metadata
+
+    return {
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "ours": checkout_version(ROOT),
+        "upstream": checkout_version(checkout) if checkout else None,
+    }
+
+
+if __name__ == "__main__":
+    main()
