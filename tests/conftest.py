@@ -10,6 +10,15 @@ import psutil
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cloud() -> Iterator[None]:
+    """No test asks the machine's metadata service whether it is to be reclaimed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GCP", "AWS"):
+            patch.setenv(f"PATRON_METADATA_{name}", "off")
+        yield
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh PATRON_HOME; no setting of the person who runs the tests leaks in."""

@@ -60,9 +60,9 @@ class Session:
 
     def run(self) -> None:
         spec = self._spec
-        self._machine = machine = find_machine(spec, self._warn)
+        self._machine = machine = find_machine(spec, self.warn)
         checkpointer = Checkpointer(self._run_dir, keep=spec.checkpoint_keep)
-        checkpoint = checkpointer.newest_valid(self._warn)
+        checkpoint = checkpointer.newest_valid(self.warn)
         if checkpoint is not None:
             self._check_checkpoint(checkpoint)
         self._report_start(machine)
@@ -216,7 +216,7 @@ class Session:
             )
         self._console.progress(what if fraction is None else f"{what}: {fraction:.0%}")
 
-    def _warn(self, code: str, message: str) -> None:
+    def warn(self, code: str, message: str) -> None:
         self._events.emit("warning", code=code, message=message)
         self._console.say(f"warning: {message}")
 

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM, SIGINT, a notice file, a deadline.
+"""Requests to stop: SIGTERM, SIGINT, a notice file, a cloud's reclaim notice, a deadline.
 
 Signal handlers only set a flag; the loop asks between micro-batches.
 """
@@ -18,7 +18,8 @@ NOTICE_FILE_EVERY_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequest:
-    source: str  # SIGTERM, SIGINT, file, deadline
+    source: str  # SIGTERM, SIGINT, file, deadline, or a cloud and what it said
+    ends_at: float | None = None  # when the machine goes, in Unix seconds, where the notice says so
 
     @property
     def reason(self) -> str:
@@ -39,6 +40,7 @@ class StopWatch:
         self._notice_file = notice_file
         self._on_request = on_request
         self._signal: str | None = None
+        self._notice: StopRequest | None = None
         self._request: StopRequest | None = None
         self._next_look_at = 0.0
 
@@ -57,13 +59,18 @@ class StopWatch:
             raise KeyboardInterrupt  # a second Ctrl-C: somebody cannot wait for the micro-batch
         self._signal = signal.Signals(number).name
 
+    def notify(self, request: StopRequest) -> None:
+        """Ask from another thread."""
+        self._notice = request
+
     def requested(self) -> StopRequest | None:
         if self._request is None:
             source = self._source()
-            if source is not None:
-                self._request = StopRequest(source=source)
+            request = StopRequest(source=source) if source is not None else self._notice
+            if request is not None:
+                self._request = request
                 if self._on_request is not None:
-                    self._on_request(self._request)
+                    self._on_request(request)
         return self._request
 
     def _source(self) -> str | None:

@@ -8,6 +8,8 @@ data, or an environment that would change results; 1 anything else. result.json 
 
 PATRON_CACHE        downloads, tokenizers and token shards (default ~/.cache/patron)
 PATRON_NOTICE_FILE  a path; once it exists, the run checkpoints and stops
+PATRON_METADATA_GCP, PATRON_METADATA_AWS    where to ask for a reclaim notice, if not at the cloud's own address
+                    (`off`: nowhere); a notice is a request to stop, too
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.console import Console
 from trainer.events import EventWriter, free_attempt_name
 from trainer.files import read_json, run_lock, write_json
+from trainer.notices import watching_for_notices
 from trainer.outcome import EXIT_CUDA_OOM, EXIT_DONE, EXIT_ERROR, BadSpec, TrainerExit, UserError
 from trainer.spec import SpecError, TrainSpec
 from trainer.stop import StopRequest, StopWatch
@@ -97,7 +100,7 @@ def _run_and_judge(
             stop=stop,
             started_at=started_at,
         )
-        with stop.handling_signals():
+        with stop.handling_signals(), watching_for_notices(stop.notify, session.warn):
             session.run()
         result["message"] = f"burst of {args.burst} steps" if args.burst else "the run is complete"
     except TrainerExit as error:
@@ -183,7 +186,7 @@ def _stop_watch(
     notice = os.environ.get("PATRON_NOTICE_FILE")
 
     def report(request: StopRequest) -> None:
-        events.emit("notice", source=request.source)
+        events.emit("notice", source=request.source, ends_at=request.ends_at)
         console.say(f"stop asked for by {request.source}; ending at the next micro-batch")
 
     return StopWatch(deadline_at=deadline_at, notice_file=Path(notice) if notice else None, on_request=report)
