@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.head import token_losses
+from trainer.head import LossFunction, chunk_losses, token_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ def evaluate(
     *,
     softcap: float | None,
     batch_size: int,
+    function: LossFunction = chunk_losses,
     keep_graph: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda _tokens: None,
@@ -38,22 +39,28 @@ def evaluate(
 
     Special tokens, which have no bytes, count for val_loss and not for bits per byte. `keep_graph` runs `forward` in
     the gradient mode of training: a compiled model then reuses its training graph instead of being compiled again.
+    Every batch is padded to `batch_size` rows: one shape, one compilation of `forward` and of `function`.
     """
     start = time.perf_counter()
     device = head_weight.device
     nats = torch.zeros((), dtype=torch.float64, device=device)
     counted_nats = torch.zeros((), dtype=torch.float64, device=device)
     num_bytes = torch.zeros((), dtype=torch.int64, device=device)
+    weight_VD = head_weight.detach()
     tokens = 0
     for x_BT, y_BT in batches:
         if should_stop():
             return None
-        rows = x_BT.size(0)
-        x_BT = F.pad(x_BT, (0, 0, 0, batch_size - rows)).to(device, non_blocking=True)  # one shape, one compilation
-        targets_N = y_BT.flatten().to(device, non_blocking=True)
+        missing = (0, 0, 0, batch_size - x_BT.size(0))
+        x_BT = F.pad(x_BT, missing).to(device, non_blocking=True)
+        padded_N = F.pad(y_BT, missing).flatten().to(device, non_blocking=True)
         with torch.set_grad_enabled(keep_graph):
-            x_BTD = forward(x_BT)[:rows].detach()
-        losses_N = token_losses(x_BTD.flatten(0, 1), head_weight, targets_N, softcap=softcap).double()
+            x_ND = forward(x_BT).detach().flatten(0, 1)
+        weight_VD = weight_VD.to(x_ND.dtype)  # cast once
+        targets_N = padded_N[: y_BT.numel()]
+        losses_N = token_losses(x_ND, weight_VD, padded_N, softcap=softcap, function=function)[
+            : len(targets_N)
+        ].double()
         bytes_N = token_bytes_V[targets_N]
         nats += losses_N.sum()
         counted_nats += (losses_N * (bytes_N > 0)).sum()

@@ -8,16 +8,19 @@ Shapes: N tokens, D model width, V vocabulary, C tokens in a chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}  # float32 logits of one chunk
 
+LOG2_E = math.log2(math.e)
+
 ChunkFunction = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
+LossFunction = Callable[[Tensor, Tensor, float | None], Tensor]
 
 
 def chunk_loss_and_grad(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
@@ -98,16 +101,37 @@ def head_loss(
     return loss
 
 
+def chunk_losses(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> Tensor:
+    """Loss of each token, without gradients.
+
+    tanh(u) as 2 sigmoid(2u) - 1 and exp as exp2: the same to rounding, and a third of the time that torch's tanh and
+    exp take on a CPU. The -1 of each cancels in the difference.
+    """
+    z_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
+    index_C1 = targets_C.unsqueeze(-1)
+    if softcap is None:
+        return z_CV.logsumexp(dim=-1) - z_CV.gather(-1, index_C1).squeeze(-1)
+    sigmoid_CV = (z_CV * (2 / softcap)).sigmoid_()
+    target_z_C = 2 * softcap * sigmoid_CV.gather(-1, index_C1).squeeze(-1)
+    total_C = sigmoid_CV.mul_(2 * softcap * LOG2_E).exp2_().sum(dim=-1)  # at most V e^30: no maximum to subtract
+    return total_C.log() - target_z_C
+
+
 @torch.no_grad()
-def token_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, softcap: float | None) -> Tensor:
-    """Loss of each token in nats, without gradients: for evaluation."""
+def token_losses(
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    softcap: float | None,
+    function: LossFunction = chunk_losses,
+) -> Tensor:
+    """Loss of each token in nats, without gradients: for evaluation. A weight in x's dtype is not cast each time."""
     weight_cast_VD = weight_VD.to(x_ND.dtype)
     size = chunk_size(x_ND.size(0), weight_VD.size(0), x_ND.device.type)
-    losses = []
-    for x_CD, targets_C in zip(x_ND.split(size), targets_N.split(size), strict=True):
-        logits_CV = x_CD @ weight_cast_VD.T
-        z_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
-        if softcap is not None:
-            z_CV = softcap * torch.tanh(z_CV / softcap)
-        losses.append(F.cross_entropy(z_CV, targets_C, reduction="none"))
-    return torch.cat(losses)
+    return torch.cat(
+        [
+            function(x_CD @ weight_cast_VD.T, targets_C, softcap)
+            for x_CD, targets_C in zip(x_ND.split(size), targets_N.split(size), strict=True)
+        ]
+    )

@@ -26,7 +26,7 @@ from trainer.console import Console, short_duration
 from trainer.data import PreparedData, TrainLoader, val_batches
 from trainer.evaluate import EvalResult, evaluate
 from trainer.events import EventWriter
-from trainer.head import chunk_loss_and_grad, head_loss
+from trainer.head import chunk_loss_and_grad, chunk_losses, head_loss
 from trainer.machine import Machine
 from trainer.model import build_model
 from trainer.optim import Optimizer
@@ -93,10 +93,11 @@ class TrainingLoop:
         )
         self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile)
         self._forward: Callable[[Tensor], Tensor] = self.model
-        self._head = chunk_loss_and_grad
+        self._head, self._losses = chunk_loss_and_grad, chunk_losses
         if machine.compile:
             self._forward = torch.compile(self.model, dynamic=False)
             self._head = torch.compile(chunk_loss_and_grad, dynamic=False)
+            self._losses = torch.compile(chunk_losses, dynamic=False)
         self._token_bytes_V = torch.from_numpy(data.token_bytes).to(machine.device)
         self._loader = TrainLoader(data, batch_size=self.batch_size, sequence_len=spec.sequence_len, seed=spec.seed)
         self._loader_state = self._loader.state()
@@ -239,6 +240,7 @@ class TrainingLoop:
             self._token_bytes_V,
             softcap=self.model.softcap,
             batch_size=self.batch_size,
+            function=self._losses,
             keep_graph=self.machine.compile,
             should_stop=lambda: self._stop.requested() is not None,
             progress=lambda tokens: self._console.progress(f"evaluating: {tokens:,} of {total:,} tokens"),

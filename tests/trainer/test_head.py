@@ -69,11 +69,18 @@ def test_huge_logits_stay_finite(softcap: float | None) -> None:
 
 
 @pytest.mark.usefixtures("_small_chunks")
-def test_losses_of_tokens_are_the_plain_ones_and_need_no_gradient() -> None:
-    x_ND, weight_VD, targets_N = example(torch.float32)
-    ours = head.token_losses(x_ND, weight_VD, targets_N, softcap=15.0)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("softcap", [15.0, None])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_losses_of_tokens_are_the_plain_ones_and_need_no_gradient(
+    dtype: torch.dtype, softcap: float | None, scale: float
+) -> None:
+    x_ND, weight_VD, targets_N = example(dtype, scale)
+    ours = head.token_losses(x_ND, weight_VD, targets_N, softcap=softcap)
     assert not ours.requires_grad
-    torch.testing.assert_close(ours, plain_losses(x_ND, weight_VD, targets_N, 15.0).detach())
+    tolerance = 1e-12 if dtype == torch.float64 else 5e-6  # nats; from the same logits, rounded alike
+    plain = plain_losses(x_ND, weight_VD, targets_N, softcap).detach()
+    torch.testing.assert_close(ours, plain, rtol=tolerance, atol=tolerance)
 
 
 def test_the_logits_of_a_batch_never_exist_at_once() -> None:

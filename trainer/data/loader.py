@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,10 +86,16 @@ def val_batches(
 
     Which rows depends on `max_tokens` alone, not on the batch size, so the last batch may be smaller.
     """
-    rows = _Rows(data.val, sequence_len, VAL_SEED)
+    rows = _val_rows(data.val, sequence_len)
     num_rows = min(rows.num_rows, max(1, max_tokens // sequence_len))
     for start in range(rank * batch_size, num_rows, world_size * batch_size):
         yield rows.batch(start, min(start + batch_size, num_rows))
+
+
+@lru_cache(maxsize=1)
+def _val_rows(shards: tuple[TokenShard, ...], sequence_len: int) -> _Rows:
+    """Kept, since a plan takes seconds for a large shard and every evaluation reads the same rows."""
+    return _Rows(shards, sequence_len, VAL_SEED)
 
 
 class _Rows:
