@@ -26,6 +26,7 @@ class Job:
     """Steps on random tokens, by one trainer: "ours" or "upstream"."""
 
     side: str
+    eval_batches: int = 0  # of our trainer after the steps, timed beside their bare arithmetic
     checkout: str | None = None  # of upstream
     depth: int = 4
     sequence_len: int = 512

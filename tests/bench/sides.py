@@ -22,6 +22,7 @@ from trainer.data import PreparedData, TrainLoader
 from trainer.data.loader import count_rows
 from trainer.data.shards import TokenShard
 from trainer.events import EventWriter
+from trainer.head import chunk_size
 from trainer.loop import TrainingLoop
 from trainer.machine import find_machine
 from trainer.spec import TrainSpec
@@ -64,15 +65,52 @@ def measure_ours(job: Job, folder: Path, started: float) -> dict[str, Any]:
     first_step_end = time.perf_counter()
     loop.run(WARM_UP_STEPS + job.steps, only_steps=True)
     machine = loop.machine
-    seconds = loop.times.seconds[WARM_UP_STEPS:]
-    return _figures(job, seconds, started, built, first_step_end) | {
+    figures = _figures(job, loop.times.seconds[WARM_UP_STEPS:], started, built, first_step_end)
+    peak_memory_bytes = machine.peak_memory_bytes()
+    if job.eval_batches:
+        figures["eval"] = measure_evaluation(loop, job.eval_batches) | {
+            "third_of_a_step_s_per_token": figures["step_s"] / 3 / loop.recipe.batch_tokens
+        }
+    return figures | {
         "device_batch_size": loop.batch_size,
         "dtype": machine.dtype_name,
         "compiled": machine.compile,
         "device": machine.device_name,
         "flops_per_token": loop.recipe.flops_per_token,
         "peak_flops": machine.peak_flops,
-        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes,
+    }
+
+
+def measure_evaluation(loop: TrainingLoop, num_batches: int) -> dict[str, Any]:
+    """Seconds a token of an evaluation, and of nothing but its forward pass and matrix products; the best of three.
+
+    The bare pass is compiled without gradients where training is compiled, the head one product of each chunk.
+    """
+    rows, sequence_len = loop.batch_size, loop.spec.sequence_len
+    num_tokens = num_batches * rows * sequence_len
+    weight_VD = loop.model.lm_head.weight.detach().to(loop.machine.dtype)
+    size = chunk_size(rows * sequence_len, loop.recipe.vocab_size, loop.machine.device.type)
+    x_BT = torch.randint(0, loop.recipe.vocab_size, (rows, sequence_len), device=loop.machine.device)
+    forward = torch.compile(loop.model, dynamic=False) if loop.machine.compile else loop.model
+
+    def arithmetic() -> float:
+        loop.machine.synchronize()
+        start = time.perf_counter()
+        with torch.no_grad():
+            for _ in range(num_batches):
+                for x_CD in forward(x_BT).flatten(0, 1).split(size):
+                    x_CD @ weight_VD.T
+        loop.machine.synchronize()
+        return time.perf_counter() - start
+
+    arithmetic_s = min(arithmetic() for _ in range(4))  # the first compiles
+    evaluation_s = min(loop.evaluate(num_tokens).seconds for _ in range(4))
+    return {
+        "tokens": num_tokens,
+        "s_per_token": evaluation_s / num_tokens,
+        "arithmetic_s_per_token": arithmetic_s / num_tokens,
+        "ratio": evaluation_s / arithmetic_s,
     }
 
 
@@ -164,7 +202,8 @@ def micro_batches(job: Job, data: PreparedData) -> Callable[[], list[Batch]]:
 
 def random_data(job: Job, folder: Path) -> PreparedData:
     """Random tokens for the steps measured: what they are does not change how long a step takes."""
-    rows = (WARM_UP_STEPS + job.steps + 1) * job.batch_tokens // job.sequence_len
+    largest = 64 if job.device_batch_size is None else job.device_batch_size
+    rows = (WARM_UP_STEPS + job.steps) * job.batch_tokens // job.sequence_len + largest * (1 + job.eval_batches)
     num_tokens = rows * (job.sequence_len + 1)
     rng = np.random.default_rng(job.seed)
     shard = _write_shard(folder, rng.integers(9, job.vocab_size, num_tokens, dtype=np.uint32))

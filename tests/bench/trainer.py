@@ -55,6 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="both sides")
     parser.add_argument("--steps", type=int, default=6, help="measured in each round, after two that warm up")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--eval-batches", type=int, default=0, help="evaluate as many of our micro-batches, timed too")
     parser.add_argument("--launcher", default="", help="a command put before each process, such as 'taskset -c 0-3'")
     return parser.parse_args(argv)
 
@@ -72,6 +73,7 @@ def jobs(args: argparse.Namespace) -> dict[str, Job]:
         dtype=args.dtype,
         compile=args.compile,
         steps=args.steps,
+        eval_batches=args.eval_batches,
     )
     if args.only_ours:
         return {"ours": ours}
@@ -119,6 +121,7 @@ def summary(results: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str,
     return {
         "tokens_per_s": first["tokens_per_s"] * first["step_s"] / step_s,
         "tokens_per_s_rounds": [result["tokens_per_s"] for result in results],
+        "best_tokens_per_s": first["tokens_per_s"] * first["step_s"] / min(min(r["step_s_all"]) for r in results),
         "step_s": step_s,
         "share_of_gemm_peak": flops / step_s / peak if peak else None,
         "first_start_s": first["start_s"],
@@ -126,6 +129,7 @@ def summary(results: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str,
         "first_step_s": first["first_step_s"],
         "second_first_step_s": statistics.median(r["first_step_s"] for r in later) if later else None,
         "peak_memory_bytes": max(result["peak_memory_bytes"] for result in results),
+        **({"eval": results[-1]["eval"]} if "eval" in first else {}),
         **{key: first[key] for key in ("dtype", "compiled", "device_batch_size", "flops_per_token", "threads")},
     }
 
