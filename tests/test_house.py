@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STDLIB = sys.stdlib_module_names
-PURE_TRAINER = {"trainer.recipe", "trainer.spec", "trainer.devices"}
+PURE_TRAINER = {"trainer.recipe", "trainer.spec", "trainer.devices", "trainer.footprint"}
 PURE_CORE = {"states", "money", "decide", "prices", "interval", "estimate", "scaling"}
 PURE_NEIGHBOURS = {f"patron_core.{name}" for name in PURE_CORE} | {"patron_core.errors", "patron_core.executors.base"}
 ALLOWED = {

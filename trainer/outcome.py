@@ -13,7 +13,7 @@ from __future__ import annotations
 EXIT_DONE = 0
 EXIT_ERROR = 1
 EXIT_RESUME = 75
-EXIT_CUDA_OOM = 76
+EXIT_OUT_OF_MEMORY = 76
 EXIT_DIVERGED = 77
 EXIT_BAD_SPEC = 78
 

@@ -19,6 +19,7 @@ from trainer.environment import cache_folder, check_environment, describe_enviro
 from trainer.events import EventWriter
 from trainer.loop import TrainingLoop
 from trainer.machine import Machine, find_machine
+from trainer.out_of_memory import Micro, held_bytes
 from trainer.outcome import BadSpec, Stopped
 from trainer.spec import TrainSpec
 from trainer.stop import StopWatch
@@ -57,6 +58,7 @@ class Session:
         self._data: PreparedData | None = None
         self._loop: TrainingLoop | None = None
         self._burst: dict[str, Any] | None = None
+        self.micro: Micro | None = None  # once there is a model
 
     def run(self) -> None:
         spec = self._spec
@@ -80,6 +82,15 @@ class Session:
             )
             if checkpoint is not None:
                 loop.restore(checkpoint)
+        self.micro = Micro(
+            batch_size=loop.batch_size,
+            rows=loop.num_micro_batches * loop.batch_size,
+            recipe=loop.recipe,
+            item_bytes=machine.dtype.itemsize,
+            compiled=machine.compile,
+            on_cuda=machine.is_cuda,
+            resting_bytes=held_bytes(machine.is_cuda),
+        )
         if loop.position.step < loop.recipe.num_steps:
             with self._phase("compile"):
                 loop.compile()

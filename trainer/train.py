@@ -3,7 +3,7 @@
     python -m trainer.train SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N [--rehearse]]
 
 Start it as often as you like: it resumes from the newest good checkpoint in RUN_DIR, and a finished run ends at once.
-Exit codes: 0 done; 75 checkpointed, start again to resume; 76 out of CUDA memory; 77 diverged; 78 bad spec, too little
+Exit codes: 0 done; 75 checkpointed, start again to resume; 76 out of memory; 77 diverged; 78 bad spec, too little
 data, or an environment that would change results; 1 anything else. result.json in RUN_DIR holds the last word.
 
 PATRON_CACHE        downloads, tokenizers and token shards (default ~/.cache/patron)
@@ -23,11 +23,12 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer import out_of_memory
 from trainer.console import Console
 from trainer.events import EventWriter, free_attempt_name
 from trainer.files import read_json, run_lock, write_json
 from trainer.notices import watching_for_notices
-from trainer.outcome import EXIT_CUDA_OOM, EXIT_DONE, EXIT_ERROR, BadSpec, TrainerExit, UserError
+from trainer.outcome import EXIT_DONE, EXIT_ERROR, BadSpec, TrainerExit, UserError
 from trainer.spec import SpecError, TrainSpec
 from trainer.stop import StopRequest, StopWatch
 
@@ -108,22 +109,16 @@ def _run_and_judge(
     except KeyboardInterrupt:
         result = {"exit_code": EXIT_ERROR, "reason": "user_error", "message": "interrupted twice; not checkpointed"}
     except Exception as error:  # the process ends here: the traceback goes where it will be looked for
-        result = _judge_unexpected(error)
+        result = _judge_unexpected(error, session)
     figures = session.figures() if session is not None else _no_figures(started_at)
     return result | figures
 
 
-def _judge_unexpected(error: Exception) -> dict[str, Any]:
+def _judge_unexpected(error: Exception, session: Session | None) -> dict[str, Any]:
     trace = "".join(traceback.format_exception(error))
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
-        return {
-            "exit_code": EXIT_CUDA_OOM,
-            "reason": "cuda_oom",
-            "message": f"{error}. Halve device_batch_size: the result stays the same, a step takes a little longer",
-            "memory_summary": torch.cuda.memory_summary(abbreviated=True),
-            "traceback": trace,
-        }
+    kind = out_of_memory.kind_of(error)
+    if kind is not None:
+        return out_of_memory.judge(error, kind, session.micro if session else None) | {"traceback": trace}
     print(trace, file=sys.stderr)
     message = f"{type(error).__name__}: {error}"
     return {"exit_code": EXIT_ERROR, "reason": "user_error", "message": message, "traceback": trace}

@@ -9,7 +9,7 @@ Devices: trainer.devices (DEVICES, find_device, local_device). Prices: patron_co
 
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.estimating import Estimate, Money, compute_dtype, estimate
-from patron_core.estimate.memory import Memory, memory_parts
+from patron_core.estimate.memory import Memory
 from patron_core.estimate.planning import BudgetFit, estimate_table, eval_cadence, fit_to_budget
 from patron_core.estimate.verdict import Verdict
 from patron_core.estimate.wall import corpus_train_tokens, count_evals, eval_steps
@@ -31,5 +31,4 @@ __all__ = [
     "eval_cadence",
     "eval_steps",
     "fit_to_budget",
-    "memory_parts",
 ]

@@ -20,11 +20,11 @@ from patron_core.estimate import (
     eval_cadence,
     eval_steps,
     fit_to_budget,
-    memory_parts,
 )
 from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
 from trainer.devices import DEVICES, cpu_device
+from trainer.footprint import memory_parts
 from trainer.spec import TrainSpec
 
 A100, H100 = DEVICES["A100-40GB"], DEVICES["H100"]
@@ -427,11 +427,12 @@ def test_eval_cadence_spends_at_most_a_tenth():
 
 
 def test_constants_agree_with_the_trainer():
-    from patron_core.estimate import memory, wall
+    from patron_core.estimate import wall
+    from trainer import footprint
     from trainer.data import tokenizer
     from trainer.head import CHUNK_BYTES
 
-    assert memory.HEAD_CHUNK_BYTES == CHUNK_BYTES
+    assert footprint.HEAD_CHUNK_BYTES == CHUNK_BYTES
     assert wall.TOKENIZER_TRAINING_BYTES_PER_TOKEN == tokenizer.TRAIN_CHARS_PER_TOKEN
 
 
