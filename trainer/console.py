@@ -23,6 +23,10 @@ class Console:
         self._open_line = False
         self._log = self._open_log(log_path)
 
+    @classmethod
+    def silent(cls) -> Console:
+        return cls(None, stream=Path(os.devnull).open("w"))
+
     def say(self, text: str) -> None:
         self._write(text, keep=True)
 

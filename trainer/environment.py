@@ -2,6 +2,7 @@
 
 A resume whose hash differs is refused: curves that join two environments look like one experiment and are two. The
 driver, the git commit and the place of files are written down but not hashed; the trainer's sources that compute are.
+The number of processes is not hashed either: a run may go on with as many as can be had, and only rounding differs.
 
     python -m trainer.environment SPEC.json     print this machine's, as JSON (prepares the data if it is not cached)
 """
@@ -26,22 +27,23 @@ from trainer.files import read_json, write_json
 from trainer.machine import Machine, find_machine
 from trainer.outcome import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
 from trainer.spec import SpecError, TrainSpec, canonical_json
+from trainer.world import World
 
 PACKAGES = ("torch", "numpy", "polars", "tokenizers", "triton")
 HASHED = (
-    "python", "torch", "cuda", "device", "device_name", "num_devices", "dtype", "compile", "threads", "packages",
-    "code_hash", "data_hash", "tokenizer_hash",
+    "python", "torch", "cuda", "device", "device_name", "dtype", "compile", "threads", "packages", "code_hash",
+    "data_hash", "tokenizer_hash",
 )  # fmt: skip
 
 # Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
 # Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash.
 NOT_HASHED = {
     "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py", "events.py", "files.py",
-    "gpus.py", "outcome.py", "session.py", "stop.py", "train.py",
+    "gpus.py", "launch.py", "outcome.py", "session.py", "stop.py", "train.py",
 }  # fmt: skip
 
 
-def describe_environment(machine: Machine, data: PreparedData) -> dict[str, Any]:
+def describe_environment(machine: Machine, data: PreparedData, num_devices: int = 1) -> dict[str, Any]:
     code = Path(__file__).parent
     environment: dict[str, Any] = {
         "python": platform.python_version(),
@@ -50,7 +52,7 @@ def describe_environment(machine: Machine, data: PreparedData) -> dict[str, Any]
         "driver": _driver_version() if machine.is_cuda else None,
         "device": machine.device.type,
         "device_name": machine.device_name,
-        "num_devices": 1,
+        "num_devices": num_devices,
         "dtype": machine.dtype_name,
         "compile": machine.compile,
         "packages": _package_versions(),
@@ -83,15 +85,26 @@ def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash:
         return
     if before.get("hash") == environment["hash"]:
         return
-    differing = [
-        f"{key}: was {before.get(key)!r}, now {environment[key]!r}"
-        for key in HASHED
-        if before.get(key) != environment[key]
-    ]
+    differing = [key for key in HASHED if before.get(key) != environment[key]]
+    if differing == ["threads"] and before.get("num_devices") != environment["num_devices"]:
+        return  # processes share the cores: with another number of them comes another number of threads
+    named = [f"{key}: was {before.get(key)!r}, now {environment[key]!r}" for key in differing]
     raise EnvironmentDrift(
-        f"the environment differs from the one this run began with: {'; '.join(differing) or 'its hash was edited'}. "
+        f"the environment differs from the one this run began with: {'; '.join(named) or 'its hash was edited'}. "
         f"Restore it, start a new run, or delete {path} to go on knowingly"
     )
+
+
+def check_same_everywhere(world: World, environment: dict[str, Any]) -> None:
+    """Raise EnvironmentDrift on a rank whose environment is not rank 0's."""
+    first = world.first_says(environment)
+    differing = [
+        f"{key}: {first[key]!r} there, {environment[key]!r} here" for key in HASHED if first[key] != environment[key]
+    ]
+    if differing:
+        raise EnvironmentDrift(
+            f"rank {world.rank} has another environment than rank 0: {'; '.join(differing)}. Make the machines alike"
+        )
 
 
 def _package_versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.head import LossFunction, chunk_losses, token_losses
+from trainer.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +33,11 @@ def evaluate(
     batch_size: int,
     function: LossFunction = chunk_losses,
     keep_graph: bool = False,
+    world: World = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int], None] = lambda _tokens: None,
 ) -> EvalResult | None:
-    """Validation loss over the batches; None when stopped between two of them.
+    """Validation loss over all ranks' batches, this rank's given; None when any was stopped between two of them.
 
     Special tokens, which have no bytes, count for val_loss and not for bits per byte. `keep_graph` runs `forward` in
     the gradient mode of training: a compiled model then reuses its training graph instead of being compiled again.
@@ -47,10 +49,11 @@ def evaluate(
     counted_nats = torch.zeros((), dtype=torch.float64, device=device)
     num_bytes = torch.zeros((), dtype=torch.int64, device=device)
     weight_VD = head_weight.detach()
-    tokens = 0
+    tokens, stopped = 0, False
     for x_BT, y_BT in batches:
         if should_stop():
-            return None
+            stopped = True
+            break
         missing = (0, 0, 0, batch_size - x_BT.size(0))
         x_BT = F.pad(x_BT, missing).to(device, non_blocking=True)
         padded_N = F.pad(y_BT, missing).flatten().to(device, non_blocking=True)
@@ -66,12 +69,17 @@ def evaluate(
         counted_nats += (losses_N * (bytes_N > 0)).sum()
         num_bytes += bytes_N.sum()
         tokens += targets_N.numel()
-        progress(tokens)
-    if tokens == 0 or int(num_bytes) == 0:
+        progress(tokens * world.size)
+    total_nats, total_counted, total_bytes, total_tokens, num_stopped = world.sums(
+        [nats.item(), counted_nats.item(), num_bytes.item(), tokens, stopped]
+    )
+    if num_stopped:
+        return None
+    if not total_tokens or not total_bytes:
         raise ValueError("the validation split has no batch with text; give more data")
     return EvalResult(
-        val_bpb=counted_nats.item() / (math.log(2) * num_bytes.item()),
-        val_loss=nats.item() / tokens,
-        tokens=tokens,
+        val_bpb=total_counted / (math.log(2) * total_bytes),
+        val_loss=total_nats / total_tokens,
+        tokens=round(total_tokens),
         seconds=time.perf_counter() - start,
     )

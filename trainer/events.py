@@ -99,6 +99,19 @@ class EventWriter:
         self._next_segment += 1
 
 
+class NoEvents(EventWriter):
+    """For the processes of a run that leave the record to another."""
+
+    def __init__(self) -> None:
+        self.attempt = ""
+
+    def emit(self, kind: str, *, step: int | None = None, **values: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def close_leftover_segments(folder: Path) -> None:
     """Close what a killed writer left open, cut to whole lines. The caller holds the run's lock: no writer is alive."""
     for part in folder.glob("*.jsonl.part"):

@@ -5,6 +5,9 @@ dropped, the loader goes back to its beginning, a checkpoint is written. What a 
 tensors, so an interrupted run and an uninterrupted one are the same run, bit for bit on a CPU with the same number of
 threads.
 
+Many processes (`World`) share a step's micro-batches and agree on everything that decides what comes next. Losses are
+those of one process up to rounding, and any number of processes can resume.
+
 torch.use_deterministic_algorithms is left off: on a CPU the operations used here are deterministic without it, and on a
 GPU it costs speed for a promise that spot machines of mixed kinds cannot keep.
 """
@@ -33,6 +36,7 @@ from trainer.optim import Optimizer
 from trainer.outcome import Diverged, Stopped, UserError
 from trainer.spec import TrainSpec
 from trainer.stop import StopWatch
+from trainer.world import World
 
 FIRST_SAVE_AFTER_S = 60.0  # until a save has been measured
 COLLECT_GARBAGE_EVERY_STEPS = 5000
@@ -68,19 +72,21 @@ class TrainingLoop:
         spec: TrainSpec,
         machine: Machine,
         data: PreparedData,
-        checkpointer: Checkpointer,
+        checkpointer: Checkpointer | None,
         events: EventWriter,
         console: Console,
         stop: StopWatch,
+        world: World,
     ):
-        self.spec, self.machine, self.data = spec, machine, data
+        self.spec, self.machine, self.data, self.world = spec, machine, data, world
         self.recipe = spec.recipe()
         self.position = Position()
         self.times = StepTimes()
-        self.batch_size = spec.micro_batch_size()
+        self.batch_size = spec.micro_batch_size(world.size)
         self.num_micro_batches = self.recipe.batch_tokens // (self.batch_size * spec.sequence_len)
         self.last_save: SaveReport | None = None
-        self._checkpointer, self._events, self._console, self._stop = checkpointer, events, console, stop
+        self._checkpointer = checkpointer  # rank 0 has it
+        self._events, self._console, self._stop = events, console, stop
         self._saved_step: int | None = None
         self._log_every_steps = spec.log_every_steps
         self._next_save_at = time.monotonic() + (spec.checkpoint_every_s or FIRST_SAVE_AFTER_S)
@@ -91,7 +97,7 @@ class TrainingLoop:
             seed=spec.seed,
             flex=machine.compile and machine.is_cuda,
         )
-        self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile)
+        self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile, world=world)
         self._forward: Callable[[Tensor], Tensor] = self.model
         self._head, self._losses = chunk_loss_and_grad, chunk_losses
         if machine.compile:
@@ -99,22 +105,36 @@ class TrainingLoop:
             self._head = torch.compile(chunk_loss_and_grad, dynamic=False)
             self._losses = torch.compile(chunk_losses, dynamic=False)
         self._token_bytes_V = torch.from_numpy(data.token_bytes).to(machine.device)
-        self._loader = TrainLoader(data, batch_size=self.batch_size, sequence_len=spec.sequence_len, seed=spec.seed)
+        self._loader = TrainLoader(
+            data,
+            batch_size=self.batch_size,
+            sequence_len=spec.sequence_len,
+            seed=spec.seed,
+            rank=world.rank,
+            world_size=world.size,
+        )
         self._loader_state = self._loader.state()
 
     # Resuming
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        self.model.load_state_dict(checkpoint.load("model"))
-        self.optimizer.load_state_dict(checkpoint.load("optimizer"))
-        rng = checkpoint.load("rng")
+    def restore(self, checkpoint: Checkpoint | None) -> None:
+        """Take over rank 0's checkpoint, or without one its first weights."""
+        load = checkpoint.load if checkpoint is not None else lambda _name: {}
+        state, rng = self.world.first_says((checkpoint.state if checkpoint else None, load("rng")))
+        if checkpoint is not None:
+            self.model.load_state_dict(checkpoint.load("model"))
+        for tensor in self.model.state_dict().values():
+            self.world.spread_(tensor)
+        if state is None:
+            return
+        self.optimizer.load_state_dict(load("optimizer"))
         torch.set_rng_state(rng["cpu"])
         if self.machine.is_cuda and "cuda" in rng:
             torch.cuda.set_rng_state(rng["cuda"])
-        self.position = Position(**checkpoint.state["position"])
-        self._loader_state = dict(checkpoint.state["loader"])
+        self.position = Position(**state["position"])
+        self._loader_state = dict(state["loader"])
         self._loader.restore(self._loader_state)
-        self._saved_step = checkpoint.step
+        self._saved_step = self.position.step
 
     def compile(self) -> float:
         """Compile forward, head and backward on one batch of zeros; returns seconds. Changes nothing that is saved."""
@@ -147,7 +167,6 @@ class TrainingLoop:
                     return
                 if not only_steps:
                     self._save_when_due()
-                self._stop_if_asked()
                 self._step()
                 if self.position.step % COLLECT_GARBAGE_EVERY_STEPS == 0:
                     gc.collect()
@@ -159,11 +178,17 @@ class TrainingLoop:
         self.machine.synchronize()
         start = time.perf_counter()
         loss = torch.zeros((), device=self.machine.device)
-        for done in range(self.num_micro_batches):
-            if done:
-                self._stop_if_asked()
+        stopping = False
+        for _ in range(self.num_micro_batches // self.world.size):
+            stopping = self._stop.requested() is not None
+            if stopping:
+                break
             loss += self._micro_batch(*self._loader.next())
-        mean_loss = loss.item() / self.num_micro_batches
+        memory = self.world.by_rank(self.machine.peak_memory_bytes())
+        total_loss, num_stopping, *memory = self.world.sums([loss.item(), stopping, *memory])
+        if num_stopping:
+            self._save_and_stop()
+        mean_loss = total_loss / self.num_micro_batches
         step = self.position.step
         if not math.isfinite(mean_loss):
             raise Diverged(
@@ -178,7 +203,7 @@ class TrainingLoop:
         self.position.train_s += seconds
         self.times.seconds.append(seconds)
         self._loader_state = self._loader.state()
-        self._report_step(mean_loss, seconds)
+        self._report_step(mean_loss, seconds, round(max(*memory, self.machine.peak_memory_bytes())))
 
     def _micro_batch(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Forward and backward; gradients are summed over the step's micro-batches."""
@@ -189,9 +214,14 @@ class TrainingLoop:
         (loss / self.num_micro_batches).backward()
         return loss.detach()
 
-    def _report_step(self, loss: float, seconds: float) -> None:
+    def mfu(self, seconds: float) -> float | None:
+        """Of a step that took so long, over all devices."""
+        flops = self.recipe.flops_per_token * self.recipe.batch_tokens
+        return self.machine.reached_flops_share(flops / self.world.size, seconds)
+
+    def _report_step(self, loss: float, seconds: float, peak_memory_bytes: int) -> None:
         step, tokens = self.position.step, self.recipe.batch_tokens
-        mfu = self.machine.reached_flops_share(self.recipe.flops_per_token * tokens, seconds)
+        mfu = self.mfu(seconds)
         if len(self.times.seconds) == 1:
             self._events.emit("phase", step=step, name="first_step", seconds=seconds)
         if step % self._log_every_steps == 0 or step == self.recipe.num_steps:
@@ -201,7 +231,7 @@ class TrainingLoop:
                 "train/step_s": seconds,
                 "train/mfu": mfu,
                 "train/lr_multiplier": self.recipe.schedule.lr_multiplier(step - 1),
-                "train/peak_memory_bytes": self.machine.peak_memory_bytes(),
+                "train/peak_memory_bytes": peak_memory_bytes,  # of the process that needs most
             }
             self._events.emit("metrics", step=step, metrics=values)
         recent = self.times.settled()[-20:]
@@ -212,10 +242,10 @@ class TrainingLoop:
             f"{short_duration(left_s)} left"
         )
 
-    def _stop_if_asked(self) -> None:
+    def _save_and_stop(self) -> None:
+        """Some rank was asked to stop, and all agreed to. Raises Stopped."""
         request = self._stop.requested()
-        if request is None:
-            return
+        assert request is not None
         self.optimizer.zero_grad()  # a step under way is dropped; its loader state was never taken over
         self.save()
         raise Stopped(
@@ -236,17 +266,25 @@ class TrainingLoop:
         result = evaluate(
             self._forward,
             self.model.lm_head.weight,
-            val_batches(self.data, self.batch_size, self.spec.sequence_len, max_tokens),
+            val_batches(
+                self.data,
+                self.batch_size,
+                self.spec.sequence_len,
+                max_tokens,
+                rank=self.world.rank,
+                world_size=self.world.size,
+            ),
             self._token_bytes_V,
             softcap=self.model.softcap,
             batch_size=self.batch_size,
             function=self._losses,
             keep_graph=self.machine.compile,
+            world=self.world,
             should_stop=lambda: self._stop.requested() is not None,
             progress=lambda tokens: self._console.progress(f"evaluating: {tokens:,} of {total:,} tokens"),
         )
         if result is None:
-            self._stop_if_asked()
+            self._save_and_stop()
         assert result is not None
         return result
 
@@ -271,9 +309,12 @@ class TrainingLoop:
     # Checkpoints
 
     def save(self) -> None:
-        """Save unless this very step is saved already. Raises UserError when it fails."""
+        """Save unless this very step is saved already. Raises UserError when it fails.
+
+        All ranks have to call it; rank 0 writes.
+        """
         position = self.position
-        if self._saved_step == position.step:
+        if self.world.first_decides(self._saved_step == position.step):
             return
         here = position.val_bpb if position.last_eval_step == position.step else None
         rng = {"cpu": torch.get_rng_state()}
@@ -286,6 +327,8 @@ class TrainingLoop:
             "spec_hash": self.spec.hash(),
         }
         files = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": rng}
+        if self._checkpointer is None:
+            return
         try:
             report = self._checkpointer.save(Snapshot(step=position.step, files=files, state=state))
         except CheckpointError as error:
@@ -307,7 +350,7 @@ class TrainingLoop:
 
     def _save_when_due(self) -> None:
         """A periodic save that fails is a warning: the run is worth more than the checkpoint."""
-        if not self._periodic_save_is_due():
+        if not self.world.first_decides(self._periodic_save_is_due()):
             return
         try:
             self.save()

@@ -2,11 +2,15 @@
 
 State is a flat dictionary of plain tensors, so that a checkpoint needs no pickled classes. The step number comes from
 the loop, which is the only owner of it: bias correction and schedules depend on it and on nothing else.
+
+Over many ranks the state is sharded: of a stack of matrices each rank keeps and updates some, of a large AdamW tensor
+some rows; small tensors are everybody's. A step sums each rank's share of the gradients over the ranks, updates that
+share and collects the others', all shares' communication at once. Saved state is whole, and fits any number of ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +19,7 @@ from torch import Tensor, nn
 from trainer.model import Model, param_group
 from trainer.muon import muon_update
 from trainer.recipe import Recipe
+from trainer.world import ALONE, Pending, World
 
 MUON_BETA2 = 0.9
 ADAM_EPS = 1e-10
@@ -79,7 +84,8 @@ def adam_update(
 class Optimizer:
     """Applies one step's gradients. `step` is the number of steps completed before this one."""
 
-    def __init__(self, model: Model, recipe: Recipe, *, compile: bool = False):
+    def __init__(self, model: Model, recipe: Recipe, *, compile: bool = False, world: World = ALONE):
+        self._world = world
         self._params: dict[str, nn.Parameter] = dict(model.named_parameters())
         self._schedule = recipe.schedule
         self._matrix_lr = recipe.learning_rates.matrices
@@ -92,7 +98,9 @@ class Optimizer:
             on_cpu = model.lm_head.weight.device.type == "cpu"
             for update in (adam_update,) if on_cpu else (adam_update, muon_update):
                 self._compiled[update] = torch.compile(update, dynamic=False, fullgraph=True)
-        self._state = self._empty_state()
+        self._state: dict[str, Tensor] = {}
+        self._num_rows: dict[str, int | None] = {}  # of the whole tensor; None: every rank keeps all of it
+        self._make_empty_state()
 
     def _stack_names(self) -> list[tuple[str, ...]]:
         """Matrices grouped by shape, in model order: one batched update for each shape."""
@@ -102,80 +110,147 @@ class Optimizer:
                 by_shape.setdefault(param.shape, []).append(name)
         return [tuple(names) for names in by_shape.values()]
 
-    def _empty_state(self) -> dict[str, Tensor]:
-        state = {}
+    def _is_sharded(self, param: Tensor) -> bool:
+        """Whether AdamW's state of it is divided by rows; tensors that are less than a row a rank are not."""
+        return param.ndim > 1 and param.size(0) >= self._world.size
+
+    def _make_empty_state(self) -> None:
         for group in self._adam_groups:
             for name in group.names:
+                param = self._params[name].detach()
+                num_rows = param.size(0) if self._is_sharded(param) else None
+                own = param if num_rows is None else param[self._world.rows(num_rows)]
                 for moment in ("mean", "mean_square"):
-                    state[f"adam.{name}.{moment}"] = torch.zeros_like(self._params[name], dtype=torch.float32).detach()
+                    self._state[f"adam.{name}.{moment}"] = torch.zeros_like(own, dtype=torch.float32)
+                    self._num_rows[f"adam.{name}.{moment}"] = num_rows
         for names in self._muon_names:
             param = self._params[names[0]]
             rows, columns = param.shape
             reduced = (rows, 1) if rows >= columns else (1, columns)
-            key = _stack_key(param.shape)
-            state[f"{key}.momentum"] = torch.zeros(len(names), rows, columns, device=param.device)
-            state[f"{key}.second_moment"] = torch.zeros(len(names), *reduced, device=param.device)
-        return state
+            key, num_own = _stack_key(param.shape), len(names[self._world.rows(len(names))])
+            self._state[f"{key}.momentum"] = torch.zeros(num_own, rows, columns, device=param.device)
+            self._state[f"{key}.second_moment"] = torch.zeros(num_own, *reduced, device=param.device)
+            self._num_rows[f"{key}.momentum"] = self._num_rows[f"{key}.second_moment"] = len(names)
 
     @torch.no_grad()
     def step(self, step: int) -> None:
         lr_multiplier = self._schedule.lr_multiplier(step)
         weight_decay = self._schedule.muon_weight_decay(step)
+        self._sum_small_grads()
+        updates: list[Iterator[None]] = []
         for group in self._adam_groups:
             decay = weight_decay if group.weight_decay is None else group.weight_decay
-            self._adam_step(group, step, group.lr * lr_multiplier, decay)
+            updates += self._adam_step(group, step, group.lr * lr_multiplier, decay)
         for names in self._muon_names:
-            self._muon_step(names, self._matrix_lr * lr_multiplier, self._schedule.muon_momentum(step), weight_decay)
+            lr, momentum = self._matrix_lr * lr_multiplier, self._schedule.muon_momentum(step)
+            updates.append(self._muon_step(names, lr, momentum, weight_decay))
+        if self._world.size == 1:  # one after the other: what an update needs is made when it is needed
+            for update in updates:
+                for _ in update:
+                    pass
+        else:  # in phases: all sums start, all updates follow, each starting its collection
+            for _ in range(3):
+                for update in updates:
+                    next(update, None)
 
     def _fitting(self, update: Callable[..., None], param: Tensor) -> Callable[..., None]:
         """The update, compiled where that pays for a parameter of this size."""
         return self._compiled.get(update, update) if param.numel() >= MIN_COMPILED_SIZE else update
 
-    def _adam_step(self, group: AdamGroup, step: int, lr: float, weight_decay: float) -> None:
+    def _sum_small_grads(self) -> None:
+        """Those that every rank needs, in one message."""
+        if self._world.size == 1:
+            return
+        names = [name for group in self._adam_groups for name in group.names]
+        params = [self._params[name] for name in names if not self._is_sharded(self._params[name])]
+        grads = [param.grad for param in params if param.grad is not None]
+        if grads:
+            message = torch.cat([grad.float().flatten() for grad in grads])
+            self._world.sum_(message)
+            for grad, summed in zip(grads, message.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(summed.view_as(grad))
+
+    def _adam_step(self, group: AdamGroup, step: int, lr: float, weight_decay: float) -> list[Iterator[None]]:
         # 0-d tensors: a number that changes each step would make a compiled function compile again
         step_size = torch.tensor(lr / (1 - group.betas[0] ** (step + 1)))
         decay, correction2 = torch.tensor(lr * weight_decay), torch.tensor(1 - group.betas[1] ** (step + 1))
-        for name in group.names:
-            param = self._params[name]
-            if param.grad is not None:
-                mean, mean_square = self._state[f"adam.{name}.mean"], self._state[f"adam.{name}.mean_square"]
-                update = self._fitting(adam_update, param)
-                update(param, param.grad, mean, mean_square, step_size, decay, correction2, group.betas)
 
-    def _muon_step(self, names: tuple[str, ...], lr: float, momentum: float, weight_decay: float) -> None:
+        def update(name: str, param: Tensor, grad: Tensor) -> Iterator[None]:
+            sharded = self._is_sharded(param)
+            summed = self._world.start_sum_rows(grad) if sharded else Pending(grad)
+            yield
+            own = param[self._world.rows(param.size(0))] if sharded else param
+            mean, mean_square = self._state[f"adam.{name}.mean"], self._state[f"adam.{name}.mean_square"]
+            apply = self._fitting(adam_update, own)
+            apply(own, summed.wait(), mean, mean_square, step_size, decay, correction2, group.betas)
+            collected = self._world.start_collect_rows(own, param) if sharded else Pending(param)
+            yield
+            collected.wait()
+
+        named = [(name, self._params[name]) for name in group.names]
+        return [update(name, param.detach(), param.grad) for name, param in named if param.grad is not None]
+
+    def _muon_step(self, names: tuple[str, ...], lr: float, momentum: float, weight_decay: float) -> Iterator[None]:
         params = [self._params[name] for name in names]
-        stacked = torch.stack([param.detach() for param in params])
         grads = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in params])
+        summed = self._world.start_sum_rows(grads)
+        yield
+        own_rows = self._world.rows(len(names))
+        stacked = torch.stack([param.detach() for param in params])
+        own = stacked[own_rows]
         key = _stack_key(params[0].shape)
-        update = self._fitting(muon_update, stacked)
-        update(
-            stacked,
-            grads,
-            self._state[f"{key}.momentum"],
-            self._state[f"{key}.second_moment"],
-            torch.tensor(lr),
-            torch.tensor(momentum),
-            torch.tensor(weight_decay),
-            MUON_BETA2,
-            self._orthogonal_dtype,
-        )
-        torch._foreach_copy_(params, list(stacked.unbind(0)))
+        update = self._fitting(muon_update, own)
+        if len(own):
+            update(
+                own,
+                summed.wait(),
+                self._state[f"{key}.momentum"],
+                self._state[f"{key}.second_moment"],
+                torch.tensor(lr),
+                torch.tensor(momentum),
+                torch.tensor(weight_decay),
+                MUON_BETA2,
+                self._orthogonal_dtype,
+            )
+        else:
+            summed.wait()
+        collected = self._world.start_collect_rows(own, stacked)
+        yield
+        torch._foreach_copy_(params, list(collected.wait().unbind(0)))
 
     def zero_grad(self) -> None:
         for param in self._params.values():
             param.grad = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The live tensors: copy them before they change."""
-        return dict(self._state)
+        """The whole state. One process: the live tensors, to be copied before they change.
+
+        Over many ranks all have to call it; rank 0 gets copies in main memory, the others nothing.
+        """
+        whole = {}
+        for key, own in self._state.items():
+            num_rows = self._num_rows[key]
+            tensor = own if num_rows is None else self._world.gather_rows(own, num_rows)
+            if tensor is not None and self._world.is_first:
+                whole[key] = tensor
+        return whole
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        if state.keys() != self._state.keys():
+        """Over many ranks all have to call it, and rank 0's state counts."""
+        if self._world.is_first and state.keys() != self._state.keys():
             differing = sorted(state.keys() ^ self._state.keys())
             raise ValueError(f"optimizer state has other tensors than this model: {', '.join(differing[:6])}")
-        for key, value in state.items():
-            self._state[key].copy_(value)
+        for key, own in self._state.items():
+            num_rows = self._num_rows[key]
+            if self._world.size == 1:
+                own.copy_(state[key])
+                continue
+            whole = own.new_empty(own.size(0) if num_rows is None else num_rows, *own.shape[1:])
+            if self._world.is_first:
+                whole.copy_(state[key])
+            self._world.spread_(whole)
+            own.copy_(whole if num_rows is None else whole[self._world.rows(num_rows)])
 
 
 def _stack_key(shape: torch.Size) -> str:

@@ -5,6 +5,7 @@ TrainerExit
 |- EnvironmentDrift    78  a resume on something that would change results
 |- Diverged            77  NaN or infinity
 |- Stopped             75  asked to stop, or the deadline; a checkpoint is there
+|- RankLost           137  another process of this run was killed or fell silent: judged like this one being killed
 +- UserError            1  anything else that a person must put right
 """
 
@@ -16,6 +17,7 @@ EXIT_RESUME = 75
 EXIT_OUT_OF_MEMORY = 76
 EXIT_DIVERGED = 77
 EXIT_BAD_SPEC = 78
+EXIT_KILLED = 137  # 128 + SIGKILL
 
 
 class TrainerExit(Exception):
@@ -47,6 +49,11 @@ class Diverged(TrainerExit):
 class Stopped(TrainerExit):
     exit_code = EXIT_RESUME
     reason = "notice"
+
+
+class RankLost(TrainerExit):
+    exit_code = EXIT_KILLED
+    reason = "lost"
 
 
 class UserError(TrainerExit):

@@ -15,14 +15,15 @@ import torch
 from trainer.checkpoint import Checkpoint, Checkpointer
 from trainer.console import Console
 from trainer.data import DataError, PreparedData, prepare
-from trainer.environment import cache_folder, check_environment, describe_environment
+from trainer.environment import cache_folder, check_environment, check_same_everywhere, describe_environment
 from trainer.events import EventWriter
 from trainer.loop import TrainingLoop
 from trainer.machine import Machine, find_machine
 from trainer.out_of_memory import Micro, held_bytes
 from trainer.outcome import BadSpec, Stopped
-from trainer.spec import TrainSpec
+from trainer.spec import SpecError, TrainSpec
 from trainer.stop import StopWatch
+from trainer.world import World
 
 BURST_EVAL_MICRO_BATCHES = 4
 MEASURED_PHASES = ("data", "tokenizer", "model", "compile", "start")
@@ -49,7 +50,9 @@ class Session:
         console: Console,
         stop: StopWatch,
         started_at: float,
+        world: World,
     ):
+        self._world = world
         self._spec, self._run_dir, self._options, self._on_burst = spec, run_dir, options, on_burst
         self._events, self._console, self._stop, self._started_at = events, console, stop, started_at
         self._phase_s: dict[str, float] = {}
@@ -61,10 +64,11 @@ class Session:
         self.micro: Micro | None = None  # once there is a model
 
     def run(self) -> None:
-        spec = self._spec
+        spec, world = self._spec, self._world
+        self._check_ranks()
         self._machine = machine = find_machine(spec, self.warn)
-        checkpointer = Checkpointer(self._run_dir, keep=spec.checkpoint_keep)
-        checkpoint = checkpointer.newest_valid(self.warn)
+        checkpointer = Checkpointer(self._run_dir, keep=spec.checkpoint_keep) if world.is_first else None
+        checkpoint = checkpointer.newest_valid(self.warn) if checkpointer else None
         if checkpoint is not None:
             self._check_checkpoint(checkpoint)
         self._report_start(machine)
@@ -79,12 +83,12 @@ class Session:
                 events=self._events,
                 console=self._console,
                 stop=self._stop,
+                world=world,
             )
-            if checkpoint is not None:
-                loop.restore(checkpoint)
+            loop.restore(checkpoint)
         self.micro = Micro(
             batch_size=loop.batch_size,
-            rows=loop.num_micro_batches * loop.batch_size,
+            rows=loop.num_micro_batches * loop.batch_size // world.size,
             recipe=loop.recipe,
             item_bytes=machine.dtype.itemsize,
             compiled=machine.compile,
@@ -101,8 +105,24 @@ class Session:
             return
         self._run_burst(loop, data, self._options.burst_steps)
         if self._options.rehearse:
-            self._on_burst()
+            if world.is_first:
+                self._on_burst()
             loop.run(loop.recipe.num_steps, only_steps=True)
+
+    def _check_ranks(self) -> None:
+        try:
+            self._spec.micro_batch_size(self._world.size)
+        except SpecError as error:
+            raise BadSpec(str(error)) from error
+        first = self._world.first_says(self._spec.hash())
+        if first != self._spec.hash():
+            raise BadSpec(f"the spec has hash {self._spec.hash()}, that of rank 0 has {first}: give all the same file")
+        if self._spec.device != "cpu" and torch.cuda.is_available():
+            num_gpus, here = torch.cuda.device_count(), self._world.local_rank + 1
+            if here > num_gpus:
+                raise BadSpec(
+                    f"rank {self._world.rank} is process {here} of a machine with {num_gpus} GPUs; start one for each"
+                )
 
     def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
         if checkpoint.state["spec_hash"] != self._spec.hash():
@@ -123,6 +143,7 @@ class Session:
             device=machine.device_name,
             dtype=machine.dtype_name,
             threads=threads,
+            num_devices=self._world.size,
             num_params=recipe.num_params.total,
             flops_per_token=recipe.flops_per_token,
             num_steps=recipe.num_steps,
@@ -131,20 +152,27 @@ class Session:
             spec_hash=self._spec.hash(),
         )
         where = "from scratch" if self._resumed_step is None else f"from step {self._resumed_step}"
+        devices = machine.device_name if self._world.size == 1 else f"{self._world.size} x {machine.device_name}"
         self._console.say(
             f"depth {recipe.depth}: {recipe.num_params.total:,} parameters, {recipe.num_steps:,} steps of "
-            f"{recipe.batch_tokens:,} tokens, {where}, on {machine.device_name} in {machine.dtype_name}"
+            f"{recipe.batch_tokens:,} tokens, {where}, on {devices} in {machine.dtype_name}"
             + ("" if machine.is_cuda else f" with {threads} threads")
         )
 
     def _prepare_data(self) -> PreparedData:
-        try:
+        def work() -> PreparedData:
             return prepare(self._spec, cache_folder(), progress=self._report_progress, on_phase=self._record_phase)
+
+        try:
+            return self._world.in_turn("data", work, look=self._stop.requested)
         except DataError as error:
             raise BadSpec(str(error)) from error
 
     def _check_environment(self, machine: Machine, data: PreparedData) -> None:
-        check_environment(self._run_dir, describe_environment(machine, data), self._options.expected_environment)
+        environment = describe_environment(machine, data, self._world.size)
+        if self._world.is_first:
+            check_environment(self._run_dir, environment, self._options.expected_environment)
+        check_same_everywhere(self._world, environment)
 
     def _run_burst(self, loop: TrainingLoop, data: PreparedData, steps: int) -> None:
         """A few steps of the run's own schedule and a taste of everything else that takes time."""
@@ -186,7 +214,7 @@ class Session:
             "step_s": step_s,
             "step_s_iqr": quartiles[2] - quartiles[0],
             "tokens_per_s": tokens / step_s,
-            "mfu": loop.machine.reached_flops_share(loop.recipe.flops_per_token * tokens, step_s),
+            "mfu": loop.mfu(step_s),
         }
 
     def figures(self) -> dict[str, Any]:

@@ -135,12 +135,23 @@ class TrainSpec:
             features=self.features,
         )
 
-    def micro_batch_size(self) -> int:
-        """Sequences in a micro-batch: as given, else the largest power of two up to 16 that divides the batch."""
-        if self.device_batch_size:
-            return self.device_batch_size
+    def micro_batch_size(self, num_processes: int = 1) -> int:
+        """Sequences in a micro-batch: as given, else the largest power of two up to 16 that divides a process's share.
+
+        Raises SpecError for a batch that cannot be divided over the processes.
+        """
         rows = self.recipe().batch_tokens // self.sequence_len
-        return max(size for size in (1, 2, 4, 8, 16) if rows % size == 0)
+        sizes = [self.device_batch_size] if self.device_batch_size else [16, 8, 4, 2, 1]
+        for size in sizes:
+            if rows % (size * num_processes) == 0:
+                return size
+        raise SpecError(
+            [
+                f"a step of {rows} sequences cannot be divided over {num_processes} processes in micro-batches of "
+                f"{' or '.join(map(str, sizes))} (device_batch_size). Choose a number of processes that divides "
+                f"{rows // min(sizes)}, or another device_batch_size or batch_tokens in a new run"
+            ]
+        )
 
 
 def canonical_json(value: Any) -> str:

@@ -34,10 +34,12 @@ class StopWatch:
         *,
         deadline_at: float | None = None,
         notice_file: Path | None = None,
+        heard: Callable[[], str | None] = lambda: None,
         on_request: Callable[[StopRequest], None] | None = None,
     ):
         self._deadline_at = deadline_at  # monotonic seconds
         self._notice_file = notice_file
+        self._heard = heard  # the source of a request that came to another process of this run
         self._on_request = on_request
         self._signal: str | None = None
         self._notice: StopRequest | None = None
@@ -83,4 +85,4 @@ class StopWatch:
             self._next_look_at = now + NOTICE_FILE_EVERY_S
             if self._notice_file.exists():
                 return "file"
-        return None
+        return self._heard()

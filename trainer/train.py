@@ -2,6 +2,8 @@
 
     python -m trainer.train SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N [--rehearse]]
 
+    python -m trainer.launch --nproc N SPEC.json RUN_DIR [...]     the same with N processes, on as many GPUs
+
 Start it as often as you like: it resumes from the newest good checkpoint in RUN_DIR, and a finished run ends at once.
 Exit codes: 0 done; 75 checkpointed, start again to resume; 76 out of memory; 77 diverged; 78 bad spec, too little
 data, or an environment that would change results; 1 anything else. result.json in RUN_DIR holds the last word.
@@ -25,12 +27,13 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import out_of_memory
 from trainer.console import Console
-from trainer.events import EventWriter, free_attempt_name
+from trainer.events import EventWriter, NoEvents, free_attempt_name
 from trainer.files import read_json, run_lock, write_json
 from trainer.notices import watching_for_notices
 from trainer.outcome import EXIT_DONE, EXIT_ERROR, BadSpec, TrainerExit, UserError
 from trainer.spec import SpecError, TrainSpec
 from trainer.stop import StopRequest, StopWatch
+from trainer.world import World, join
 
 if TYPE_CHECKING:
     from trainer.session import Session  # torch comes with it: imported only once the spec is good
@@ -40,16 +43,28 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     started_at = _process_started_at()
     run_dir: Path = args.run_dir
+    try:
+        world = join()
+    except TrainerExit as error:
+        return _refuse(error)
+    if not world.is_first:
+        result = _run_and_judge(args, run_dir, NoEvents(), Console.silent(), started_at, world)
+        return world.leave(int(result["exit_code"]))
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         with run_lock(run_dir):
-            return _run_locked(args, run_dir, started_at)
+            exit_code = _run_locked(args, run_dir, started_at, world)
     except UserError as error:  # somebody else's lock: their result.json is not ours to write
-        print(f"trainer: {error}", file=sys.stderr)
-        return error.exit_code
+        exit_code = _refuse(error)
+    return world.leave(exit_code)
 
 
-def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float) -> int:
+def _refuse(error: TrainerExit) -> int:
+    print(f"trainer: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float, world: World) -> int:
     if _is_finished(run_dir) and not _differing_keys_or_none(args.spec, run_dir):
         print(f"trainer: {run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
         return EXIT_DONE
@@ -58,7 +73,7 @@ def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float) -> i
     console = Console(run_dir / "logs" / f"{attempt}.log")
     result: dict[str, Any] = {"exit_code": EXIT_ERROR}
     try:
-        result = _run_and_judge(args, run_dir, events, console, started_at)
+        result = _run_and_judge(args, run_dir, events, console, started_at, world)
         console.say(f"{result['reason']}: {result['message']}")
         if not _is_finished(run_dir):  # a refused start must not hide a finished run
             write_json(run_dir / "result.json", result | {"attempt": attempt})
@@ -70,17 +85,21 @@ def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float) -> i
 
 
 def _run_and_judge(
-    args: argparse.Namespace, run_dir: Path, events: EventWriter, console: Console, started_at: float
+    args: argparse.Namespace, run_dir: Path, events: EventWriter, console: Console, started_at: float, world: World
 ) -> dict[str, Any]:
     """Run, and turn whatever happens into the contents of result.json."""
     session: Session | None = None
     result: dict[str, Any] = {"exit_code": EXIT_DONE, "reason": "completed", "message": ""}
     try:
         spec = _load_spec(args.spec)
-        _freeze_spec(spec, run_dir)
-        stop = _stop_watch(spec, args.deadline_s, events, console, started_at)
-        if not _is_finished(run_dir):
-            (run_dir / "result.json").unlink(missing_ok=True)  # an older attempt's last word is not this one's
+        stop = _stop_watch(spec, args.deadline_s, events, console, started_at, world)
+        if world.is_first:
+            _freeze_spec(spec, run_dir)
+            if not _is_finished(run_dir):
+                (run_dir / "result.json").unlink(missing_ok=True)  # an older attempt's last word is not this one's
+            world.announce("begin")
+        else:
+            world.wait_for("begin")
 
         from trainer.session import Options, Session
 
@@ -100,16 +119,18 @@ def _run_and_judge(
             console=console,
             stop=stop,
             started_at=started_at,
+            world=world,
         )
         with stop.handling_signals(), watching_for_notices(stop.notify, session.warn):
             session.run()
         result["message"] = f"burst of {args.burst} steps" if args.burst else "the run is complete"
     except TrainerExit as error:
-        result = {"exit_code": error.exit_code, "reason": error.reason, "message": str(error)}
+        result = world.explain(error)
     except KeyboardInterrupt:
         result = {"exit_code": EXIT_ERROR, "reason": "user_error", "message": "interrupted twice; not checkpointed"}
     except Exception as error:  # the process ends here: the traceback goes where it will be looked for
         result = _judge_unexpected(error, session)
+    world.publish(result)
     figures = session.figures() if session is not None else _no_figures(started_at)
     return result | figures
 
@@ -174,17 +195,23 @@ def _is_finished(run_dir: Path) -> bool:
 
 
 def _stop_watch(
-    spec: TrainSpec, deadline_s: float | None, events: EventWriter, console: Console, started_at: float
+    spec: TrainSpec, deadline_s: float | None, events: EventWriter, console: Console, started_at: float, world: World
 ) -> StopWatch:
     limits = [limit for limit in (spec.deadline_s, deadline_s) if limit is not None]
     deadline_at = time.monotonic() + min(limits) - (time.time() - started_at) if limits else None
     notice = os.environ.get("PATRON_NOTICE_FILE")
 
     def report(request: StopRequest) -> None:
+        world.tell_stop(request.source)
         events.emit("notice", source=request.source, ends_at=request.ends_at)
         console.say(f"stop asked for by {request.source}; ending at the next micro-batch")
 
-    return StopWatch(deadline_at=deadline_at, notice_file=Path(notice) if notice else None, on_request=report)
+    return StopWatch(
+        deadline_at=deadline_at,
+        notice_file=Path(notice) if notice else None,
+        heard=world.heard_stop,
+        on_request=report,
+    )
 
 
 def _process_started_at() -> float:
