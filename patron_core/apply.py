@@ -16,7 +16,7 @@ from patron_core.decide import STOP_GRACE_S, STOP_MARGIN_S, Action, ActionKind, 
 from patron_core.executors.base import Executor, Job
 from patron_core.money import affordable_s, cost_usd_micros
 from patron_core.observe import Scene, attempt_dir
-from patron_core.outcome import dryrun_report, record_dryrun, record_run, run_result
+from patron_core.outcome import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -118,7 +118,12 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
     newest = directory.newest_checkpoint()
     step = newest.step if newest else None
     progressed = step is not None and step > (scene.known_checkpoint_step or 0)
-    evidence = {**action.evidence, "checkpoint_step": step, "log_tail": directory.log_tail(attempt.id, 20)}
+    evidence = {
+        **action.evidence,
+        "checkpoint_step": step,
+        "log_tail": directory.log_tail(attempt.id, 20),
+        "last_word": last_word(directory, attempt.id),
+    }
     new_state = action.new_state or _state_after_unsubmitted(run, attempt, reason)
     report: dict[str, Any] | None = None
     if attempt.kind == "dryrun" and reason is EndReason.COMPLETED:

@@ -16,7 +16,7 @@ from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.money import affordable_s
 from patron_core.states import COUNTED_RETRY, FREE_RETRY, NEXT_STATE, EndReason, RunState
 
-EXIT_DONE, EXIT_RESUME_ME, EXIT_CUDA_OOM, EXIT_DIVERGED, EXIT_BAD_SPEC = 0, 75, 76, 77, 78
+EXIT_DONE, EXIT_RESUME_ME, EXIT_OUT_OF_MEMORY, EXIT_DIVERGED, EXIT_BAD_SPEC = 0, 75, 76, 77, 78
 
 FAILURE_BUDGET = 3  # unexplained deaths in a row without a new checkpoint
 BACK_OFF_S = (0.0, 5.0, 30.0, 120.0)  # before the next launch, by unexplained deaths in a row
@@ -175,8 +175,8 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
     }
     if seen.exit_code == EXIT_DONE:
         return EndReason.COMPLETED
-    if seen.exit_code == EXIT_CUDA_OOM:
-        return EndReason.CUDA_OOM
+    if seen.exit_code == EXIT_OUT_OF_MEMORY:
+        return EndReason.HOST_OOM if told == "host_oom" else EndReason.CUDA_OOM
     if seen.exit_code == EXIT_DIVERGED:
         return EndReason.DIVERGED
     if seen.exit_code == EXIT_BAD_SPEC:

@@ -24,6 +24,7 @@ _RESULT_KEYS = (
     "peak_memory_bytes",
     "message",
 )
+_LAST_WORD_KEYS = ("message", "memory", "divergence", "last_checkpoint_step")
 
 
 def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, Any] | None:
@@ -46,6 +47,14 @@ def run_result(directory: RunDir) -> dict[str, Any]:
     """The final figures, as far as there are any."""
     result = directory.result() or {}
     return {key: result[key] for key in _RESULT_KEYS if key in result}
+
+
+def last_word(directory: RunDir, attempt_id: str) -> dict[str, Any]:
+    """What this attempt itself says about its end; empty when it could not say anything."""
+    result = directory.result() or {}
+    if result.get("attempt") != attempt_id:
+        return {}
+    return {key: result[key] for key in _LAST_WORD_KEYS if result.get(key) is not None}
 
 
 def record_dryrun(conn: Connection, run: Run, report: dict[str, Any], *, now: float) -> None:

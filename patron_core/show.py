@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from patron_core.interval import Interval
 from patron_core.money import format_usd
-from patron_core.states import SENTENCE
+from patron_core.states import why
 
 if TYPE_CHECKING:
     from patron_core.verbs import Comparison, RunView
@@ -256,7 +256,7 @@ def attempt_columns() -> list[Column]:
         Column("charged", lambda a: usd(a.charged_usd_micros)),
         Column("an hour", lambda a: usd(a.usd_micros_per_hour)),
         Column("exit", lambda a: DASH if a.exit_code is None else str(a.exit_code)),
-        Column("why it ended", lambda a: SENTENCE[a.reason] if a.reason else DASH, "left"),
+        Column("why it ended", lambda a: why(a.reason, a.evidence.get("last_word")) if a.reason else DASH, "left"),
     ]
 
 

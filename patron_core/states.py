@@ -9,7 +9,9 @@ any live state -> failed | cancelled
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 
 class RunState(StrEnum):
@@ -97,7 +99,7 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.NOTICE: "It was told to stop, saved a checkpoint, and resumes from it.",
     EndReason.CUDA_OOM: "The GPU ran out of memory; the same configuration is not tried again.",
     EndReason.HOST_OOM: "The machine ran out of main memory; the same configuration is not tried again.",
-    EndReason.DIVERGED: "The loss or a gradient stopped being a number; the last good checkpoint is kept.",
+    EndReason.DIVERGED: "The loss, a gradient or a weight stopped being a number; it was not saved.",
     EndReason.BAD_SPEC: "The spec or its data cannot make this run.",
     EndReason.ENVIRONMENT_DRIFT: "The environment is not the one that the dryrun proved.",
     EndReason.USER_ERROR: "The workload failed with an error of its own; its log and result.json have the traceback.",
@@ -109,6 +111,37 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.PAUSED: "Paused on request; it saved a checkpoint. Fund it again to go on.",
     EndReason.CANCELLED: "Cancelled on request.",
 }
+
+
+def why(reason: EndReason, last_word: Mapping[str, Any] | None = None) -> str:
+    """The reason's sentence, and what the attempt itself knew: result.json's `memory` and `divergence`, if any."""
+    last_word = last_word or {}
+    memory, divergence = last_word.get("memory"), last_word.get("divergence")
+    if reason in (EndReason.CUDA_OOM, EndReason.HOST_OOM) and isinstance(memory, Mapping):
+        return f"{SENTENCE[reason]} {_what_fits(memory)}".rstrip()
+    if reason is EndReason.DIVERGED and isinstance(divergence, Mapping):
+        return f"{SENTENCE[reason]} {_what_diverged(divergence, last_word.get('last_checkpoint_step'))}"
+    return SENTENCE[reason]
+
+
+def _what_fits(memory: Mapping[str, Any]) -> str:
+    tried, fitting = memory.get("device_batch_size"), memory.get("fitting_device_batch_size")
+    if tried is None:
+        return ""
+    if fitting is None:
+        return "Not even one sequence at a time would fit: take a smaller depth or sequence_len."
+    return f"It would fit with device_batch_size {fitting} instead of {tried}."
+
+
+def _what_diverged(divergence: Mapping[str, Any], checkpoint_step: int | None) -> str:
+    quantity, value, name = (divergence.get(key) for key in ("quantity", "value", "name"))
+    what = f"the {quantity} was {value}"
+    if name:
+        bad, total = divergence.get("num_bad", 0), divergence.get("num_values", 0)
+        what = f"the {quantity} of {name} had {value} in {bad:,} of {total:,} values"
+    is_saved = checkpoint_step is not None
+    saved = f"the last good checkpoint is of step {checkpoint_step}" if is_saved else "there is no good checkpoint"
+    return f"In step {divergence.get('step')} {what}; {saved}."
 
 
 def is_legal(old: RunState, new: RunState) -> bool:

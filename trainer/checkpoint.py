@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.divergence import Culprit, find_in_files
 from trainer.files import read_json, sync_folder, write_json
 
 FORMAT = 1
@@ -33,6 +34,14 @@ Tensors = Mapping[str, Tensor]
 
 class CheckpointError(RuntimeError):
     """A save that failed; older checkpoints are as they were."""
+
+
+class NotFinite(CheckpointError):
+    """What was to be saved holds a NaN or an infinity; nothing was written."""
+
+    def __init__(self, step: int, culprit: Culprit):
+        super().__init__(f"the checkpoint of step {step} was not written")
+        self.culprit = culprit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,9 @@ class Checkpointer:
     def save(self, snapshot: Snapshot) -> SaveReport:
         """Returns when the checkpoint is safe. Raises CheckpointError, with nothing half-made left behind."""
         start = time.perf_counter()
+        culprit = find_in_files(snapshot.files)
+        if culprit is not None:
+            raise NotFinite(snapshot.step, culprit)
         final = self.folder / f"step-{snapshot.step:06d}"
         temporary = self.folder / f".tmp-{final.name}"
         try:

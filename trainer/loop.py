@@ -24,9 +24,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import Checkpoint, Checkpointer, CheckpointError, SaveReport, Snapshot, save_interval_s
+from trainer import divergence
+from trainer.checkpoint import (
+    Checkpoint,
+    Checkpointer,
+    CheckpointError,
+    NotFinite,
+    SaveReport,
+    Snapshot,
+    save_interval_s,
+)
 from trainer.console import Console, short_duration
 from trainer.data import PreparedData, TrainLoader, val_batches
+from trainer.divergence import Culprit
 from trainer.evaluate import EvalResult, evaluate
 from trainer.events import EventWriter
 from trainer.head import chunk_loss_and_grad, chunk_losses, head_loss
@@ -98,6 +108,7 @@ class TrainingLoop:
             flex=machine.compile and machine.is_cuda,
         )
         self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile, world=world)
+        self._probe_params = divergence.probe_params(self.model)
         self._forward: Callable[[Tensor], Tensor] = self.model
         self._head, self._losses = chunk_loss_and_grad, chunk_losses
         if machine.compile:
@@ -184,17 +195,16 @@ class TrainingLoop:
             if stopping:
                 break
             loss += self._micro_batch(*self._loader.next())
+        own = torch.stack((loss, divergence.probe(self._probe_params))).tolist()  # one wait for the device
         memory = self.world.by_rank(self.machine.peak_memory_bytes())
-        total_loss, num_stopping, *memory = self.world.sums([loss.item(), stopping, *memory])
+        total_loss, gradients, num_stopping, *memory = self.world.sums([*own, stopping, *memory])
         if num_stopping:
             self._save_and_stop()
         mean_loss = total_loss / self.num_micro_batches
         step = self.position.step
-        if not math.isfinite(mean_loss):
-            raise Diverged(
-                f"train/loss is {mean_loss} in step {step + 1}; that step was not applied. Lower lr_scale (now "
-                f"{self.spec.lr_scale:g}) and start a new run, or resume from an older checkpoint"
-            )
+        if not math.isfinite(mean_loss + gradients):
+            culprit = divergence.trace(self.model, mean_loss)
+            raise self._diverged(culprit, step + 1, f"step {step + 1} was not applied (train/loss {mean_loss:.6g})")
         self.optimizer.step(step)
         self.optimizer.zero_grad()
         self.machine.synchronize()
@@ -253,6 +263,17 @@ class TrainingLoop:
             reason=request.reason,
         )
 
+    def _diverged(self, culprit: Culprit, step: int, what_happened: str) -> Diverged:
+        """The end of a run that met NaN or infinity in `step`, counted from 1."""
+        good_step = self._saved_step
+        if good_step == self.position.step and culprit.quantity in divergence.SAVED:
+            good_step = None  # restored from it just now: it was there already
+        saved = "No checkpoint is good" if good_step is None else f"The last good checkpoint is of step {good_step}"
+        return Diverged(
+            f"{what_happened}: {culprit}. {saved}. Start a new run with a lower lr_scale (now {self.spec.lr_scale:g})",
+            fields={"divergence": {"step": step} | culprit.to_dict(), "last_checkpoint_step": good_step},
+        )
+
     # Evaluation
 
     def _eval_due(self, end_step: int) -> bool:
@@ -291,10 +312,8 @@ class TrainingLoop:
     def _evaluate_and_record(self) -> None:
         result, position = self.evaluate(self.spec.eval_tokens), self.position
         if not math.isfinite(result.val_loss):
-            raise Diverged(
-                f"val_loss is {result.val_loss} after step {position.step}. Lower lr_scale (now "
-                f"{self.spec.lr_scale:g}) and start a new run, or resume from an older checkpoint"
-            )
+            culprit = divergence.trace(self.model, result.val_loss, "val_loss")
+            raise self._diverged(culprit, position.step, f"the evaluation after step {position.step} failed")
         position.last_eval_step = position.step
         position.val_bpb, position.val_loss = result.val_bpb, result.val_loss
         best = position.min_val_bpb
@@ -331,6 +350,8 @@ class TrainingLoop:
             return
         try:
             report = self._checkpointer.save(Snapshot(step=position.step, files=files, state=state))
+        except NotFinite as error:
+            raise self._diverged(error.culprit, position.step, str(error)) from error
         except CheckpointError as error:
             raise UserError(str(error)) from error
         self._saved_step, self.last_save = position.step, report

@@ -11,6 +11,9 @@ TrainerExit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_ERROR = 1
 EXIT_RESUME = 75
@@ -21,13 +24,14 @@ EXIT_KILLED = 137  # 128 + SIGKILL
 
 
 class TrainerExit(Exception):
-    """Ends the process with `exit_code`; `reason` goes to result.json and to the end event."""
+    """Ends the process with `exit_code`; `reason` goes to result.json and to the end event, `fields` to result.json."""
 
     exit_code = EXIT_ERROR
     reason = "user_error"
 
-    def __init__(self, message: str, *, reason: str | None = None):
+    def __init__(self, message: str, *, reason: str | None = None, fields: Mapping[str, Any] | None = None):
         super().__init__(message)
+        self.fields = dict(fields or {})
         self.reason = reason or self.reason
 
 

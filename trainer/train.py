@@ -125,7 +125,7 @@ def _run_and_judge(
             session.run()
         result["message"] = f"burst of {args.burst} steps" if args.burst else "the run is complete"
     except TrainerExit as error:
-        result = world.explain(error)
+        result = world.explain(error) | error.fields
     except KeyboardInterrupt:
         result = {"exit_code": EXIT_ERROR, "reason": "user_error", "message": "interrupted twice; not checkpointed"}
     except Exception as error:  # the process ends here: the traceback goes where it will be looked for

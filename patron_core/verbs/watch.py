@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patron_core import supervisor
 from patron_core.observe import attempt_dir
 from patron_core.rundir import Event, RunDir, lineage
-from patron_core.states import ACTIVE, SENTENCE, TERMINAL, EndReason, RunState
+from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
 from patron_core.verbs.control import next_step
@@ -64,6 +64,7 @@ class RunView:
                     "state": a.state,
                     "reason": a.reason.value if a.reason else None,
                     "exit_code": a.exit_code,
+                    "why": why(a.reason, a.evidence.get("last_word")) if a.reason else None,
                     "charged_s": a.charged_s,
                     "charged_usd_micros": a.charged_usd_micros,
                 }
@@ -102,7 +103,7 @@ def view(store: Store, run_id: str) -> RunView:
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
         warnings=warnings[-5:],
-        sentence=_sentence(run),
+        sentence=_sentence(run, made[-1] if made else None),
         next=next_step(run),
     )
 
@@ -182,10 +183,12 @@ _STATE_SENTENCE: dict[RunState, str] = {
 }
 
 
-def _sentence(run: Run) -> str:
+def _sentence(run: Run, newest: Attempt | None) -> str:
     """Why it is where it is. A dryrun that completed is no end, but the proof that it can begin."""
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
-    return SENTENCE[run.reason] if run.reason and not waits else _STATE_SENTENCE[run.state]
+    if run.reason is None or waits:
+        return _STATE_SENTENCE[run.state]
+    return why(run.reason, newest.evidence.get("last_word") if newest and newest.reason is run.reason else None)
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:

@@ -54,6 +54,8 @@ KILLED = signal.SIGKILL.value
         (ended(75), {"result": {"reason": "deadline"}, "deadline_cause": "funds"}, EndReason.OUT_OF_FUNDS),
         (ended(75), {"result": {"reason": "deadline"}, "deadline_cause": "deadline"}, EndReason.DEADLINE),
         (ended(76), {}, EndReason.CUDA_OOM),
+        (ended(76), {"result": {"reason": "cuda_oom"}}, EndReason.CUDA_OOM),
+        (ended(76), {"result": {"reason": "host_oom"}}, EndReason.HOST_OOM),
         (ended(77), {}, EndReason.DIVERGED),
         (ended(78), {}, EndReason.BAD_SPEC),
         (ended(78), {"result": {"reason": "environment_drift"}}, EndReason.ENVIRONMENT_DRIFT),

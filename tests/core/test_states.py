@@ -19,6 +19,7 @@ from patron_core.states import (
     RunState,
     is_legal,
     is_retried,
+    why,
 )
 from patron_core.store import Store, runs
 from patron_core.store.schema import runs as runs_table
@@ -101,3 +102,52 @@ def test_every_pair_through_the_door(store: Store, make_run) -> None:
                 runs.transition(conn, run.id, old=old, new=new, actor="ada", now=2.0)
             assert runs.get_run(store, run.id).state is old
             assert len(runs.events(store, run.id)) == before
+
+
+@pytest.mark.parametrize(
+    ("reason", "last_word", "ending"),
+    [
+        (
+            EndReason.CUDA_OOM,
+            {"memory": {"device_batch_size": 32, "fitting_device_batch_size": 8}},
+            "It would fit with device_batch_size 8 instead of 32.",
+        ),
+        (
+            EndReason.HOST_OOM,
+            {"memory": {"device_batch_size": 32, "fitting_device_batch_size": None}},
+            "Not even one sequence at a time would fit: take a smaller depth or sequence_len.",
+        ),
+        (EndReason.HOST_OOM, {"memory": {"capacity_bytes": 1}}, SENTENCE[EndReason.HOST_OOM]),  # before the model
+        (
+            EndReason.DIVERGED,
+            {
+                "divergence": {
+                    "step": 13,
+                    "quantity": "gradient",
+                    "value": "inf",
+                    "name": "lm_head.weight",
+                    "num_bad": 5,
+                    "num_values": 65536,
+                },
+                "last_checkpoint_step": 10,
+            },
+            "In step 13 the gradient of lm_head.weight had inf in 5 of 65,536 values; "
+            "the last good checkpoint is of step 10.",
+        ),
+        (
+            EndReason.DIVERGED,
+            {"divergence": {"step": 1, "quantity": "loss", "value": "nan", "name": None}},
+            "In step 1 the loss was nan; there is no good checkpoint.",
+        ),
+    ],
+)
+def test_an_end_is_explained_by_what_the_attempt_knew(
+    reason: EndReason, last_word: dict[str, object], ending: str
+) -> None:
+    assert why(reason, last_word).startswith(SENTENCE[reason])
+    assert why(reason, last_word).endswith(ending)
+
+
+def test_without_a_last_word_every_reason_has_its_sentence() -> None:
+    for reason in EndReason:
+        assert why(reason) == why(reason, {}) == why(reason, {"message": "x"}) == SENTENCE[reason]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from patron_core import verbs
+from patron_core import show, verbs
 from patron_core.decide import BACK_OFF_S, FAILURE_BUDGET, STOP_GRACE_S, STOP_MARGIN_S
 from patron_core.executors.base import Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
@@ -160,6 +160,24 @@ def test_what_would_fail_again_is_never_retried(world: World, exit_code: int, re
     assert (world.state(run), world.reason(run)) == (RunState.FAILED, reason)
     assert world.machine.num_submits == 1
     assert (world.charged(run), world.held(run)) == (20 * SECOND, 0)
+
+
+def test_what_the_attempt_knew_about_its_end_is_shown(world: World) -> None:
+    memory = {"device_batch_size": 16, "fitting_device_batch_size": 8}
+
+    def say(job: Job) -> None:
+        last_word = {"attempt": job.key, "exit_code": 76, "reason": "host_oom", "message": "m", "memory": memory}
+        (Path(job.run_dir) / "result.json").write_text(json.dumps(last_word))
+
+    world.machine.default_script = Script(run_s=20, exit_code=76, on_end=say)
+    run = world.launched()
+    world.run_for(100)
+    assert (world.state(run), world.reason(run)) == (RunState.FAILED, EndReason.HOST_OOM)
+    seen = verbs.view(world.store, run.id)
+    assert seen.sentence.endswith("It would fit with device_batch_size 8 instead of 16.")
+    assert seen.to_dict()["attempts"][-1]["why"] == seen.sentence
+    (column,) = (column for column in show.attempt_columns() if column.title == "why it ended")
+    assert column.cell(seen.attempts[-1]) == seen.sentence
 
 
 def test_money_that_runs_out_pauses_with_a_checkpoint_and_a_top_up_resumes(world: World) -> None:
