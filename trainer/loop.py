@@ -268,7 +268,9 @@ class TrainingLoop:
         good_step = self._saved_step
         if good_step == self.position.step and culprit.quantity in divergence.SAVED:
             good_step = None  # restored from it just now: it was there already
-        saved = "No checkpoint is good" if good_step is None else f"The last good checkpoint is of step {good_step}"
+        saved = (
+            "There is no good checkpoint" if good_step is None else f"The last good checkpoint is of step {good_step}"
+        )
         return Diverged(
             f"{what_happened}: {culprit}. {saved}. Start a new run with a lower lr_scale (now {self.spec.lr_scale:g})",
             fields={"divergence": {"step": step} | culprit.to_dict(), "last_checkpoint_step": good_step},

@@ -194,7 +194,13 @@ def test_a_loss_that_is_not_a_number_is_divergence_and_is_not_applied(trainer: T
     assert trainer.train_here(run_dir, spec) == 77
     last_word = result(run_dir)
     assert (last_word["reason"], last_word["step"]) == ("diverged", 3)
-    assert last_word["message"].startswith("train/loss is nan in step 4")
+    assert last_word["message"].startswith(
+        "step 4 was not applied (train/loss nan): the weight of blocks.0.mlp_in.weight"
+    )
+    culprit = {"quantity": "weight", "value": "nan", "name": "blocks.0.mlp_in.weight", "group": "matrices"}
+    counts = {"step": 4, "num_bad": 1, "num_values": 4 * 128 * 128, "num_tensors": 1}
+    assert last_word["divergence"] == culprit | counts
+    assert last_word["last_checkpoint_step"] is None  # the poison is in it
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["step-000003"]
 
 
