@@ -100,7 +100,7 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
             ruler.mark_rule(strokeDash=[4, 4], color="#a0aec0"),
             ruler.mark_text(align="left", dx=5, y=8, color="#718096", fontSize=11).encode(text="label:N"),
         ]
-    return _finish(alt.layer(*layers), "Predicted loss against time, with the interval of nine runs in ten")
+    return finish(alt.layer(*layers), "Predicted loss against time, with the interval of nine runs in ten")
 
 
 def curve_chart(
@@ -124,7 +124,7 @@ def curve_chart(
             y=alt.Y("mean:Q", title=title or key, scale=bounds), tooltip=tooltip
         ),
     )
-    return _finish(chart, title or key, width=width)
+    return finish(chart, title or key, width=width)
 
 
 def compare_chart(curves: dict[str, pl.DataFrame], key: str, *, title: str, width: int = WIDTH) -> alt.LayerChart:
@@ -148,7 +148,7 @@ def compare_chart(curves: dict[str, pl.DataFrame], key: str, *, title: str, widt
     base = alt.Chart(points).encode(x=x, color=colour)
     line = base.mark_line(strokeWidth=1.6, point={"size": 28} if points.height <= 200 else False)
     chart = alt.layer(line.encode(y=alt.Y("mean:Q", title=title, scale=bounds), tooltip=["run", "step", "mean"]))
-    return _finish(chart, title, width=width)
+    return finish(chart, title, width=width)
 
 
 def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
@@ -178,7 +178,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
             x=alt.X("actual:Q", scale=bits), tooltip=["run", "predicted", "low", "high", "actual"]
         ),
     )
-    return _finish(chart, "Prediction against outcome", height=40 + 34 * max(1, len(done)))
+    return finish(chart, "Prediction against outcome", height=40 + 34 * max(1, len(done)))
 
 
 def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
@@ -227,7 +227,7 @@ def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
             tooltip=["run", "whose", "measured", "law", "low", "high"],
         ),
     )
-    return _finish(chart, f"The loss law of {fit.corpus}: measured runs and what the law says of each", width=width)
+    return finish(chart, f"The loss law of {fit.corpus}: measured runs and what the law says of each", width=width)
 
 
 def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt.LayerChart:
@@ -259,10 +259,10 @@ def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt
             ),
         )
     )
-    return _finish(chart, "Money spent and held", width=width, height=180)
+    return finish(chart, "Money spent and held", width=width, height=180)
 
 
-def _finish(chart: Any, title: str, *, width: int = WIDTH, height: int = HEIGHT) -> alt.LayerChart:
+def finish(chart: Any, title: str, *, width: int = WIDTH, height: int = HEIGHT) -> alt.LayerChart:
     sized: alt.LayerChart = chart.properties(
         width=width, height=height, title={"text": title, "anchor": "start", "fontSize": 13}
     )

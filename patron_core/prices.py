@@ -35,27 +35,47 @@ class Price:
     """A price as it was seen. `as_of` is a date (YYYY-MM-DD) or a moment; it is stored with every attempt."""
 
     device: str
-    usd_micros_per_hour: int
+    usd_micros_per_hour: int  # of the whole machine, all its GPUs
     source: str  # "fallback table", "skypilot catalog", "PATRON_LOCAL_USD_PER_HOUR"
     as_of: str
     spot: bool = False
     cloud: str | None = None
     region: str | None = None
+    zone: str | None = None
+    accelerator: str | None = None  # SkyPilot's exact name; None: nothing to ask SkyPilot for
+    num_gpus: int = 1
+    instance_type: str | None = None
     note: str = ""
 
     @property
     def is_fallback(self) -> bool:
         return self.source == FALLBACK_SOURCE
 
+    @property
+    def kind(self) -> str:
+        return "spot" if self.spot else "on demand"
+
+    @property
+    def infra(self) -> str | None:
+        """Where, as SkyPilot writes it: cloud/region/zone; None where it is no cloud's price."""
+        return "/".join(filter(None, (self.cloud, self.region, self.zone))) or None
+
+    @property
+    def usd_micros_per_gpu_hour(self) -> int:
+        return round(self.usd_micros_per_hour / self.num_gpus)
+
+    @property
+    def machine(self) -> str:
+        return self.device if self.num_gpus == 1 else f"{self.num_gpus}x {self.device}"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     def sentence(self) -> str:
-        where = f" in {self.region}" if self.region else ""
-        kind = "spot" if self.spot else "on demand"
+        where = f" in {self.infra}" if self.infra else ""
         note = f" ({self.note})" if self.note else ""
         hourly = format_usd(self.usd_micros_per_hour)
-        return f"{self.device} {kind}{where} at {hourly} an hour, {self.source}, {self.as_of}{note}."
+        return f"{self.machine} {self.kind}{where} at {hourly} an hour, {self.source}, {self.as_of}{note}."
 
 
 def fallback_price(device: str, *, spot: bool) -> Price:
@@ -98,10 +118,10 @@ def checked_price(price: Price | None, *, device: str = "") -> Price:
             f"{price.source} gives {price.device} at {hourly!r} micro-dollars an hour; a price must be above 0",
             next="give the real price: --usd-per-hour 1.50",
         )
-    low, high = plausible_usd_micros_per_hour(price.device)
+    low, high = (price.num_gpus * bound for bound in plausible_usd_micros_per_hour(price.device))
     if not low <= hourly <= high:
         raise Refused(
-            f"{price.source} gives {price.device} at {format_usd(hourly)} an hour; plausible is "
+            f"{price.source} gives {price.machine} at {format_usd(hourly)} an hour; plausible is "
             f"{format_usd(low)} to {format_usd(high)}, so this looks like an error of the catalog",
             next=f"take another region or cloud, or give the real price: --usd-per-hour {low / 1e6:.2f} or more",
         )

@@ -4,6 +4,7 @@ PATRON_HOME             everything that must survive: database, runs, MLflow (de
 PATRON_DATABASE_URL     default SQLite in PATRON_HOME; postgresql+psycopg://... for a team
 PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME/cache)
 PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
+PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
 """
 
@@ -42,15 +43,22 @@ def artifacts_folder() -> Path:
 
 def local_usd_micros_per_hour() -> int:
     """Raises InvalidInput: an unknown price refuses, it never counts as zero."""
-    text = os.environ.get("PATRON_LOCAL_USD_PER_HOUR", "0.10")
+    return _usd_above_zero("PATRON_LOCAL_USD_PER_HOUR", "0.10")
+
+
+def max_usd_micros_per_hour() -> int | None:
+    """Our own hourly cap, since SkyPilot's is not enforced on every cloud; None: no cap."""
+    name = "PATRON_MAX_USD_PER_HOUR"
+    return _usd_above_zero(name, "5.00") if os.environ.get(name) else None
+
+
+def _usd_above_zero(name: str, example: str) -> int:
+    """The variable in micro-dollars, or of the example where it is not set."""
+    text = os.environ.get(name, example)
     try:
         price = parse_usd(text)
     except ValueError as error:
-        raise InvalidInput(
-            [f"PATRON_LOCAL_USD_PER_HOUR: {error}"], next="export PATRON_LOCAL_USD_PER_HOUR=0.10"
-        ) from error
+        raise InvalidInput([f"{name}: {error}"], next=f"export {name}={example}") from error
     if price <= 0:
-        raise InvalidInput(
-            [f"PATRON_LOCAL_USD_PER_HOUR: {text!r}; allowed above 0"], next="export PATRON_LOCAL_USD_PER_HOUR=0.10"
-        )
+        raise InvalidInput([f"{name}: {text!r}; allowed above 0"], next=f"export {name}={example}")
     return price

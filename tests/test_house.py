@@ -13,13 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STDLIB = sys.stdlib_module_names
 PURE_TRAINER = {"trainer.recipe", "trainer.spec", "trainer.devices", "trainer.footprint"}
-PURE_CORE = {"states", "money", "decide", "prices", "interval", "estimate", "scaling"}
+PURE_CORE = {"states", "money", "decide", "prices", "interval", "estimate", "scaling", "market"}
 PURE_NEIGHBOURS = {f"patron_core.{name}" for name in PURE_CORE} | {"patron_core.errors", "patron_core.executors.base"}
 ALLOWED = {
     "notebooks": {"patron_core", "marimo", "altair", "polars", "pydantic"},
     "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers"},
 }
-LAZY_ONLY = {"mlflow": {"patron_core/tracking.py"}, "sky": set()}
+LAZY_ONLY = {
+    "mlflow": {"patron_core/tracking.py"},
+    "sky": {"patron_core/sky_catalog.py", "patron_core/skypilot_client.py"},
+}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:

@@ -15,6 +15,7 @@ from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, find_lab, lab
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
 from patron_core.verbs.plan import LOCAL_DEVICE, device_names, estimate_local, estimates, plan
+from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import LOCAL_SPEC, Question, SearchReport
 from patron_core.verbs.search import search
 from patron_core.verbs.start import Offer, fund_and_launch, offer
@@ -40,6 +41,7 @@ __all__ = [
     "Comparison",
     "Lab",
     "Offer",
+    "Placed",
     "Question",
     "RunView",
     "SearchReport",
@@ -65,7 +67,11 @@ __all__ = [
     "offer",
     "overview",
     "pause",
+    "place",
+    "place_depths",
+    "place_estimates",
     "plan",
+    "prices",
     "read_note",
     "read_notes",
     "repriced",

@@ -1,0 +1,320 @@
+"""The real SkyPilot on catalogs of our own: prices by zone, lies left out, an age, and never a hang."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from patron_core import catalog
+from patron_core.errors import InvalidInput, Unavailable
+from patron_core.market.accelerators import ACCELERATORS, names_of
+from patron_core.market.offers import catalog_market, fallback_market
+from trainer.devices import DEVICES
+
+needs_sky = pytest.mark.skipif(
+    importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra gcp"
+)
+GPU = "\"{{'Gpus': [{{'Name': '{name}', 'MemoryInfo': {{'SizeInMiB': {mib}}}}}]}}\""
+HEAD = "InstanceType,vCPUs,MemoryGiB,AcceleratorName,AcceleratorCount,GpuInfo,Region,AvailabilityZone,Price,SpotPrice"
+A100, A100_80 = GPU.format(name="A100", mib=40960), GPU.format(name="A100-80GB", mib=81920)
+H100, LITTLE = GPU.format(name="H100", mib=81920), GPU.format(name="H100", mib=16384)
+GCP = f"""{HEAD}
+a2-highgpu-1g,12,85,,,,us-central1,us-central1-a,0.74,0.15
+a2-highgpu-1g,12,85,,,,us-central1,us-central1-b,0.74,0.15
+a2-highgpu-1g,12,85,,,,europe-west4,europe-west4-a,0.81,0.16
+a2-ultragpu-1g,12,170,,,,us-central1,us-central1-a,1.10,0.22
+a3-highgpu-1g,26,234,,,,us-central1,us-central1-a,1.00,0.60
+,,,A100,1,{A100},us-central1,us-central1-a,2.93,0.88
+,,,A100,1,{A100},us-central1,us-central1-b,2.93,
+,,,A100,1,{A100},europe-west4,europe-west4-a,3.22,0.97
+,,,A100-80GB,1,{A100_80},us-central1,us-central1-a,3.93,1.57
+,,,H100,1,{H100},us-central1,us-central1-a,10.06,2.50
+"""
+AWS = f"""{HEAD}
+p5.48xlarge,192,2048,H100,8,{H100},us-east-1,use1-az1,98.32,0.01
+p5.48xlarge,192,2048,H100,8,{H100},us-east-1,use1-az2,98.32,31.5
+p5.4xlarge,16,256,H100,1,{H100},us-east-1,use1-az1,0.0,4.2
+odd.xlarge,16,256,H100,1,{LITTLE},us-east-1,use1-az1,6.0,2.2
+"""
+
+
+@pytest.fixture
+def catalogs(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CSVs without a checksum: SkyPilot takes them for the user's own and downloads nothing."""
+    folder = tmp_path / "runtime" / ".sky" / "catalogs" / "v8"
+    for name, text in (
+        ("gcp/vms.csv", GCP),
+        ("aws/vms.csv", AWS),
+        ("common/accelerators.csv", "AcceleratorName,Clouds\nA100,GCP\nA100-80GB,GCP\nH100,AWS\n"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+        os.utime(folder / name, (1_790_000_000, 1_790_000_000))  # 2026-09-21
+    monkeypatch.setenv("SKY_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return folder
+
+
+# ---- names
+
+
+def test_every_device_has_its_exact_name_and_no_name_stands_for_two() -> None:
+    assert names_of("A100-40GB") == ("A100",)  # not the 80 GB card
+    assert names_of("A100-80GB")[0] == "A100-80GB"
+    assert len({one.name for one in ACCELERATORS}) == len(ACCELERATORS)
+    for device in DEVICES.values():
+        assert names_of(device.name)[0] == device.accelerator
+        gib = next(one.memory_gib for one in ACCELERATORS if one.device == device.name)
+        assert device.memory_bytes / 2**30 == pytest.approx(gib, rel=0.1)
+
+
+# ---- the market
+
+
+def row(**changes):
+    given = {
+        "instance_type": "x1",
+        "accelerator": "H100",
+        "count": 1.0,
+        "device_memory_gib": None,
+        "region": "r",
+        "zone": None,
+        "price": 6.0,
+        "spot_price": 2.0,
+    }
+    return given | changes
+
+
+def market(*rows, cloud="aws"):
+    return catalog_market([{"cloud": cloud, "rows": rows}], as_of={cloud: "2026-09-21T14:13Z"})
+
+
+def test_a_lying_row_hides_no_good_one() -> None:
+    found = market(
+        row(), row(region="zero", price=0.0), row(region="tiny", spot_price=0.01), row(region="mad", price=1e4)
+    )
+    assert [(p.region, p.spot) for p in found.prices] == [
+        ("mad", True),
+        ("r", True),
+        ("zero", True),
+        ("r", False),
+        ("tiny", False),
+    ]
+    assert len(found.left_out) == 3
+    assert all(one.why and "H100" in one.what for one in found.left_out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"accelerator": "V100"}, "no device of ours"),
+        ({"count": 0.5}, "not a whole GPU"),
+        ({"device_memory_gib": 16.0}, "16 GiB"),
+        ({"instance_type": "gpu_1x_h100_pcie"}, "PCIe"),
+    ],
+)
+def test_what_is_no_device_of_ours_is_left_out_with_its_reason(changes, why) -> None:
+    found = market(row(**changes))
+    assert not found.prices
+    assert why in found.left_out[0].why
+
+
+def test_the_same_name_may_be_another_card_elsewhere() -> None:
+    assert not market(row(), cloud="runpod").prices
+    assert market(row(accelerator="H100-SXM"), cloud="runpod").prices
+
+
+def test_no_spot_is_no_fault_and_machines_are_compared_by_the_gpu() -> None:
+    found = market(row(spot_price=None), row(count=8.0, price=40.0, spot_price=16.0))
+    assert not found.left_out
+    assert [(p.num_gpus, p.spot, p.usd_micros_per_gpu_hour) for p in found.prices] == [
+        (8, True, 2_000_000),
+        (8, False, 5_000_000),
+        (1, False, 6_000_000),
+    ]
+    assert found.prices[0].machine == "8x H100"
+    assert "8x H100 spot in aws/r at $16.00 an hour" in found.prices[0].sentence()
+
+
+def test_the_fallback_says_that_it_is_one() -> None:
+    found = fallback_market(["H100", "L4"])
+    assert {p.is_fallback for p in found.prices} == {True}
+    assert "dated table" in found.problems[0]
+    assert found.source == "fallback table"
+
+
+# ---- reading
+
+
+@needs_sky
+def test_prices_come_by_cloud_region_and_zone_from_the_real_catalog(catalogs: Path) -> None:
+    found = catalog.read_market(["A100-40GB", "A100-80GB", "H100"], clouds=["gcp", "aws"])
+    assert not found.problems
+    assert found.as_of == {"gcp": "2026-09-21T14:13Z", "aws": "2026-09-21T14:13Z"}
+    got = {(p.device, p.num_gpus, p.infra, p.spot): p.usd_micros_per_hour for p in found.prices}
+    assert got == {
+        ("A100-40GB", 1, "gcp/us-central1/us-central1-a", False): 3_670_000,  # host and GPU together
+        ("A100-40GB", 1, "gcp/us-central1/us-central1-a", True): 1_030_000,
+        ("A100-40GB", 1, "gcp/us-central1/us-central1-b", False): 3_670_000,  # no spot price there, and none invented
+        ("A100-40GB", 1, "gcp/europe-west4/europe-west4-a", False): 4_030_000,
+        ("A100-40GB", 1, "gcp/europe-west4/europe-west4-a", True): 1_130_000,
+        ("A100-80GB", 1, "gcp/us-central1/us-central1-a", False): 5_030_000,
+        ("A100-80GB", 1, "gcp/us-central1/us-central1-a", True): 1_790_000,
+        ("H100", 1, "gcp/us-central1/us-central1-a", False): 11_060_000,
+        ("H100", 1, "gcp/us-central1/us-central1-a", True): 3_100_000,
+        ("H100", 8, "aws/us-east-1/use1-az1", False): 98_320_000,
+        ("H100", 8, "aws/us-east-1/use1-az2", False): 98_320_000,
+        ("H100", 8, "aws/us-east-1/use1-az2", True): 31_500_000,
+        ("H100", 1, "aws/us-east-1/use1-az1", True): 4_200_000,
+    }
+    assert {(one.what.split(" in ")[0], one.why.split(" at ")[0]) for one in found.left_out} == {
+        ("8x H100 (p5.48xlarge)", "skypilot catalog gives 8x H100"),
+        ("1x H100 (p5.4xlarge)", "skypilot catalog gives H100"),
+        ("1x H100 (odd.xlarge)", "the catalog gives it 16 GiB, and H100 has 80"),
+    }
+    json.dumps(found.to_dict())
+    # from now on the cache answers, until it is too old or the folder is another one
+    (catalogs / "gcp" / "vms.csv").write_text(GCP.replace("2.93", "2.50"))
+    start = time.perf_counter()
+    again = catalog.read_market(["A100-40GB", "A100-80GB", "H100"], clouds=["gcp", "aws"])
+    assert again.prices == found.prices
+    assert time.perf_counter() - start < 1.0
+    fresh = catalog.read_market(["A100-40GB", "A100-80GB", "H100"], clouds=["gcp"], max_age_s=0)
+    assert min(p.usd_micros_per_hour for p in fresh.of_device("A100-40GB") if not p.spot) == 3_240_000
+
+
+@needs_sky
+def test_a_cloud_without_a_catalog_is_named_and_the_others_count(catalogs: Path) -> None:
+    (catalogs / "gcp" / "vms.csv").write_text("not,a,catalog\n1,2,3\n")
+    found = catalog.read_market(["H100"], clouds=["gcp", "aws"])
+    assert {p.cloud for p in found.prices} == {"aws"}
+    assert [problem.split(":")[0] for problem in found.problems] == ["gcp"]
+
+
+@needs_sky
+def test_the_catalogs_age_is_its_download_and_not_the_last_try(catalogs: Path) -> None:
+    """SkyPilot touches the CSV when a download fails; the checksum beside it keeps the time of the last success."""
+    checksum = catalogs / ".meta" / "gcp" / "vms.csv.md5"
+    checksum.parent.mkdir(parents=True)
+    checksum.write_text("of another file, so nothing is fetched")
+    os.utime(checksum, (1_780_000_000, 1_780_000_000))
+    found = catalog.read_market(["A100-40GB"], clouds=["gcp"])
+    assert found.as_of == {"gcp": "2026-05-28T20:26Z"}
+
+
+@pytest.fixture
+def reader(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a reading process of the test's own in the place of the real one."""
+
+    def put(code: str) -> None:
+        package = tmp_path / "fake" / "patron_core"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").write_text("")
+        (package / "sky_catalog.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+        monkeypatch.setattr(catalog, "has_sky", lambda: True)
+
+    monkeypatch.chdir(tmp_path)  # `python -m` looks here first
+    return put
+
+
+ANSWER = {"cloud": "aws", "fetched_at": 1_790_000_000, "rows": [row()]}
+HANGS = f"""
+import json, subprocess, sys, time
+print({json.dumps(json.dumps(ANSWER))}, flush=True)
+print('{{"cloud": "gcp", "ro', end="", flush=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, file=open("child.pid", "w"), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_catalog_that_hangs_is_ended_with_its_children_and_what_it_said_counts(reader, tmp_path: Path) -> None:
+    reader(HANGS)
+    start = time.perf_counter()
+    found = catalog.read_market(["H100"], clouds=["aws", "gcp"], timeout_s=3.0)
+    assert time.perf_counter() - start < 10
+    assert {p.cloud for p in found.prices} == {"aws"}
+    assert found.problems == ("gcp: no answer within 3 s",)
+    pid = int((tmp_path / "child.pid").read_text())
+    assert not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_kept_prices_stand_in_and_say_so(reader) -> None:
+    reader(f"print({json.dumps(json.dumps(ANSWER))})")
+    first = catalog.read_market(["H100"], clouds=["aws"], now=1_790_000_100)
+    reader("raise SystemExit('the catalog is on fire')")
+    later = catalog.read_market(["H100"], clouds=["aws"], now=1_790_100_000)
+    assert later.prices == first.prices
+    assert "on fire" in later.problems[0]
+    assert later.problems[1] == "aws: the prices of 2026-09-21T14:13Z stand in"
+
+
+def test_no_price_at_all_is_unavailable_and_says_what_to_do(reader) -> None:
+    reader("import sys; print('nobody home', file=sys.stderr)")
+    with pytest.raises(Unavailable, match="nobody home") as refused:
+        catalog.read_market(["H100"], clouds=["aws"])
+    assert "--fallback-prices" in refused.value.next
+
+
+def test_without_skypilot_the_error_says_which_command_installs_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "has_sky", lambda: False)
+    with pytest.raises(Unavailable, match="not installed") as refused:
+        catalog.read_market(["H100"], clouds=["gcp"])
+    assert refused.value.next.startswith("uv sync --extra gcp")
+
+
+def test_wrong_names_are_refused_before_anything_is_read(home: Path) -> None:
+    with pytest.raises(InvalidInput, match="V100"):
+        catalog.read_market(["V100"])
+    with pytest.raises(InvalidInput, match="moon"):
+        catalog.read_market(["H100"], clouds=["moon"])
+    with pytest.raises(InvalidInput, match="at least one"):
+        catalog.read_market([])
+
+
+def test_reading_prices_never_imports_sky_here() -> None:
+    code = "import sys, patron_core.catalog; print('sky' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# ---- the optimizer
+
+
+@needs_sky
+def test_skypilots_own_optimizer_agrees_on_the_cheapest_of_a_believable_catalog(catalogs: Path) -> None:
+    """`sky.Optimizer` picks the machine that we list first; from a catalog with a lie it would take the lie."""
+    (catalogs / "aws" / "vms.csv").write_text(f"{HEAD}\np5.4xlarge,16,256,H100,1,{H100},us-east-1,use1-az1,6.88,4.2\n")
+    found = catalog.read_market(["H100"], clouds=["gcp", "aws"])
+    code = """
+import sys
+out, sys.stdout = sys.stdout, sys.stderr
+import sky
+from sky import clouds, global_user_state, sky_logging
+from sky.clouds import cloud as cloud_lib
+enabled = [(clouds.GCP(), cloud_lib.CloudCapability.COMPUTE), (clouds.AWS(), cloud_lib.CloudCapability.COMPUTE)]
+from sky import check
+check.get_cached_enabled_clouds_or_refresh = lambda *a, **k: [clouds.GCP(), clouds.AWS()]
+with sky_logging.silent(), sky.Dag() as dag:
+    task = sky.Task(run="true").set_resources(
+        [sky.Resources(accelerators="H100:1", use_spot=spot) for spot in (True, False)]
+    )
+    sky.Optimizer.optimize(dag, quiet=True)
+best = task.best_resources
+print(best.cloud, best.region, best.use_spot, round(best.get_cost(3600), 2), file=out)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cheapest = min((p for p in found.prices if p.num_gpus == 1), key=lambda p: p.usd_micros_per_hour)
+    cloud, region, spot, usd = done.stdout.split()
+    assert (cloud.lower(), region, spot) == (cheapest.cloud, cheapest.region, str(cheapest.spot))
+    assert float(usd) == pytest.approx(cheapest.usd_micros_per_hour / 1e6)
