@@ -2,6 +2,7 @@
 
 python notebooks/1_estimate.py                                       depths 6 to 12 on A100-40GB, one hour, $10
 python notebooks/1_estimate.py --depths 8,10 --devices H100,A100-40GB --spot --json
+python notebooks/1_estimate.py --prices --clouds gcp,aws --max-usd-per-hour 6      where to run it, and why not elsewhere
 marimo run notebooks/1_estimate.py
 """
 
@@ -16,7 +17,8 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import charts, show, verbs
+    from patron_core import charts, price_view, show, verbs
+    from patron_core.money import parse_usd
     from patron_core.script import Arguments, open_session
 
 
@@ -36,6 +38,10 @@ class EstimateArguments(Arguments):
     sequence_len: int = Field(default=2048, ge=16, le=65536, description="tokens the model looks back over")
     ratio: float = Field(default=12.0, ge=0.01, le=1000, description="training tokens per scaling parameter")
     steps: int | None = Field(default=None, ge=1, le=10**8, description="training steps; beats the ratio")
+    prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
+    clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
+    max_usd_per_hour: float | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
+    fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
 
 
 @app.cell
@@ -81,6 +87,16 @@ def details(args):
         {"Recipe": mo.hstack([data, vocab_size, sequence_len, ratio, steps], justify="start", wrap=True, gap=1.5)}
     )
     return data, ratio, sequence_len, steps, vocab_size
+
+
+@app.cell
+def market_question(args):
+    look_up = mo.ui.switch(value=args.prices or args.fallback_prices, label="Prices at clouds")
+    clouds = mo.ui.multiselect(sorted({*verbs.PRICED_CLOUDS, *args.clouds}), value=list(args.clouds), label="Clouds")
+    max_usd_per_hour = mo.ui.number(0, 1e5, value=args.max_usd_per_hour or 0, label="At most, $ an hour (0: any)")
+    dated = mo.ui.switch(value=args.fallback_prices, label="Dated list prices instead")
+    mo.hstack([look_up, clouds, max_usd_per_hour, dated], justify="start", gap=1.5, wrap=True, align="end")
+    return clouds, dated, look_up, max_usd_per_hour
 
 
 @app.cell
@@ -147,11 +163,61 @@ def columns():
 
 
 @app.cell
-def answer(rows, session, table):
-    session.emit(
-        {"estimates": [row.to_dict() for row in rows]},
-        "\n".join([show.text_table(rows, table), "", *(f"d{row.recipe.depth}: {row.sentence}" for row in rows)]),
-    )
+def market(clouds, dated, devices, look_up, session):
+    prices = None
+    if look_up.value:
+        prices = session.call(verbs.prices, devices.value, clouds=clouds.value, fallback=dated.value)
+    return (prices,)
+
+
+@app.cell
+def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
+    placed = []
+    if prices is not None and not prices.failed:
+        _placed = session.call(
+            verbs.place_depths,
+            rows,
+            prices.value,
+            deadline_s=budget_s,
+            budget_usd_micros=round(1e6 * budget.value),
+            max_usd_micros_per_hour=parse_usd(max_usd_per_hour.value) if max_usd_per_hour.value else None,
+        )
+        placed = _placed.value or []
+    return (placed,)
+
+
+@app.cell
+def price_columns():
+    price_table = [
+        show.Column("machine", lambda p: p.machine, "left"),
+        show.Column("where", lambda p: p.infra or show.DASH, "left"),
+        show.Column("kind", lambda p: p.kind, "left"),
+        show.Column("an hour", lambda p: show.usd(p.usd_micros_per_hour)),
+        show.Column("a GPU hour", lambda p: show.usd(p.usd_micros_per_gpu_hour)),
+        show.Column("as of", lambda p: p.as_of),
+    ]
+    place_table = [
+        show.Column("machine", lambda o: o.price.machine, "left"),
+        show.Column("where", lambda o: o.price.infra or show.DASH, "left"),
+        show.Column("way", lambda o: str(o.way).replace("_", " "), "left"),
+        show.Column("an hour", lambda o: show.usd(o.price.usd_micros_per_hour)),
+        show.Column("expected", lambda o: show.usd(o.cost_usd_micros)),
+        show.Column("at worst", lambda o: show.usd(o.hold_usd_micros)),
+        show.Column("takes", lambda o: show.seconds(o.wall_s)),
+        show.Column("why not", lambda o: o.why_not or "chosen", "left"),
+    ]
+    return place_table, price_table
+
+
+@app.cell
+def answer(placed, price_table, prices, rows, session, table):
+    _answer = {"estimates": [row.to_dict() for row in rows]}
+    _lines = [show.text_table(rows, table), "", *(f"d{row.recipe.depth}: {row.sentence}" for row in rows)]
+    if prices is not None and not prices.failed:
+        _answer |= {"prices": prices.value.to_dict(), "placements": [one.to_dict() for one in placed]}
+        _lines += ["", show.text_table(prices.value.by_region(), price_table), price_view.source_line(prices.value)]
+        _lines += ["", *(one.sentence for one in placed)]
+    session.emit(_answer, "\n".join(_lines))
     mo.Html(show.html_table(rows, table))
     return
 
@@ -170,6 +236,50 @@ def reasons(rows):
                 show.markdown("\n".join(f"- {assumption}" for assumption in row.assumptions))
             )
             for row in rows
+        }
+    )
+    return
+
+
+@app.cell
+def price_answer(price_table, prices, session):
+    mo.stop(prices is None or session.is_script)
+    mo.stop(prices.failed, mo.callout(mo.md(prices.error_markdown()), kind="warn"))
+    mo.vstack(
+        [
+            mo.md("## Where"),
+            mo.md(show.markdown(price_view.source_line(prices.value))),
+            price_view.price_chart(prices.value),
+            mo.accordion(
+                {
+                    "Prices by region": mo.Html(show.html_table(prices.value.by_region(), price_table)),
+                    "Every price": mo.ui.table(price_view.price_frame(prices.value), selection=None),
+                    "Left out": mo.md(
+                        show.markdown(
+                            "\n".join(f"- {one.what}: {one.why}" for one in prices.value.left_out) or "Nothing."
+                        )
+                    ),
+                }
+            ),
+        ]
+    )
+    return
+
+
+@app.cell
+def place_answer(place_table, placed, session):
+    mo.stop(not placed or session.is_script)
+    mo.accordion(
+        {
+            show.markdown(one.sentence): mo.Html(
+                show.html_table(
+                    [one.placement.chosen, *one.placement.alternatives, *one.placement.refused]
+                    if one.placement
+                    else [],
+                    place_table,
+                )
+            )
+            for one in placed
         }
     )
     return

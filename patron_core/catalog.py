@@ -51,7 +51,7 @@ def read_market(
     stale = [cloud for cloud, answer in kept.items() if answer is None or now - answer["read_at"] > max_age_s]
     problems: list[str] = []
     if stale:
-        read, problems = _read(wanted, stale, timeout_s, has_kept=any(kept[cloud] for cloud in stale))
+        read, problems = _read(wanted, stale, timeout_s, has_kept=any(kept.values()))
         for cloud, answer in read.items():
             kept[cloud] = answer = answer | {"read_at": now}
             _keep(cloud, wanted, answer)

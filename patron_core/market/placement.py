@@ -165,9 +165,15 @@ def _nothing_fits(refused: Sequence[Option]) -> str:
     if not refused:
         return "no price is known for any of the devices asked for"
     counts = Counter(option.refused_for for option in refused)
-    nearest = min(refused, key=lambda o: (o.refused_for == "memory", o.cost_usd_micros))
+    nearest = min(refused, key=_distance)
     said = ", ".join(f"{count} for {reason}" for reason, count in counts.most_common())
     return f"none of {len(refused)} offers fits: {said}. The nearest: {nearest.sentence()}. {nearest.why_not}"
+
+
+def _distance(option: Option) -> tuple[bool, float, int]:
+    """Sorts refused options by how little would have to change."""
+    hopeless = option.refused_for in ("memory", "gpus", "kind")
+    return hopeless, option.longest_s if option.refused_for == "deadline" else 0.0, option.cost_usd_micros
 
 
 def _what_to_change(refused: Sequence[Option], limits: Limits) -> str:

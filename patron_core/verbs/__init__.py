@@ -6,6 +6,7 @@ Each verb is a function of the store, plain arguments, an actor and, where it sp
 plain typed data and raises a PatronError that says what to do next.
 """
 
+from patron_core.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, next_step, pause
@@ -33,10 +34,12 @@ from patron_core.verbs.watch import (
 
 __all__ = [
     "ATTENTION",
+    "CLOUDS",
     "DEFAULT_PROJECT",
     "KINDS",
     "LOCAL_DEVICE",
     "LOCAL_SPEC",
+    "PRICED_CLOUDS",
     "RESTING",
     "Comparison",
     "Lab",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from patron_core import catalog
+from patron_core import catalog, price_view
 from patron_core.errors import InvalidInput, Unavailable
 from patron_core.market.accelerators import ACCELERATORS, names_of
 from patron_core.market.offers import catalog_market, fallback_market
@@ -149,6 +149,20 @@ def test_the_fallback_says_that_it_is_one() -> None:
     assert {p.is_fallback for p in found.prices} == {True}
     assert "dated table" in found.problems[0]
     assert found.source == "fallback table"
+
+
+def test_the_market_becomes_a_frame_and_a_chart_that_is_drawn_of_whatever_there_is() -> None:
+    places = [row(region=f"r{i}", price=6.0 + i / 100, spot_price=2.0 + i / 100) for i in range(40)]
+    found = market(*places, row(region=None, spot_price=None, zone=None))
+    frame = price_view.price_frame(found)
+    assert frame.height == len(found.prices) == 81
+    assert frame["usd_per_gpu_hour"].is_sorted()
+    for one in (found, market(), fallback_market(["H100"])):
+        spec = json.loads(price_view.price_chart(one).to_json())
+        drawn = max(spec.get("datasets", {"": []}).values(), key=len)
+        assert len({point["place"] for point in drawn}) <= price_view.MAX_PLACES
+        assert price_view.source_line(one)
+    assert "30 cheapest of 41" in json.dumps(json.loads(price_view.price_chart(found).to_json())["title"])
 
 
 # ---- reading

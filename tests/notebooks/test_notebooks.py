@@ -122,6 +122,29 @@ def test_estimate_shows_every_verdict_in_words(home: Path, capsys: pytest.Captur
     assert "L4" in shown
 
 
+def test_estimate_says_where_to_run_and_why_not_elsewhere(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--devices", "A100-40GB,H100", "--depths", "8,30", "--fallback-prices", "--max-usd-per-hour", "5"]
+    assert as_script("1_estimate", *given, "--json") == 0
+    found = answer(capsys)
+    assert found["prices"]["source"] == "fallback table"
+    fits, too_large = found["placements"]
+    assert fits["placement"]["chosen"]["price"]["usd_micros_per_hour"] <= 5_000_000
+    reasons = {option["refused_for"]: option["why_not"] for option in fits["placement"]["refused"]}
+    assert "above the cap of $5.00" in reasons["hourly cap"]
+    assert too_large["placement"] is None
+    assert too_large["error"]["code"] == "refused"
+    assert as_script("1_estimate", *given) == 0
+    assert "dated table" in capsys.readouterr().out
+
+
+def test_estimate_without_skypilot_says_which_command_installs_it(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patron_core.catalog.has_sky", lambda: False)
+    assert as_script("1_estimate", "--prices", "--json") == 3
+    assert answer(capsys)["error"]["next"].startswith("uv sync --extra gcp")
+
+
 def test_an_unknown_device_is_refused_with_the_names_there_are(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert as_script("1_estimate", "--devices", "abacus", "--json") == 2
     assert "A100-40GB" in answer(capsys)["error"]["message"]
