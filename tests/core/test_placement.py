@@ -162,7 +162,7 @@ def test_spot_wins_when_it_is_cheap_and_on_demand_when_it_is_not() -> None:
     assert cheap.alternatives[0].why_not.startswith("Costs $")
     dear = choose({"A100-40GB": work()}, [price(3.0), price(2.98, spot=True)])
     assert dear.chosen.way is Way.ON_DEMAND
-    often = {"gcp": ReclaimRate(mid=6.0, high=12.0, source="seen this week")}
+    often = {"gcp": ReclaimRate(mid=10.0, high=12.0, source="seen this week")}
     rough = choose({"A100-40GB": work()}, [price(3.0), price(1.5, spot=True)], rates=often)
     assert rough.chosen.way is Way.ON_DEMAND
     assert choose({"A100-40GB": work()}, [price(3.0), price(1.5, spot=True)]).chosen.way is Way.SPOT
