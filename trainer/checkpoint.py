@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ class Checkpointer:
     def newest_valid(self, warn: Callable[[str, str], None]) -> Checkpoint | None:
         """The newest checkpoint whose manifest holds; those that fail are set aside with a warning."""
         for path in reversed(self._paths()):
-            problem = _find_damage(path)
+            problem = find_damage(path)
             state = read_json(path / "state.json")
             if problem is None and state is not None:
                 return Checkpoint(path=path, step=int(state["step"]), state=state)
@@ -202,14 +202,16 @@ def _write_files(folder: Path, snapshot: Snapshot) -> int:
     return sum(entry["bytes"] for entry in manifest.values())
 
 
-def _find_damage(path: Path) -> str | None:
-    """What does not match the manifest; None when everything does."""
+def find_damage(path: Path, *, only: Collection[str] | None = None) -> str | None:
+    """What does not match the manifest; None when everything does. `only`: the files to look at."""
     manifest = read_json(path / "manifest.json")
     if manifest is None:
         return "manifest.json is missing or not JSON"
     if manifest.get("format") != FORMAT:
         return f"format {manifest.get('format')!r}, this trainer reads {FORMAT}"
     for name, expected in manifest["files"].items():
+        if only is not None and name not in only:
+            continue
         try:
             with (path / name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size

@@ -38,8 +38,9 @@ HASHED = (
 # Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
 # Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash.
 NOT_HASHED = {
-    "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py", "events.py", "files.py",
-    "gpus.py", "launch.py", "outcome.py", "session.py", "stop.py", "train.py",
+    "cache.py", "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py", "events.py",
+    "files.py", "generate.py", "gpus.py", "launch.py", "loading.py", "outcome.py", "sample.py", "session.py",
+    "showcase.py", "stop.py", "train.py",
 }  # fmt: skip
 
 

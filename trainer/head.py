@@ -135,3 +135,10 @@ def token_losses(
             for x_CD, targets_C in zip(x_ND.split(size), targets_N.split(size), strict=True)
         ]
     )
+
+
+def head_logits(x_ND: Tensor, weight_VD: Tensor, *, softcap: float | None) -> Tensor:
+    """Logits N x V as probabilities are made of them: in float32 at least, capped."""
+    logits_NV = x_ND @ weight_VD.to(x_ND.dtype).T
+    z_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    return z_NV if softcap is None else softcap * torch.tanh(z_NV / softcap)

@@ -9,7 +9,7 @@ Shapes: B batch, T sequence, D model width, H heads, K head channels, V vocabula
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from trainer.attention import window_block_mask, windowed_attention
 from trainer.recipe import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, Recipe
+
+if TYPE_CHECKING:
+    from trainer.cache import Cache, LayerCache
 
 ROPE_BASE = 100_000
 SOFTCAP = 15.0
@@ -64,7 +67,14 @@ class Attention(nn.Module):
         has_gate = layer in recipe.value_embed_layers
         self.value_gate = Linear(VALUE_GATE_CHANNELS, recipe.num_heads) if has_gate else None
 
-    def forward(self, x_BTD: Tensor, value_embed_BTD: Tensor | None, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        value_embed_BTD: Tensor | None,
+        cos_TK: Tensor,
+        sin_TK: Tensor,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
         q_BTHK, k_BTHK, v_BTHK = (
             project(x_BTD).unflatten(-1, (self.num_heads, self.head_dim))
             for project in (self.query, self.key, self.value)
@@ -76,9 +86,11 @@ class Attention(nn.Module):
             q_BTHK, k_BTHK = rotate(q_BTHK, cos_TK, sin_TK), rotate(k_BTHK, cos_TK, sin_TK)
         if self.features.qk_norm:
             q_BTHK, k_BTHK = rms_norm(q_BTHK) * QK_SCALE, rms_norm(k_BTHK) * QK_SCALE
-        y_BHTK = windowed_attention(
-            q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2), self.window, self.block_mask
-        )
+        q_BHTK, k_BHTK, v_BHTK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
+        if cache is None:
+            y_BHTK = windowed_attention(q_BHTK, k_BHTK, v_BHTK, self.window, self.block_mask)
+        else:
+            y_BHTK = cache.attend(q_BHTK, k_BHTK, v_BHTK)
         return self.out(y_BHTK.transpose(1, 2).flatten(2))
 
 
@@ -97,8 +109,15 @@ class Block(nn.Module):
         self.mlp_out = Linear(4 * recipe.dim, recipe.dim)
         self.relu2 = recipe.features.relu2
 
-    def forward(self, x_BTD: Tensor, value_embed_BTD: Tensor | None, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attention(rms_norm(x_BTD), value_embed_BTD, cos_TK, sin_TK)
+    def forward(
+        self,
+        x_BTD: Tensor,
+        value_embed_BTD: Tensor | None,
+        cos_TK: Tensor,
+        sin_TK: Tensor,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(rms_norm(x_BTD), value_embed_BTD, cos_TK, sin_TK, cache)
         hidden = self.mlp_in(rms_norm(x_BTD))
         hidden = F.relu(hidden).square() if self.relu2 else F.gelu(hidden)
         return x_BTD + self.mlp_out(hidden)
@@ -132,19 +151,23 @@ class Model(nn.Module):
     def softcap(self) -> float | None:
         return SOFTCAP if self.recipe.features.softcap else None
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
+    def forward(self, tokens_BT: Tensor, cache: Cache | None = None) -> Tensor:
+        """Hidden states. With a cache the tokens go on from those that it has seen, and it sees them too."""
+        places = slice(tokens_BT.size(1)) if cache is None else cache.advance(tokens_BT.size(1))
         x_BTD = self.wte(tokens_BT)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions[: tokens_BT.size(1)].to(x_BTD.dtype)
-        x_BTD = self._smear(rms_norm(x_BTD))
-        cos_TK, sin_TK = self.cos_TK[: tokens_BT.size(1)], self.sin_TK[: tokens_BT.size(1)]
+            x_BTD = x_BTD + self.positions[places].to(x_BTD.dtype)
+        x_BTD = rms_norm(x_BTD)
+        x_BTD = self._smear(x_BTD) if cache is None else cache.mix_with_last(self._smear, x_BTD)
+        cos_TK, sin_TK = self.cos_TK[places], self.sin_TK[places]
         x0_BTD = middle_BTD = x_BTD
         for layer, block in enumerate(self.blocks):
             if self.residual_scale is not None and self.x0_scale is not None:
                 x_BTD = self.residual_scale[layer] * x_BTD + self.x0_scale[layer] * x0_BTD
             name = str(layer)
             value_embed_BTD = self.value_embeds[name](tokens_BT) if name in self.value_embeds else None
-            x_BTD = block(x_BTD, value_embed_BTD, cos_TK, sin_TK)
+            layer_cache = None if cache is None else cache.layers[layer]
+            x_BTD = block(x_BTD, value_embed_BTD, cos_TK, sin_TK, layer_cache)
             if layer == len(self.blocks) // 2:
                 middle_BTD = x_BTD
         if self.backout_scale is not None:
@@ -189,9 +212,10 @@ class Model(nn.Module):
             self.smear_scale.zero_()
         if self.backout_scale is not None:
             self.backout_scale.fill_(0.2)
-        self._fill_rope_tables(device)
+        self.fill_rope_tables()
 
-    def _fill_rope_tables(self, device: torch.device) -> None:
+    def fill_rope_tables(self) -> None:
+        device = self.cos_TK.device
         channels = torch.arange(0, self.recipe.head_dim, 2, dtype=torch.float32, device=device)
         speeds = ROPE_BASE ** -(channels / self.recipe.head_dim)
         angles_TK = torch.outer(torch.arange(self.recipe.sequence_len, dtype=torch.float32, device=device), speeds)

@@ -17,6 +17,7 @@ from trainer.console import Console
 from trainer.data import DataError, PreparedData, prepare
 from trainer.environment import cache_folder, check_environment, check_same_everywhere, describe_environment
 from trainer.events import EventWriter
+from trainer.loading import keep_tokenizer
 from trainer.loop import TrainingLoop
 from trainer.machine import Machine, find_machine
 from trainer.out_of_memory import Micro, held_bytes
@@ -74,6 +75,7 @@ class Session:
         self._report_start(machine)
         self._data = data = self._prepare_data()
         self._check_environment(machine, data)
+        keep_tokenizer(self._run_dir, data.tokenizer_path)
         with self._phase("model"):
             self._loop = loop = TrainingLoop(
                 spec=spec,

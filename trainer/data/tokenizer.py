@@ -10,7 +10,8 @@ other tools can read it; its sha256 lies beside it and is what a run records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import codecs
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,23 @@ class Tokenizer:
         """Text of the ids. Bytes that are not UTF-8, as in a half-sampled character, become U+FFFD."""
         return self._engine.decode(list(ids), skip_special_tokens=skip_special)
 
+    def stream_decoder(self) -> Callable[[int, bool], str]:
+        """A function of (id, whether it is the last) to the text that is now whole: a token may be half a character.
+
+        What it returns for some ids, one after the other, is what `decode` returns for all of them.
+        """
+        utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return lambda index, is_last: utf8.decode(self._spelled_bytes(index), is_last)
+
+    def _spelled_bytes(self, index: int) -> bytes:
+        token = self._engine.id_to_token(index)
+        return b"" if token is None or token in SPECIAL_TOKENS else bytes(_BYTE_OF[char] for char in token)
+
+    def text_ids(self, vocab_size: int) -> list[bool]:
+        """[vocab_size]: ids that occur in training data, which are those of text, and BOS."""
+        first = len(SPECIAL_TOKENS)
+        return [index == self.bos_id or first <= index < self.num_ids for index in range(vocab_size)]
+
     def token_bytes(self, vocab_size: int) -> np.ndarray:
         """int32 [vocab_size]: UTF-8 bytes each id stands for; 0 for special and unused ids."""
         sizes = np.zeros(vocab_size, dtype=np.int32)
@@ -102,6 +120,16 @@ class Tokenizer:
             # the byte-level alphabet spells every byte as one character
             sizes[index] = 0 if token in SPECIAL_TOKENS else len(token)
         return sizes
+
+
+def _spelled_alphabet() -> dict[str, int]:
+    """Byte-level BPE spells each byte as one visible character: itself in Latin-1, the others from U+0100 on."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _spelled_alphabet()
 
 
 def train_chars(vocab_size: int) -> int:
