@@ -22,6 +22,7 @@ from trainer.loop import TrainingLoop
 from trainer.machine import Machine, find_machine
 from trainer.out_of_memory import Micro, held_bytes
 from trainer.outcome import BadSpec, Stopped
+from trainer.showcase import closing_prompts, closing_samples
 from trainer.spec import SpecError, TrainSpec
 from trainer.stop import StopWatch
 from trainer.world import World
@@ -75,7 +76,6 @@ class Session:
         self._report_start(machine)
         self._data = data = self._prepare_data()
         self._check_environment(machine, data)
-        keep_tokenizer(self._run_dir, data.tokenizer_path)
         with self._phase("model"):
             self._loop = loop = TrainingLoop(
                 spec=spec,
@@ -104,6 +104,8 @@ class Session:
         if self._options.burst_steps is None:
             loop.run(loop.recipe.num_steps)
             loop.save()
+            if world.is_first:
+                self._show_samples(loop, data)
             return
         self._run_burst(loop, data, self._options.burst_steps)
         if self._options.rehearse:
@@ -174,7 +176,24 @@ class Session:
         environment = describe_environment(machine, data, self._world.size)
         if self._world.is_first:
             check_environment(self._run_dir, environment, self._options.expected_environment)
+            keep_tokenizer(self._run_dir, data.tokenizer_path)
         check_same_everywhere(self._world, environment)
+
+    def _show_samples(self, loop: TrainingLoop, data: PreparedData) -> None:
+        """A few texts to read. The run is complete and saved: whatever goes wrong here is a warning."""
+        try:
+            tokenizer = data.tokenizer()
+            values = closing_samples(
+                loop.model,
+                tokenizer,
+                closing_prompts(self._spec.data, data, tokenizer),
+                should_stop=lambda: self._stop.requested() is not None,
+            )
+        except Exception as error:
+            self.warn("sample_failed", f"no samples at the end of the run: {type(error).__name__}: {error}")
+            return
+        if values is not None:
+            self._events.emit("sample", step=loop.position.step, **values)
 
     def _run_burst(self, loop: TrainingLoop, data: PreparedData, steps: int) -> None:
         """A few steps of the run's own schedule and a taste of everything else that takes time."""
