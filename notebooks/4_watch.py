@@ -197,6 +197,18 @@ def attempts(seen):
 
 
 @app.cell
+def samples(seen):
+    mo.vstack(
+        [
+            mo.md("### What it says"),
+            mo.Html(show.html_table(seen.samples, show.sample_columns())),
+            mo.md(f"Talk to it: `python -m trainer.sample {seen.run.run_dir}`"),
+        ]
+    ) if seen.samples else None
+    return
+
+
+@app.cell
 def log(seen, session, store):
     mo.stop(session.is_script)
     _lines = verbs.log_tail(store, seen.run.id, lines=10)
@@ -282,6 +294,7 @@ def answer(args, seen, session):
                 seen.sentence,
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
+                *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),
                 f"next: {seen.next}",
             ]
         ),

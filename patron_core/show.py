@@ -46,6 +46,7 @@ _COLOURS: dict[Tone, str] = {
     "": "inherit",
 }
 DASH = "–"
+_VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 
 _TABLE_STYLE = "border-collapse:collapse;font-size:0.875rem;font-variant-numeric:tabular-nums"
@@ -230,6 +231,12 @@ def yes_no(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def one_line(text: str, max_chars: int) -> str:
+    """Text in a cell: line ends and tabs are shown, what is too long is cut."""
+    line = "".join(_VISIBLE.get(char, char if char.isprintable() else "\ufffd") for char in text)
+    return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
+
+
 def plain(words: str) -> str:
     """awaiting_funding -> awaiting funding."""
     return words.replace("_", " ")
@@ -257,6 +264,14 @@ def attempt_columns() -> list[Column]:
         Column("an hour", lambda a: usd(a.usd_micros_per_hour)),
         Column("exit", lambda a: DASH if a.exit_code is None else str(a.exit_code)),
         Column("why it ended", lambda a: why(a.reason, a.evidence.get("last_word")) if a.reason else DASH, "left"),
+    ]
+
+
+def sample_columns() -> list[Column]:
+    return [
+        Column("prompt", lambda s: one_line(s.prompt, 40), "left"),
+        Column("what the model made of it", lambda s: one_line(s.text, 110), "left"),
+        Column("ended by", lambda s: s.end, "left"),
     ]
 
 

@@ -110,6 +110,7 @@ class Copy:
         self.position.starts = starts
         self.num_events = len(events)
         self.send(tracked_id, self.position.missing_points(events))
+        self.position.keep_samples(events)
         if not self.behind and (events or self.position.cursor):  # without either, the folder is not there just now
             self.position.cursor = cursor
             self.promote(tracked_id)
@@ -216,6 +217,7 @@ class Copy:
             ("spec.json", self.directory.spec()),
             ("environment.json", self.directory.environment()),
             ("result.json", self.directory.result()),
+            ("samples.json", self.position.samples),
         ):
             text = json.dumps(content, indent=2, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()

@@ -37,6 +37,7 @@ class Position:
     extra: dict[str, float] = field(default_factory=dict)  # figures of the caller, as sent last
     artifacts: dict[str, str] = field(default_factory=dict)  # name -> hash of what was uploaded
     artifacts_after: float = 0.0
+    samples: dict[str, Any] | None = None  # of the newest sample event: an artifact, once its turn comes
 
     def fresh(self, starts: list[list[Any]], *, rewinding_to: int | None) -> Position:
         """For another, empty MLflow run. What these starts undid is left out there, so they rewind it no further."""
@@ -50,6 +51,13 @@ class Position:
         for point in points:
             if point.step > self.highest.get(point.key, -1):
                 self.highest[point.key] = point.step
+
+    def keep_samples(self, events: Sequence[Event]) -> None:
+        """What the newest of these events says of them, if one does."""
+        for event in reversed(lineage(events)):
+            if event.kind == "sample":
+                self.samples = {"step": event.step, **event.data}
+                return
 
     def with_starts(self, events: Sequence[Event]) -> tuple[list[list[Any]], int | None]:
         """All starts, and the step to rewind to if a new one went back behind what is mirrored."""

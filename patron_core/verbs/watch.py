@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from patron_core import supervisor
@@ -23,6 +23,15 @@ RESTING = TERMINAL | {RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.FUNDE
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What a model made of a prompt at the end of its run."""
+
+    prompt: str
+    text: str  # what follows the prompt
+    end: str  # why it ended there
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunView:
     """Everything about a run that a person watching it wants to see."""
 
@@ -38,6 +47,7 @@ class RunView:
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
     warnings: list[str]
+    samples: list[Sample]  # the latest
     sentence: str
     next: str
 
@@ -71,6 +81,7 @@ class RunView:
                 for a in self.attempts
             ],
             "warnings": self.warnings,
+            "samples": [asdict(sample) for sample in self.samples],
             "next": self.next,
         }
 
@@ -103,6 +114,7 @@ def view(store: Store, run_id: str) -> RunView:
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
         warnings=warnings[-5:],
+        samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
         next=next_step(run),
     )
@@ -203,6 +215,21 @@ def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:
             val_bpb = event.data.get("val_bpb")
             step = max(step, event.step or 0)
     return metrics, step, val_bpb
+
+
+def _samples(events: list[Event]) -> list[Sample]:
+    """Those of the newest event that has some; what is no text there is left out."""
+    for event in reversed(events):
+        if event.kind != "sample":
+            continue
+        columns = [event.data.get(name) for name in ("prompts", "texts", "ends")]
+        rows = zip(*(column if isinstance(column, list) else [] for column in columns), strict=False)
+        return [
+            Sample(prompt=prompt, text=text, end=end)
+            for prompt, text, end in rows
+            if isinstance(prompt, str) and isinstance(text, str) and isinstance(end, str)
+        ]
+    return []
 
 
 def _phase(events: list[Event]) -> str:

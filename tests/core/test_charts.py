@@ -164,6 +164,9 @@ def test_a_table_is_aligned_in_a_terminal_and_escaped_in_a_page() -> None:
 @pytest.mark.parametrize(
     ("said", "meant"),
     [
+        (show.one_line("def f():\n\treturn 'né'\x1b", 40), "def f():⏎⇥return 'né'\ufffd"),
+        (show.one_line("0123456789", 10), "0123456789"),
+        (show.one_line("0123456789a", 10), "012345678…"),
         (show.seconds(0.0042), "4.2 ms"),
         (show.seconds(0.5), "0.50 s"),
         (show.seconds(59.6), "60 s"),

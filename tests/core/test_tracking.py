@@ -646,6 +646,27 @@ class TestDeadTracker:
         path = client().download_artifacts(only(run).info.run_id, "result.json")
         assert json.loads(Path(path).read_text())["step"] == 9
 
+    def test_the_newest_samples_are_an_artifact_and_those_that_a_resume_undid_are_not(
+        self, store: Store, run: Run, workload: Workload
+    ) -> None:
+        def samples(step: int, text: str) -> dict[str, Any]:
+            return {"kind": "sample", "step": step, "prompts": ["import "], "texts": [text], "ends": ["max tokens"]}
+
+        def stored() -> Any:
+            path = client().download_artifacts(only(run).info.run_id, "samples.json")
+            return json.loads(Path(path).read_text())
+
+        workload.start("a-train-1", None, *metrics(1, 2), samples(2, "os\n"), samples(2, "sys"))
+        assert sync(store, run).artifacts == ("samples.json",)
+        assert (stored()["step"], stored()["prompts"], stored()["texts"]) == (2, ["import "], ["sys"])
+        workload.write("a-train-1", *metrics(3))
+        assert sync(store, run).artifacts == ()
+        workload.start("a-train-2", 1, *metrics(2, 3))
+        assert sync(store, run).artifacts == ()  # a fresh view: what it said at step 2 is not true any more
+        workload.write("a-train-2", samples(3, "re"))
+        assert sync(store, run).artifacts == ("samples.json",)
+        assert (stored()["step"], stored()["texts"]) == (3, ["re"])
+
 
 def mirrored(store: Store, run: Run) -> list[str]:
     with store.begin() as conn:

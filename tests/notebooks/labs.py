@@ -156,6 +156,10 @@ def write_events(run: Run, spans: dict[str, tuple[int, int]], *, at: float, end:
                 lines.append(
                     _event(2 * step + 1, at + 0.2 * step, attempt, "eval", step, val_bpb=bpb, val_loss=2 * bpb)
                 )
+        if last == run.spec["num_steps"]:
+            said = {"prompts": ["import ", "def main("], "texts": ["os\nimport sys", ")é" * 80]}
+            ends = ["end of document", "max tokens"]
+            lines.append(_event(2 * last + 2, at + 0.2 * last, attempt, "sample", last, **said, ends=ends))
         (folder / "events" / f"{attempt}-000000.jsonl").write_text("".join(line + "\n" for line in lines))
         (folder / "logs" / f"{attempt}.log").write_text("".join(f"step {s} done\n" for s in range(first, last)))
 

@@ -169,6 +169,19 @@ def test_watch_ends_with_0_only_when_the_run_succeeded(
     assert said["next"]
 
 
+def test_watch_shows_what_the_model_says(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_script("4_watch", "--run", runs["better"].id, "--json") == 0
+    first, second = answer(capsys)["samples"]
+    assert first == {"prompt": "import ", "text": "os\nimport sys", "end": "end of document"}
+    assert second["text"] == ")é" * 80
+    assert as_script("4_watch", "--run", runs["better"].id) == 0
+    shown = capsys.readouterr().out
+    assert "os⏎import sys" in shown
+    assert f"{')é' * 54})…" in shown
+    assert as_script("4_watch", "--run", runs["running"].id, "--no-follow", "--json") == 0
+    assert answer(capsys)["samples"] == []
+
+
 def test_watch_looks_once_or_for_a_while(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert as_script("4_watch", "--run", runs["running"].id, "--no-follow", "--json") == 0
     assert answer(capsys)["step"] == 150
