@@ -40,8 +40,9 @@ class BadPrompt(Exception):
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
     from trainer.loading import LoadError
 
     try:
@@ -63,12 +64,15 @@ def _talk(args: argparse.Namespace) -> int:
     import torch
 
     from trainer.generate import Sampling
-    from trainer.loading import load_talker
+    from trainer.loading import LoadError, load_talker
 
     prompts = [_checked(prompt) for prompt in args.prompt]
     if not prompts and not sys.stdin.isatty():
         prompts = [_checked(sys.stdin.read().removesuffix("\n"))]
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    has_cuda = torch.cuda.is_available()
+    if args.device == "cuda" and not has_cuda:
+        raise LoadError("no_cuda", "torch sees no CUDA device here", next="leave --device out, or give --device cpu")
+    device = torch.device(args.device or ("cuda" if has_cuda else "cpu"))
     sampling = Sampling(
         max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k or None, seed=args.seed
     )

@@ -170,6 +170,19 @@ def test_nothing_to_talk_to_says_what_to_do(
     assert refused(capsys, 1, run_dir, "--prompt", "the")["code"] == "tokenizer_damaged"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_that_is_not_here_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, 1, trained, "--prompt", "the", "--device", "cuda")
+    assert error["code"] == "no_cuda"
+
+
+def test_text_on_stdin_that_is_not_utf8_is_refused(trained: Path) -> None:
+    command = [sys.executable, "-m", "trainer.sample", str(trained), "--json"]
+    done = subprocess.run(command, cwd=ROOT, input=b"the \xff", capture_output=True, check=False)
+    assert done.returncode == 2
+    assert "not UTF-8" in json.loads(done.stdout)["error"]["message"]
+
+
 def test_a_run_without_a_checkpoint_says_so(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(run_dir / "checkpoints")
     error = refused(capsys, 1, run_dir, "--prompt", "the")
