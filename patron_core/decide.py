@@ -17,10 +17,14 @@ from patron_core.money import affordable_s
 from patron_core.states import COUNTED_RETRY, FREE_RETRY, NEXT_STATE, EndReason, RunState
 
 EXIT_DONE, EXIT_RESUME_ME, EXIT_OUT_OF_MEMORY, EXIT_DIVERGED, EXIT_BAD_SPEC = 0, 75, 76, 77, 78
+# the guard's own, where there is no record of what they stand for: stopped with a checkpoint; killed
+EXIT_STOPPED, EXIT_KILLED = 79, 80
 
 FAILURE_BUDGET = 3  # unexplained deaths in a row without a new checkpoint
 BACK_OFF_S = (0.0, 5.0, 30.0, 120.0)  # before the next launch, by unexplained deaths in a row
 STOP_MARGIN_S = 15.0  # a run is asked to stop while its hold still pays for this: time to save a checkpoint
+_FULL_SHARE = 0.98  # of the memory that there is
+_WITHOUT_MACHINE = frozenset({ObservedStatus.PENDING, ObservedStatus.RECOVERING})
 STOP_GRACE_S = 30.0  # between asking and killing; the shortest notice a cloud gives
 
 
@@ -31,6 +35,7 @@ class StopCause(StrEnum):
     PAUSE = "pause"
     FUNDS = "funds"
     DEADLINE = "deadline"
+    CAPACITY = "capacity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +58,15 @@ class Situation:
     failures: int = 0  # unexplained deaths in a row without a new checkpoint
     since_end_s: float = 0.0  # since the last attempt ended
     recovers_itself: bool = False
+    without_machine_s: float = 0.0  # since it was submitted, or lost its machine
+    capacity_wait_s: float = float("inf")  # how long to look for a machine
 
 
 class ActionKind(StrEnum):
     WAIT = "wait"
     SUBMIT = "submit"  # the intent is recorded: look the key up, launch only if nobody has it
     STARTED = "started"
+    RECOVERING = "recovering"  # the executor brings it back by itself
     STOP = "stop"  # ask the attempt to save and stop
     KILL = "kill"  # it was asked and did not
     END = "end"  # the attempt is over: charge, judge, move on
@@ -108,6 +116,9 @@ def _with_live_attempt(now: Situation) -> Action:
     waiting = (RunState.LAUNCHING, RunState.RECOVERING)
     if seen.status is ObservedStatus.RUNNING and now.state in waiting and now.attempt_kind == "train":
         return Action(kind=ActionKind.STARTED, why="the workload runs", new_state=RunState.RUNNING)
+    lost = (RunState.LAUNCHING, RunState.RUNNING)
+    if seen.status is ObservedStatus.RECOVERING and now.state in lost and now.attempt_kind == "train":
+        return _bring_back(seen)
     return Action(kind=ActionKind.WAIT, why="in progress")
 
 
@@ -116,7 +127,26 @@ def _wanted_stop(now: Situation) -> StopCause | None:
         return StopCause(now.stop_requested)
     if now.usd_micros_per_hour and affordable_s(now.hold_usd_micros, now.usd_micros_per_hour) <= STOP_MARGIN_S:
         return StopCause.FUNDS
+    waits = now.observation is not None and now.observation.status in _WITHOUT_MACHINE
+    if waits and now.without_machine_s > now.capacity_wait_s:
+        return StopCause.CAPACITY
     return None
+
+
+def _bring_back(seen: Observation) -> Action:
+    """Its machine went; why, as far as the machine could still say. Costs nothing until there is another."""
+    starts = seen.evidence.get("starts") or [{}]
+    last = starts[-1]
+    reason = EndReason.PREEMPTED
+    if last.get("ended"):
+        reason = EndReason.NOTICE if last.get("exit_code") == EXIT_RESUME_ME else EndReason.LOST
+    return Action(
+        kind=ActionKind.RECOVERING,
+        why=f"the machine went away ({reason.value}); the executor looks for another",
+        reason=reason,
+        new_state=RunState.RECOVERING,
+        evidence=dict(seen.evidence),
+    )
 
 
 def _ended(now: Situation, seen: Observation) -> Action:
@@ -126,11 +156,16 @@ def _ended(now: Situation, seen: Observation) -> Action:
         new_state = RunState.AWAITING_FUNDING if reason is EndReason.COMPLETED else RunState.FAILED
         if reason is EndReason.CANCELLED:
             new_state = RunState.CANCELLED
+        if reason is EndReason.NO_CAPACITY:
+            new_state = RunState.DRAFT  # it was never tried
     else:
         new_state = NEXT_STATE[reason]
+        if new_state is RunState.RECOVERING and now.recovers_itself:
+            # it has given up on bringing it back, and nobody else may; a person can fund the run again
+            new_state, evidence["judged"], reason = RunState.PAUSED, reason.value, EndReason.LOST
         if now.stop_requested == StopCause.CANCEL and new_state is not RunState.SUCCEEDED:
             new_state, reason = RunState.CANCELLED, EndReason.CANCELLED
-        if reason in COUNTED_RETRY and now.failures + 1 >= FAILURE_BUDGET:
+        elif reason in COUNTED_RETRY and now.failures + 1 >= FAILURE_BUDGET and not now.recovers_itself:
             new_state = RunState.FAILED
             evidence["failures"] = now.failures + 1
     return Action(kind=ActionKind.END, why=reason.value, reason=reason, new_state=new_state, evidence=evidence)
@@ -172,6 +207,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         StopCause.PAUSE: EndReason.PAUSED,
         StopCause.FUNDS: EndReason.OUT_OF_FUNDS,
         StopCause.DEADLINE: EndReason.DEADLINE,
+        StopCause.CAPACITY: EndReason.NO_CAPACITY,
     }
     if seen.exit_code == EXIT_DONE:
         return EndReason.COMPLETED
@@ -181,25 +217,39 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         return EndReason.DIVERGED
     if seen.exit_code == EXIT_BAD_SPEC:
         return EndReason.ENVIRONMENT_DRIFT if told == "environment_drift" else EndReason.BAD_SPEC
-    if seen.exit_code == EXIT_RESUME_ME:
+    if seen.exit_code in (EXIT_RESUME_ME, EXIT_STOPPED):
         if stop:
             return by_us[StopCause(stop)]
-        if told == "deadline":
+        if told == "deadline" or seen.evidence.get("deadline_hit") or seen.exit_code == EXIT_STOPPED:
             return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
         return EndReason.NOTICE
-    if seen.evidence.get("oom_kills", 0) > 0:
+    if seen.evidence.get("no_resources"):
+        return EndReason.NO_CAPACITY
+    if seen.evidence.get("setup_failed"):
+        return EndReason.USER_ERROR
+    if seen.evidence.get("oom_kills", 0) > 0 or seen.evidence.get("driver_failed"):
         return EndReason.HOST_OOM
     killed = seen.status is ObservedStatus.GONE or seen.signal in (signal.SIGKILL, signal.SIGTERM)
     never_ran = seen.exit_code is None and seen.signal is None
-    if killed or never_ran or seen.exit_code in (128 + signal.SIGKILL, 128 + signal.SIGTERM):
+    if killed or never_ran or seen.exit_code in (128 + signal.SIGKILL, 128 + signal.SIGTERM, EXIT_KILLED):
         if stop:
             return by_us[StopCause(stop)]
         if seen.evidence.get("deadline_hit"):
             return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
         if seen.evidence.get("instance_gone") or seen.evidence.get("reclaim_notice"):
             return EndReason.PREEMPTED
-        return EndReason.LOST
+        return EndReason.HOST_OOM if _memory_was_full(seen.evidence) else EndReason.LOST
     return EndReason.USER_ERROR
+
+
+def _memory_was_full(evidence: Mapping[str, Any]) -> bool:
+    """By the last reading before a kill that nobody else explains; the counters of a lost machine cannot be asked."""
+    memory = evidence.get("memory") or {}
+    used, limit = memory.get("cgroup_bytes"), memory.get("cgroup_limit_bytes")
+    if used is not None and limit and used >= _FULL_SHARE * limit:
+        return True
+    rss, available = memory.get("rss_bytes"), memory.get("available_bytes")
+    return rss is not None and available is not None and available < (1 - _FULL_SHARE) * (rss + available)
 
 
 def failures_after(reason: EndReason, failures: int, *, progressed: bool) -> int:

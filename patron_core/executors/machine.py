@@ -6,11 +6,13 @@ clock tick at which it started, which no change of the wall clock moves.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,8 @@ ATTEMPT_VARIABLE = "PATRON_ATTEMPT"  # every process of a job carries it, even t
 _IS_LINUX = sys.platform.startswith("linux")
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT_BYTES = 1 << 60  # cgroup v1 writes its absence as a huge number
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True) if _IS_LINUX else None
 
 
 def _psutil() -> Any:
@@ -96,6 +100,20 @@ def processes_of(key: str) -> list[tuple[int, str]]:
 def kill_processes_of(key: str) -> int:
     """SIGKILL every process that carries the key; how many there were."""
     return sum(send_signal(pid, its_mark, signal.SIGKILL) for pid, its_mark in processes_of(key))
+
+
+def dying_with(parent_pid: int) -> Callable[[], None]:
+    """For preexec_fn: a child that is killed with its parent, and that the kernel takes first when memory is short."""
+
+    def prepare() -> None:
+        if _LIBC is not None:
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent_pid:
+                os._exit(1)  # it died before we asked
+            with suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as file:
+                file.write("500")
+
+    return prepare
 
 
 def oom_kills() -> int | None:

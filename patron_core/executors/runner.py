@@ -15,7 +15,6 @@ It keeps the deadline by itself, even if everything else is gone. If it is kille
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import select
@@ -32,8 +31,6 @@ from patron_core.files import read_json, write_json
 
 HEARTBEAT_S = 1.0
 _LOCK_PATIENCE_S = 2.0
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform.startswith("linux") else None
 
 
 def take_lock(job_dir: Path) -> IO[bytes] | None:
@@ -107,16 +104,6 @@ class Runner:
     def _start(self) -> subprocess.Popen[bytes]:
         log = Path(self.job["run_dir"]) / "logs" / f"{self.job['key']}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        runner_pid = os.getpid()
-
-        def die_with_runner() -> None:
-            if _LIBC is not None:
-                _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-                if os.getppid() != runner_pid:
-                    os._exit(1)  # it died before we asked
-                with suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as file:
-                    file.write("500")  # short of memory, the kernel shall take the workload, not who reports on it
-
         with log.open("ab") as output:
             return subprocess.Popen(
                 self.job["command"],
@@ -125,7 +112,7 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 env=os.environ | self.job["env"] | {machine.ATTEMPT_VARIABLE: self.job["key"]},
                 start_new_session=True,
-                preexec_fn=die_with_runner,
+                preexec_fn=machine.dying_with(os.getpid()),
             )
 
     def _watch(self, pid: int) -> int:

@@ -1,0 +1,65 @@
+"""One lab for all of these tests; it comes up when the first of them needs it, in about a minute."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lab import Lab, reason_not_to
+
+WORDS = ("quick", "brown", "fox", "jumps", "lazy", "dog", "seven", "wizards", "box", "quartz", "pale", "moonlight")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    reason = reason_not_to()
+    if reason:
+        pytest.skip(reason)
+    found = Lab(tmp_path_factory.mktemp("skylab"))
+    found.up()
+    try:
+        yield found
+    finally:
+        found.down()
+        assert found.processes() == []
+
+
+@pytest.fixture
+def lab_home(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A PATRON_HOME of its own whose SkyPilot is the lab's."""
+    for name, value in lab.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "patron"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "patron"
+
+
+@pytest.fixture(scope="session")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tiny model on a tiny corpus; a step takes milliseconds."""
+    corpus = tmp_path_factory.mktemp("corpus")
+    dice = random.Random(1)
+    for number in range(100):
+        lines = [" ".join(dice.choices(WORDS, k=12)) + f" {dice.random():.6f}" for _ in range(450)]
+        (corpus / f"{number:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return {
+        "depth": 1,
+        "sequence_len": 64,
+        "vocab_size": 512,
+        "batch_tokens": 256,
+        "device_batch_size": 4,
+        "num_steps": 200,
+        "data": f"path:{corpus}",
+        "eval_tokens": 2048,
+        "eval_every_steps": 50,
+        "checkpoint_every_steps": 20,
+        "device": "cpu",
+        "dtype": "float32",
+    }
