@@ -33,9 +33,11 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
     match action.kind:
         case ActionKind.SUBMIT if attempt is not None:
             _submit(store, run, attempt, executor, now=now)
-        case ActionKind.STARTED if action.new_state is not None:
+        case ActionKind.STARTED | ActionKind.RECOVERING if action.new_state is not None:
             with store.begin() as conn:
-                _move(conn, run, action.new_state, reason=None, now=now, detail=action.why)
+                _move(
+                    conn, run, action.new_state, reason=action.reason, now=now, detail=action.why, seen=action.evidence
+                )
         case ActionKind.STOP | ActionKind.KILL if attempt is not None:
             _stop(store, run, attempt, action, executor, now=now)
         case ActionKind.END if attempt is not None:
@@ -79,6 +81,8 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             env=specs.workload_env(),
             deadline_s=deadline_s,
             grace_s=STOP_MARGIN_S,
+            kind=attempt.kind,
+            machine=attempt.price.get("machine") or {},
         )
     )
     with store.begin() as conn:
@@ -157,15 +161,26 @@ def _state_after_unsubmitted(run: Run, attempt: Attempt, reason: EndReason) -> R
     return RunState.CANCELLED if reason is EndReason.CANCELLED or attempt.kind == "dryrun" else RunState.PAUSED
 
 
-def _move(conn: Connection, run: Run, new: RunState, *, reason: EndReason | None, now: float, detail: str) -> None:
+def _move(
+    conn: Connection,
+    run: Run,
+    new: RunState,
+    *,
+    reason: EndReason | None,
+    now: float,
+    detail: str,
+    seen: dict[str, Any] | None = None,
+) -> None:
     """Through the one door, by way of `running` where a run ended before anybody saw it run; then settle."""
     old = runs.get_run(conn, run.id).state
     if old is RunState.LAUNCHING and new is RunState.SUCCEEDED:
         runs.transition(conn, run.id, old=old, new=RunState.RUNNING, actor=SUPERVISOR, now=now)
         old = RunState.RUNNING
     if new is not old:
-        runs.transition(conn, run.id, old=old, new=new, reason=reason, actor=SUPERVISOR, now=now, detail=detail)
-    if new in TERMINAL or new in (RunState.PAUSED, RunState.AWAITING_FUNDING):
+        runs.transition(
+            conn, run.id, old=old, new=new, reason=reason, actor=SUPERVISOR, now=now, detail=detail, evidence=seen
+        )
+    if new in TERMINAL or new in (RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.DRAFT):
         settle(conn, run, now=now)
 
 

@@ -67,5 +67,8 @@ def this_device(store: Store | None) -> Device:
 
 
 def this_price(*, now: float | None = None) -> Price:
-    as_of = time.strftime("%Y-%m-%d", time.gmtime(now))
-    return local_price(settings.local_usd_micros_per_hour(), as_of=as_of)
+    return local_price(settings.local_usd_micros_per_hour(), as_of=today(now))
+
+
+def today(now: float | None = None) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(now))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from patron_core import settings
 from patron_core.decide import Situation, StopCause
 from patron_core.executors.base import Executor, Observation
 from patron_core.money import cost_usd_micros
 from patron_core.rundir import RunDir
+from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
 
@@ -92,6 +94,8 @@ def _situation(
         failures=run.failures,
         since_end_s=_since(attempt.ended_at, now),
         recovers_itself=executor.recovers_itself,
+        without_machine_s=_since(run.updated_at if run.state is RunState.RECOVERING else attempt.started_at, now),
+        capacity_wait_s=settings.capacity_wait_s() if executor.recovers_itself else float("inf"),
     )
 
 

@@ -5,11 +5,13 @@ PATRON_DATABASE_URL     default SQLite in PATRON_HOME; postgresql+psycopg://... 
 PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME/cache)
 PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
 PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
+PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -39,6 +41,28 @@ def tracking_uri() -> str:
 
 def artifacts_folder() -> Path:
     return home() / "artifacts"
+
+
+def capacity_wait_s() -> float:
+    """Raises InvalidInput."""
+    text = os.environ.get("PATRON_CAPACITY_WAIT_S") or "1800"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidInput(
+            [f"PATRON_CAPACITY_WAIT_S: {text!r}; allowed above 0 seconds"], next="export PATRON_CAPACITY_WAIT_S=1800"
+        )
+    return seconds
+
+
+def lab_id() -> str:
+    """Eight hex digits that tell this lab's jobs from others' on the same server. Those who share a database agree."""
+    where = database_url()
+    # a file is this machine's own; of a server's address, who asks is no part
+    where = f"{where}@{os.uname().nodename}" if where.startswith("sqlite:") else where.rpartition("@")[2]
+    return hashlib.sha256(where.encode()).hexdigest()[:8]
 
 
 def local_usd_micros_per_hour() -> int:

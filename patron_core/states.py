@@ -34,12 +34,14 @@ ACTIVE = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING, RunSt
 
 _FORWARD: dict[RunState, frozenset[RunState]] = {
     RunState.DRAFT: frozenset({RunState.DRYRUN}),
-    RunState.DRYRUN: frozenset({RunState.AWAITING_FUNDING}),
+    RunState.DRYRUN: frozenset({RunState.AWAITING_FUNDING, RunState.DRAFT}),  # back, where it could not be made
     RunState.AWAITING_FUNDING: frozenset({RunState.FUNDED, RunState.DRYRUN}),
     RunState.FUNDED: frozenset({RunState.LAUNCHING, RunState.AWAITING_FUNDING}),
     RunState.LAUNCHING: frozenset({RunState.RUNNING, RunState.FUNDED, RunState.RECOVERING, RunState.PAUSED}),
     RunState.RUNNING: frozenset({RunState.SUCCEEDED, RunState.RECOVERING, RunState.PAUSED}),
-    RunState.RECOVERING: frozenset({RunState.RUNNING, RunState.LAUNCHING, RunState.SUCCEEDED, RunState.PAUSED}),
+    RunState.RECOVERING: frozenset(
+        {RunState.RUNNING, RunState.LAUNCHING, RunState.FUNDED, RunState.SUCCEEDED, RunState.PAUSED}
+    ),
     RunState.PAUSED: frozenset({RunState.FUNDED}),
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset(),

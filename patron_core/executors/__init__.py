@@ -11,7 +11,9 @@ if TYPE_CHECKING:  # the runner passes by here, and has no use for it
     from patron_core.executors.base import Executor
 
 # name -> module and class; the fake is not here, nobody launches on it by accident
-_EXECUTORS = {"local": ("patron_core.executors.local", "LocalExecutor")}
+_EXECUTORS = {
+    "local": ("patron_core.executors.local", "LocalExecutor"),
+}
 
 
 def executor_names() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ The life of a job, as poll() tells it:
 
     pending -> running -> ended      the end was seen: exit code or signal, and how long it ran
                        -> gone       nothing of it runs any more, but nobody saw the end
+               running <-> recovering    its machine is gone, and the executor looks for another by itself
     unreachable                      nothing is known right now; ask again. Never means failed, never means ended.
 
 `ended` and `gone` are final: every later poll says the same. What they mean for the run is not judged here but in
@@ -32,6 +33,7 @@ def is_key(text: str) -> bool:
 class ObservedStatus(StrEnum):
     PENDING = "pending"
     RUNNING = "running"
+    RECOVERING = "recovering"
     ENDED = "ended"
     UNREACHABLE = "unreachable"
     GONE = "gone"
@@ -50,6 +52,8 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)  # on top of the environment of whoever submits
     deadline_s: float  # from its start; then SIGTERM, by the machine itself, even if the core is gone
     grace_s: float  # from the deadline's SIGTERM to SIGKILL
+    kind: str = "train"  # or dryrun
+    machine: Mapping[str, Any] = field(default_factory=dict)  # what to ask for where machines are made: target.py
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
@@ -84,6 +88,9 @@ class Observation:
       runner_killed        the process that watched over it was killed or broke, and the workload died with it
       rebooted             the machine restarted under it
       error                why it could not be started or asked
+      recoveries           how often the executor brought it back; starts: what each machine wrote down
+      sky_status, failure_reason, cloud, region, zone, last_recovered_at    what SkyPilot says of the job
+      driver_failed, setup_failed, no_resources, controller_failed          how SkyPilot says that it failed
     """
 
     status: ObservedStatus

@@ -7,6 +7,7 @@ plain typed data and raises a PatronError that says what to do next.
 """
 
 from patron_core.catalog import CLOUDS, PRICED_CLOUDS
+from patron_core.target import LOCAL_DEVICE, Target
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, next_step, pause
@@ -15,7 +16,7 @@ from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, find_lab, lab
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
-from patron_core.verbs.plan import LOCAL_DEVICE, device_names, estimate_local, estimates, plan
+from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import LOCAL_SPEC, Question, SearchReport
 from patron_core.verbs.search import search
@@ -48,6 +49,7 @@ __all__ = [
     "Question",
     "RunView",
     "SearchReport",
+    "Target",
     "amend",
     "burn_usd_micros_per_hour",
     "cancel",

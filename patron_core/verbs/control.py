@@ -9,6 +9,7 @@ from patron_core.errors import Refused
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, runs
 from patron_core.store.records import Run
+from patron_core.target import target_of
 
 # an attempt may be alive in these, so the supervisor has to end it
 _WITH_ATTEMPT = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
@@ -28,6 +29,7 @@ def launch(store: Store, run_id: str, *, actor: str, now: float | None = None) -
     price = (run.dryrun or {}).get("price") or (run.estimate or {}).get("price")
     if not price or not price.get("usd_micros_per_hour"):
         raise Refused(f"run {run.id} has no price, and an unknown price never counts as zero", next=f"dryrun {run.id}")
+    price = {**price, "machine": target_of(run).to_ask_for(store)}
     with store.begin() as conn:
         attempts.create(conn, run, kind="train", usd_micros_per_hour=price["usd_micros_per_hour"], price=price, now=now)
         return runs.transition(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from patron_core import machine
 from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
@@ -13,6 +12,7 @@ from patron_core.money import cost_usd_micros, format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
+from patron_core.target import target_of
 from patron_core.verbs.plan import fit_of
 from trainer.spec import TrainSpec
 
@@ -36,7 +36,8 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
             f"run {run.id} is {run.state}; a dryrun comes before funding",
             next=f"python notebooks/4_watch.py --run {run.id}",
         )
-    price = machine.this_price(now=now)
+    target = target_of(run)
+    price = target.find_price(now=now)
     hold = dryrun_hold_usd_micros(run, price.usd_micros_per_hour, burst_steps)
     number = 1 + sum(a.kind == "dryrun" for a in attempts.for_run(store, run.id))
     with store.begin() as conn:
@@ -46,7 +47,7 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
             run,
             kind="dryrun",
             usd_micros_per_hour=price.usd_micros_per_hour,
-            price=price.to_dict() | {"burst_steps": burst_steps},
+            price=price.to_dict() | {"burst_steps": burst_steps, "machine": target.to_ask_for(store)},
             now=now,
         )
         return runs.transition(
@@ -73,14 +74,14 @@ def repriced(store: Store, run: Run) -> Estimate:
     """The run's estimate with what its dryrun measured. Raises Refused where there is no dryrun."""
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id}")
-    spec = TrainSpec.from_dict(run.spec)
+    spec, target = TrainSpec.from_dict(run.spec), target_of(run)
     return estimate(
         spec,
-        machine.this_device(store),
-        price=machine.this_price(),
+        target.find_device(store),
+        price=target.find_price(),
         budget_usd_micros=run.max_usd_micros,
         calibration=Calibration.from_dict(run.dryrun["calibration"]),
         fit=fit_of(store, spec.data),
-        local=True,
-        prepared=True,  # by the dryrun itself
+        local=target.is_local,
+        prepared=target.is_local,  # by the dryrun itself; a new machine has to do it again
     )

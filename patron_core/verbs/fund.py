@@ -18,6 +18,7 @@ from patron_core.specs import check_spec, environment_command, workload_env
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
+from patron_core.target import target_of
 from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
 
@@ -92,6 +93,8 @@ def check_proof(run: Run) -> None:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
     if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:
         raise Refused(f"the spec of run {run.id} is not the one that its dryrun proved", next=again)
+    if not target_of(run).is_local:
+        return  # another machine's environment is told there: its trainer exits with 78 before it begins
     proof = Path(run.run_dir) / f"dryrun-{str(run.dryrun['attempt']).rsplit('-', 1)[-1]}"
     recorded = RunDir(proof).environment() or {}
     current = current_environment(proof)

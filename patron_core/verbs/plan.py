@@ -10,17 +10,15 @@ from typing import Any
 from patron_core import machine, settings
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
-from patron_core.executors import executor_names
-from patron_core.prices import Price, fallback_price
+from patron_core.prices import Price
 from patron_core.scaling import Fit, Observation, refit
 from patron_core.specs import WORKLOAD, check_spec
 from patron_core.store import Store, calibrations, runs
 from patron_core.store.records import Run
+from patron_core.target import LOCAL_DEVICE, Target
 from patron_core.verbs.money import DEFAULT_PROJECT
 from trainer.devices import DEVICES, Device, find_device
 from trainer.spec import TrainSpec
-
-LOCAL_DEVICE = "local"  # this machine
 
 
 def device_names() -> list[str]:
@@ -42,7 +40,7 @@ def device_named(store: Store | None, name: str) -> Device:
 
 def price_for(device: Device, *, local: bool, spot: bool = False) -> Price:
     """This machine's price from the settings; a GPU's from the dated fallback table, which says that it is one."""
-    return machine.this_price() if local else fallback_price(device.name, spot=spot)
+    return Target(device=LOCAL_DEVICE if local else device.name, spot=spot and not local).find_price()
 
 
 def estimates(
@@ -86,7 +84,7 @@ def plan(
     spec: Mapping[str, Any],
     project: str = DEFAULT_PROJECT,
     name: str | None = None,
-    executor: str = "local",
+    target: Target = Target(),  # noqa: B008  # frozen
     max_usd_micros: int | None = None,
     budget_s: float | None = None,
     actor: str,
@@ -94,11 +92,10 @@ def plan(
     now: float | None = None,
 ) -> Run:
     """A draft run with its estimate. The same key and spec give the same run again; spends nothing."""
-    if executor not in executor_names():
-        raise InvalidInput([f"executor: {executor!r}; allowed {', '.join(executor_names())}"], next="executor local")
+    target.check()
     checked = check_spec(spec)
     now = time.time() if now is None else now
-    row = estimate_local(store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
+    row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
     if row.verdict is Verdict.OUT_OF_MEMORY:
         raise InvalidInput([row.sentence], next="take a smaller device_batch_size or depth")
     return runs.create_run(
@@ -108,13 +105,13 @@ def plan(
         workload=WORKLOAD,
         spec=checked.to_dict(),
         spec_hash=checked.hash(),
-        executor=executor,
+        executor=target.executor,
         run_dir=lambda run_id: str(settings.runs_folder() / run_id),
         actor=actor,
         key=key,
         now=now,
         max_usd_micros=max_usd_micros,
-        estimate=row.to_dict() | {"machine": machine.machine_key()},
+        estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict()},
     )
 
 
@@ -127,25 +124,39 @@ def estimate_local(
     calibration: Calibration | None = None,
 ) -> Estimate:
     """On this machine, with the best measurement there is of it, and the loss law refitted to its finished runs."""
-    return estimate(
-        spec,
-        machine.this_device(store),
-        price=machine.this_price(),
-        budget_s=budget_s,
-        budget_usd_micros=budget_usd_micros,
-        calibration=calibration or calibration_for(store, spec),
-        fit=fit_of(store, spec.data),
-        local=True,
+    return estimate_on(
+        Target(), store, spec, budget_s=budget_s, budget_usd_micros=budget_usd_micros, calibration=calibration
     )
 
 
-def calibration_for(store: Store | None, spec: TrainSpec) -> Calibration | None:
-    """The newest dryrun on this machine of the same model, else of the nearest depth with the same shapes."""
+def estimate_on(
+    target: Target,
+    store: Store,
+    spec: TrainSpec,
+    *,
+    budget_s: float | None = None,
+    budget_usd_micros: int | None = None,
+    calibration: Calibration | None = None,
+) -> Estimate:
+    """On a machine like the target, with the best measurement there is of such a one."""
+    return estimate(
+        spec,
+        target.find_device(store),
+        price=target.find_price(),
+        budget_s=budget_s,
+        budget_usd_micros=budget_usd_micros,
+        calibration=calibration or calibration_for(store, spec, machine_key=target.machine_key()),
+        fit=fit_of(store, spec.data),
+        local=target.is_local,
+    )
+
+
+def calibration_for(store: Store | None, spec: TrainSpec, *, machine_key: str | None = None) -> Calibration | None:
+    """The newest dryrun on this machine, or one with that key, of the same model, else of the nearest depth."""
     if store is None:
         return None
-    found = [
-        Calibration.from_dict(row.values) for row in calibrations.latest(store, machine.machine_key(), kind="dryrun")
-    ]
+    key = machine_key or machine.machine_key()
+    found = [Calibration.from_dict(row.values) for row in calibrations.latest(store, key, kind="dryrun")]
     if not found:
         return None
     flops, micro = spec.recipe().flops_per_token, spec.micro_batch_size() * spec.sequence_len

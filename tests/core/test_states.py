@@ -28,6 +28,7 @@ from patron_core.store.schema import runs as runs_table
 FORWARD = """
 draft dryrun
 dryrun awaiting_funding
+dryrun draft
 awaiting_funding funded
 awaiting_funding dryrun
 funded launching
@@ -43,6 +44,7 @@ recovering running
 recovering launching
 recovering succeeded
 recovering paused
+recovering funded
 paused funded
 """
 EXPECTED = {(RunState(old), RunState(new)) for old, new in (line.split() for line in FORWARD.split("\n") if line)}
