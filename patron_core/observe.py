@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patron_core import settings
 from patron_core.decide import Situation, StopCause
-from patron_core.executors.base import Executor, Observation
+from patron_core.executors.base import Executor, Observation, ObservedStatus
 from patron_core.money import cost_usd_micros
 from patron_core.rundir import RunDir
 from patron_core.states import RunState
@@ -40,7 +40,7 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
     known_step = max((a.evidence.get("checkpoint_step") or 0 for a in made if a.kind == "train"), default=0) or None
     observation = None
     if attempt is not None and attempt.state == "submitted" and attempt.handle is not None:
-        observation = executor.poll(attempt.handle)
+        observation = _with_notice(executor.poll(attempt.handle), RunDir(attempt_dir(run, attempt)), attempt.id)
     return Scene(
         run=run,
         attempt=attempt,
@@ -48,6 +48,15 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
         observation=observation,
         situation=_situation(store, run, attempt, observation, executor, known_step, now=now),
     )
+
+
+def _with_notice(seen: Observation, directory: RunDir, attempt_id: str) -> Observation:
+    """A workload that is killed soon after its cloud's notice says nothing at its end, but it has noted the notice."""
+    over = seen.status in (ObservedStatus.ENDED, ObservedStatus.GONE)
+    if not over or (seen.signal is None and seen.exit_code is not None):
+        return seen
+    notice = directory.reclaim_notice(attempt_id)
+    return seen if notice is None else replace(seen, evidence={**seen.evidence, "reclaim_notice": notice})
 
 
 def uncharged_usd_micros(attempt: Attempt, uptime_s: float | None) -> int:

@@ -25,6 +25,7 @@ Cursor = dict[str, Any]
 _SEGMENT = re.compile(r"(?P<attempt>.+)-(?P<number>\d+)\.jsonl")
 _ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
 _CHECKPOINT = re.compile(r"step-(\d+)")
+_OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
 
@@ -133,6 +134,12 @@ class RunDir:
 
     def all_events(self) -> list[Event]:
         return self.read_events()[0]
+
+    def reclaim_notice(self, attempt: str) -> str | None:
+        """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
+        notices = (e for e in self.all_events() if e.kind == "notice" and e.attempt == attempt)
+        sources = [str(event.data.get("source")) for event in notices]
+        return next((source for source in sources if source not in _OTHER_STOPS), None)
 
     def log_tail(self, attempt: str, lines: int) -> str:
         return tail(self.path / "logs" / f"{attempt}.log", lines)

@@ -9,13 +9,15 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from trainer import divergence
 from trainer.head import chunk_loss_and_grad, head_loss
 from trainer.machine import find_machine
-from trainer.model import build_model
+from trainer.model import Model, build_model
 from trainer.optim import Optimizer
 from trainer.recipe import make_recipe
 from trainer.spec import TrainSpec
@@ -101,7 +103,33 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "optimizer_s": median["optimizer"],
         "first_step_s": warm[0]["step"],  # with the compilation, where there is one
         "peak_memory_bytes": machine.peak_memory_bytes(),
+        **watching(model, optimizer),
     }
+
+
+def watching(model: Model, optimizer: Optimizer) -> dict[str, float]:
+    """Seconds that looking for NaN takes: of each step, of each save, and what reading all gradients would take."""
+    params = divergence.probe_params(model)
+    for param in model.parameters():
+        param.grad = torch.ones_like(param)
+    files = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    loss = torch.zeros((), device=params[0].device)
+    looks: dict[str, Callable[[], object]] = {
+        "loss_alone_s": loss.item,
+        "loss_and_probe_s": lambda: torch.stack((loss, divergence.probe(params))).tolist(),
+        "all_gradients_s": lambda: [divergence.is_finite(p.grad) for p in model.parameters() if p.grad is not None],
+        "checkpoint_s": lambda: divergence.find_in_files(files),
+    }
+    return {name: _median_s(look) for name, look in looks.items()}
+
+
+def _median_s(look: Callable[[], object], times: int = 9) -> float:
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        look()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,30 @@ def test_preemptions_are_free(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("AWS (spot/instance-action: terminate at 2017-09-18T08:22:00Z)", EndReason.PREEMPTED),
+        ("file", EndReason.PREEMPTED),
+        ("SIGTERM", EndReason.LOST),
+    ],
+)
+def test_a_kill_after_the_clouds_notice_is_a_preemption(world: World, source: str, reason: EndReason) -> None:
+    def note(job: Job) -> None:
+        event = {"seq": 1, "time": 1.0, "attempt": job.key, "kind": "notice", "step": 3, "source": source}
+        folder = Path(job.run_dir) / "events"
+        folder.mkdir(parents=True)
+        (folder / f"{job.key}-000000.jsonl").write_text(json.dumps(event) + "\n")
+
+    world.machine.script(replace(KILLED, on_start=note), ENDED)
+    run = world.launched()
+    world.run_for(400)
+    assert world.state(run) is RunState.SUCCEEDED
+    first = attempts.for_run(world.store, run.id)[0]
+    assert first.reason is reason
+    assert first.evidence.get("reclaim_notice") == (source if reason is EndReason.PREEMPTED else None)
+
+
+@pytest.mark.parametrize(
     ("exit_code", "reason"), [(76, EndReason.CUDA_OOM), (77, EndReason.DIVERGED), (1, EndReason.USER_ERROR)]
 )
 def test_what_would_fail_again_is_never_retried(world: World, exit_code: int, reason: EndReason) -> None:
