@@ -95,7 +95,7 @@ def test_one_value_of_many_is_found(dtype: torch.dtype, bad: float) -> None:
     assert not is_finite(values)
 
 
-def test_large_values_whose_sum_overflows_are_finite() -> None:
+def test_large_values_whose_norm_overflows_are_finite() -> None:
     assert is_finite(torch.full((100,), 3e38))
     assert not is_finite(torch.tensor([torch.inf, -torch.inf]))
     assert is_finite(torch.zeros(0))
