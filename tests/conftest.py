@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import os
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import s3
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[s3.S3Server]:
+    server = s3.make_server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: s3.S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a fresh bucket; this process and those that it starts have the credentials."""
+    for name in s3.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environ().items():
+        monkeypatch.setenv(name, value)
+    name = f"runs-{uuid.uuid4().hex[:8]}"
+    httpx.put(f"{s3_server.url}/{name}").raise_for_status()
+    s3_server.requests.clear()
+    yield f"s3://{name}"
+    s3_server.let_all_pass()
 
 
 @pytest.fixture(scope="session", autouse=True)

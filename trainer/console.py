@@ -67,8 +67,8 @@ class Console:
         try:
             assert self._log is not None
             self._log.write(line)
-        except OSError:
-            self._log = None  # a full disk must not stop the run; stderr still has it
+        except (OSError, ValueError):
+            self._log = None  # a full disk, or closed: neither must stop the run, and stderr still has it
 
     def _print(self, text: str) -> None:
         try:

@@ -20,9 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainer.bucket import local_folder
 from trainer.events import attempt_segments, free_attempt_name
 from trainer.files import read_json, write_json
 from trainer.outcome import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
+from trainer.remote import Remote, is_url
 
 DEFAULT_BURST_STEPS = 8
 POLL_S = 0.1
@@ -31,8 +33,9 @@ SAME_LOSS_TOLERANCE = 5e-3  # relative; kernels of a GPU may add in another orde
 
 class Rehearsal:
     def __init__(self, args: argparse.Namespace):
-        self._spec, self._run_dir, self._steps = args.spec, args.run_dir, args.burst
-        self._attempt: str = args.attempt or free_attempt_name(args.run_dir)
+        self._spec, self._place, self._steps = args.spec, args.run_dir, args.burst
+        self._run_dir = local_folder(args.run_dir) if is_url(args.run_dir) else Path(args.run_dir)
+        self._attempt: str = args.attempt or free_attempt_name(self._run_dir)
         self._deadline_at = time.monotonic() + args.deadline_s if args.deadline_s is not None else None
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped = False
@@ -52,12 +55,16 @@ class Rehearsal:
         ok = bool(rehearsal["ok"])
         message = "the plan is proven: burst, kill and resume" if ok else f"the resume did not hold: {rehearsal}"
         verdict = {"exit_code": EXIT_DONE if ok else EXIT_ERROR, "reason": "completed" if ok else "user_error"}
-        write_json(self._run_dir / "result.json", first | verdict | {"message": message, "rehearsal": rehearsal})
+        up_there = {key: value for key, value in self._result().items() if key == "durable_step"}
+        result = first | verdict | up_there | {"message": message, "rehearsal": rehearsal}
+        write_json(self._run_dir / "result.json", result)
+        if is_url(self._place):
+            Remote(self._place).put("result.json", self._run_dir / "result.json")
         print(f"dryrun: {message}", file=sys.stderr)
         return EXIT_DONE if ok else EXIT_ERROR
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "trainer.train", str(self._spec), str(self._run_dir)]
+        command = [sys.executable, "-m", "trainer.train", self._spec, self._place]
         command += ["--attempt", self._attempt, *options]
         if self._deadline_at is not None:
             command += ["--deadline-s", f"{max(1.0, self._deadline_at - time.monotonic()):.1f}"]
@@ -119,8 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.dryrun", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("spec", metavar="SPEC.json")
+    parser.add_argument("run_dir", metavar="RUN_DIR")
     parser.add_argument("--attempt", help="name of this dryrun in events and logs")
     parser.add_argument("--deadline-s", type=float, metavar="S", help="checkpoint and exit 75 after S seconds")
     parser.add_argument(

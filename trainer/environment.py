@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -23,9 +22,10 @@ from typing import Any
 import torch
 
 from trainer.data import DataError, PreparedData, prepare
-from trainer.files import read_json, write_json
+from trainer.files import cache_folder, read_json, write_json
 from trainer.machine import Machine, find_machine
 from trainer.outcome import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
+from trainer.remote import read_anywhere
 from trainer.spec import SpecError, TrainSpec, canonical_json
 from trainer.world import World
 
@@ -38,9 +38,9 @@ HASHED = (
 # Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
 # Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash.
 NOT_HASHED = {
-    "cache.py", "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py", "events.py",
-    "files.py", "generate.py", "gpus.py", "launch.py", "loading.py", "outcome.py", "sample.py", "session.py",
-    "showcase.py", "stop.py", "train.py",
+    "bucket.py", "cache.py", "checkpoint.py", "console.py", "data", "devices.py", "dryrun.py", "environment.py",
+    "events.py", "files.py", "generate.py", "gpus.py", "launch.py", "loading.py", "outcome.py", "remote.py",
+    "restore.py", "sample.py", "session.py", "showcase.py", "stop.py", "train.py", "uploads.py",
 }  # fmt: skip
 
 
@@ -152,23 +152,19 @@ def _driver_version() -> str | None:
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout.strip() else None
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("PATRON_CACHE") or Path.home() / ".cache" / "patron")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer.environment", description="Print the environment as JSON.")
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
+    parser.add_argument("spec", metavar="SPEC.json", help="a path or a URL")
     args = parser.parse_args(argv)
 
     def say(text: str, _fraction: float | None = None) -> None:
         print(text, file=sys.stderr)
 
     try:
-        spec = TrainSpec.from_json(args.spec.read_text(encoding="utf-8"))
+        spec = TrainSpec.from_json(read_anywhere(args.spec).decode())
         machine = find_machine(spec, lambda _code, message: say(message), with_peak=False)
         environment = describe_environment(machine, prepare(spec, cache_folder(), progress=say))
-    except (OSError, SpecError, DataError, BadSpec) as error:
+    except (OSError, UnicodeDecodeError, SpecError, DataError, BadSpec) as error:
         say(f"trainer: {error}")
         return EXIT_BAD_SPEC
     print(json.dumps(environment))

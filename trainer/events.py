@@ -14,31 +14,34 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
 SEGMENT_OPEN_S = 2.0
 MAX_PENDING_LINES = 100_000  # kept while the disk refuses; beyond it the oldest go
-_SEGMENT = re.compile(r"(?P<attempt>.+)-(?P<number>\d{6,})\.jsonl(\.part)?")
+SEGMENT_NAME = re.compile(r"(?P<attempt>.+)-(?P<number>\d{6,})\.jsonl(\.part)?")
 
 
 class EventWriter:
     """Numbers events per attempt and goes on where the attempt's last process stopped."""
 
-    def __init__(self, run_dir: Path, attempt: str, *, segment_open_s: float = SEGMENT_OPEN_S):
+    def __init__(self, run_dir: Path, attempt: str, *, first_seq: int = 1, segment_open_s: float = SEGMENT_OPEN_S):
+        """`first_seq` is for an attempt that went on elsewhere; numbers never go back behind what is here."""
         self.attempt = attempt
         self._folder = run_dir / "events"
         self._folder.mkdir(parents=True, exist_ok=True)
         close_leftover_segments(self._folder)
         segments = attempt_segments(self._folder, attempt)
         self._next_segment = segments[-1][0] + 1 if segments else 0
-        self._next_seq = _last_seq(segments) + 1
+        self._next_seq = max(last_seq(segments) + 1, first_seq)
         self._segment_open_s = segment_open_s
         self._file: TextIO | None = None
         self._close_at = math.inf
         self._pending: list[str] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._asked_to_close = self._closed = 0  # segments, on demand
         self._thread = threading.Thread(target=self._write_until_closed, name="events", daemon=True)
         self._thread.start()
 
@@ -48,27 +51,39 @@ class EventWriter:
             self._next_seq += 1
             self._pending.append(json.dumps(_finite(event | values), allow_nan=False) + "\n")
             del self._pending[:-MAX_PENDING_LINES]
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def close_segment(self, timeout_s: float) -> bool:
+        """Have a reader see all that was emitted so far; whether that was done in time."""
+        with self._changed:
+            self._asked_to_close += 1
+            asked = self._asked_to_close
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._closed >= asked, timeout_s)
 
     def close(self) -> None:
         """Write what is left and close the last segment."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join()
 
     def _write_until_closed(self) -> None:
         while True:
             with self._changed:
-                if not self._pending and not self._closing:
+                if not self._pending and not self._closing and self._closed == self._asked_to_close:
                     wait_s = self._close_at - time.monotonic()
                     self._changed.wait(None if math.isinf(wait_s) else max(0.0, wait_s))
                 lines, self._pending = self._pending, []
-                closing = self._closing
+                closing, asked = self._closing, self._asked_to_close
             try:
                 self._write(lines)
-                if closing or time.monotonic() >= self._close_at:
+                if closing or asked > self._closed or time.monotonic() >= self._close_at:
                     self._close_segment()
+                if asked > self._closed:
+                    with self._changed:
+                        self._closed = asked
+                        self._changed.notify_all()
             except OSError as error:
                 print(f"events: {error}; they are kept and tried again", file=sys.stderr)
                 with self._changed:
@@ -127,20 +142,22 @@ def close_leftover_segments(folder: Path) -> None:
 
 def attempt_segments(folder: Path, attempt: str) -> list[tuple[int, Path]]:
     """Closed segments of one attempt in order."""
-    matches = ((_SEGMENT.fullmatch(path.name), path) for path in folder.glob("*.jsonl"))
+    matches = ((SEGMENT_NAME.fullmatch(path.name), path) for path in folder.glob("*.jsonl"))
     return sorted((int(m["number"]), path) for m, path in matches if m and m["attempt"] == attempt)
 
 
-def free_attempt_name(run_dir: Path) -> str:
-    """manual-1, or the next that has no events yet."""
-    names = {m["attempt"] for path in (run_dir / "events").glob("*") if (m := _SEGMENT.fullmatch(path.name))}
+def free_attempt_name(run_dir: Path, taken: Iterable[str] = ()) -> str:
+    """manual-1, or the next that has no events yet, here or among those `taken`."""
+    here = (SEGMENT_NAME.fullmatch(path.name) for path in (run_dir / "events").glob("*"))
+    names = {*taken, *(match["attempt"] for match in here if match)}
     number = 1
     while f"manual-{number}" in names:
         number += 1
     return f"manual-{number}"
 
 
-def _last_seq(segments: list[tuple[int, Path]]) -> int:
+def last_seq(segments: list[tuple[int, Path]]) -> int:
+    """The number of the newest event in closed segments; 0 when there is none."""
     for _, path in reversed(segments):
         lines = path.read_text(encoding="utf-8").splitlines()
         if lines:

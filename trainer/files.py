@@ -13,6 +13,11 @@ from typing import Any
 from trainer.outcome import UserError
 
 
+def cache_folder() -> Path:
+    """Downloads, tokenizers, token shards, and the working folders of runs that live in a bucket."""
+    return Path(os.environ.get("PATRON_CACHE") or Path.home() / ".cache" / "patron")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic and durable."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

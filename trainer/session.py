@@ -15,8 +15,9 @@ import torch
 from trainer.checkpoint import Checkpoint, Checkpointer
 from trainer.console import Console
 from trainer.data import DataError, PreparedData, prepare
-from trainer.environment import cache_folder, check_environment, check_same_everywhere, describe_environment
+from trainer.environment import check_environment, check_same_everywhere, describe_environment
 from trainer.events import EventWriter
+from trainer.files import cache_folder
 from trainer.loading import keep_tokenizer
 from trainer.loop import TrainingLoop
 from trainer.machine import Machine, find_machine

@@ -4,11 +4,13 @@
 
     python -m trainer.launch --nproc N SPEC.json RUN_DIR [...]     the same with N processes, on as many GPUs
 
+SPEC.json and RUN_DIR are paths, or URLs: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER (see trainer.bucket, trainer.remote).
 Start it as often as you like: it resumes from the newest good checkpoint in RUN_DIR, and a finished run ends at once.
 Exit codes: 0 done; 75 checkpointed, start again to resume; 76 out of memory; 77 diverged; 78 bad spec, too little
 data, or an environment that would change results; 1 anything else. result.json in RUN_DIR holds the last word.
 
 PATRON_CACHE        downloads, tokenizers and token shards (default ~/.cache/patron)
+PATRON_SCRATCH      where runs that live in a bucket are worked on (default PATRON_CACHE/runs)
 PATRON_NOTICE_FILE  a path; once it exists, the run checkpoints and stops
 PATRON_METADATA_GCP, PATRON_METADATA_AWS    where to ask for a reclaim notice, if not at the cloud's own address
                     (`off`: nowhere); a notice is a request to stop, too
@@ -26,11 +28,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import out_of_memory
+from trainer.bucket import Bucket, leave, local_folder
 from trainer.console import Console
 from trainer.events import EventWriter, NoEvents, free_attempt_name
 from trainer.files import read_json, run_lock, write_json
 from trainer.notices import watching_for_notices
-from trainer.outcome import EXIT_DONE, EXIT_ERROR, BadSpec, TrainerExit, UserError
+from trainer.outcome import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, TrainerExit
+from trainer.remote import is_url, read_anywhere
 from trainer.spec import SpecError, TrainSpec
 from trainer.stop import StopRequest, StopWatch
 from trainer.world import World, join
@@ -42,7 +46,8 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     started_at = _process_started_at()
-    run_dir: Path = args.run_dir
+    place: str = args.run_dir
+    run_dir = local_folder(place) if is_url(place) else Path(place)
     try:
         world = join()
     except TrainerExit as error:
@@ -53,8 +58,10 @@ def main(argv: list[str] | None = None) -> int:
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         with run_lock(run_dir):
-            exit_code = _run_locked(args, run_dir, started_at, world)
-    except UserError as error:  # somebody else's lock: their result.json is not ours to write
+            bucket = Bucket(place, run_dir, args.attempt) if is_url(place) else None
+            exit_code = _run_locked(args, run_dir, started_at, world, bucket)
+    except TrainerExit as error:  # somebody else's lock, or no bucket: there is no result.json that is ours to write
+        world.publish(world.explain(error))
         exit_code = _refuse(error)
     return world.leave(exit_code)
 
@@ -64,16 +71,20 @@ def _refuse(error: TrainerExit) -> int:
     return error.exit_code
 
 
-def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float, world: World) -> int:
+def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float, world: World, bucket: Bucket | None) -> int:
     if _is_finished(run_dir) and not _differing_keys_or_none(args.spec, run_dir):
-        print(f"trainer: {run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
-        return EXIT_DONE
-    attempt: str = args.attempt or free_attempt_name(run_dir)
-    events = EventWriter(run_dir, attempt)
+        print(f"trainer: {args.run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
+        return EXIT_DONE if bucket is None or bucket.bring_up_the_rest() else EXIT_RESUME
+    attempt: str = args.attempt or free_attempt_name(run_dir, bucket.restored.segments if bucket else ())
+    events = EventWriter(run_dir, attempt, first_seq=bucket.restored.first_seq(run_dir, attempt) if bucket else 1)
     console = Console(run_dir / "logs" / f"{attempt}.log")
     result: dict[str, Any] = {"exit_code": EXIT_ERROR}
+    if bucket is not None:
+        bucket.start(attempt, events, console.say)
     try:
         result = _run_and_judge(args, run_dir, events, console, started_at, world)
+        if bucket is not None:
+            result = bucket.flush(result)
         console.say(f"{result['reason']}: {result['message']}")
         if not _is_finished(run_dir):  # a refused start must not hide a finished run
             write_json(run_dir / "result.json", result | {"attempt": attempt})
@@ -81,6 +92,8 @@ def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float, worl
     finally:
         events.close()
         console.close()
+        if bucket is not None:
+            bucket.close()
     return int(result["exit_code"])
 
 
@@ -150,11 +163,11 @@ def _no_figures(started_at: float) -> dict[str, Any]:
     return dict.fromkeys(names) | {"wall_s": time.time() - started_at, "resumed_step": None}
 
 
-def _load_spec(path: Path) -> TrainSpec:
+def _load_spec(place: str | Path) -> TrainSpec:
     try:
-        return TrainSpec.from_json(path.read_text(encoding="utf-8"))
+        return TrainSpec.from_json(read_anywhere(place).decode())
     except SpecError as error:
-        raise BadSpec(f"{path}: " + "; ".join(error.problems)) from error
+        raise BadSpec(f"{place}: " + "; ".join(error.problems)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadSpec(f"cannot read the spec: {error}") from error
 
@@ -178,7 +191,7 @@ def _differing_keys(given: TrainSpec, frozen: TrainSpec) -> list[str]:
     return [f"{key} ({theirs[key]!r} in the run, {ours[key]!r} given)" for key in ours if ours[key] != theirs[key]]
 
 
-def _differing_keys_or_none(spec_path: Path, run_dir: Path) -> bool:
+def _differing_keys_or_none(spec_path: str, run_dir: Path) -> bool:
     """Whether the given spec is unreadable or not the finished run's own."""
     try:
         return bool(_differing_keys(_load_spec(spec_path), _load_spec(run_dir / "spec.json")))
@@ -229,8 +242,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.json")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    parser.add_argument("spec", metavar="SPEC.json")
+    parser.add_argument("run_dir", metavar="RUN_DIR")
     parser.add_argument("--attempt", type=_attempt_name, help="name of this start in events and logs")
     parser.add_argument("--deadline-s", type=float, metavar="S", help="checkpoint and exit 75 after S seconds")
     parser.add_argument("--burst", type=int, metavar="N", help="N steps from where the run stands, measured")
@@ -251,4 +264,6 @@ def _attempt_name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    leave(code)
+    sys.exit(code)
