@@ -1,6 +1,6 @@
 """What goes up to a bucket from the local folder of a run, and in what order. Each `push` is one round, by one thread.
 
-Records      events, log, spec.json, environment.json, and at the end result.json
+Records      events, log, spec.json, environment.json, tokenizer.json, and at the end result.json
 Checkpoints  files first, manifest.json last: without it up there a checkpoint does not count
 """
 
@@ -34,13 +34,13 @@ class Records:
         self._remote, self._folder, self._attempt = remote, folder, attempt
         self._segments: dict[str, Segments] = dict(restored.segments)
         self._read: set[str] = set()  # local segments
-        self._sent: dict[str, bytes] = {}  # small files as they are up there
+        self._sent: dict[str, tuple[int, int]] = {}  # small files: time and size when they went up
         self._stale_result = True
         self._log_at = 0.0
         self._lock = threading.Lock()
 
     def push(self) -> None:
-        for name in ("spec.json", "environment.json"):
+        for name in ("spec.json", "environment.json", "tokenizer.json"):
             self._put_small(name)
         if self._stale_result and not (self._folder / "result.json").exists():
             self._remote.delete(["result.json"])
@@ -90,12 +90,14 @@ class Records:
 
     def _put_small(self, name: str) -> None:
         try:
+            status = (self._folder / name).stat()
+            if self._sent.get(name) == (status.st_mtime_ns, status.st_size):
+                return
             content = (self._folder / name).read_bytes()
         except FileNotFoundError:
             return
-        if self._sent.get(name) != content:
-            self._remote.put(name, content)
-            self._sent[name] = content
+        self._remote.put(name, content)
+        self._sent[name] = (status.st_mtime_ns, status.st_size)
 
 
 class Checkpoints:
