@@ -100,6 +100,8 @@ def _add_row(row: Mapping[str, Any], cloud: str, as_of: str, prices: list[Price]
         return
     for spot, usd in ((False, row["price"]), (True, row["spot_price"])):
         if usd is None:
+            if not spot:
+                left_out.append(LeftOut(what=f"{what}, on demand", why="the catalog has no price, and none is zero"))
             continue
         price = Price(
             device=accelerator.device,

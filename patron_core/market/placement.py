@@ -144,10 +144,11 @@ def _compared(option: Option, chosen: Option) -> Option:
     more = option.cost_usd_micros - chosen.cost_usd_micros
     slower_s = option.wall_s - chosen.wall_s
     pace = f"{duration(abs(slower_s))} {'slower' if slower_s > 0 else 'faster'}" if abs(slower_s) >= 1 else "as fast"
-    if more <= 0:
+    if more < 5_000:  # half a cent
         return replace(option, why_not=f"Costs the same and is {pace}.")
+    amount = format_usd(max(10_000, round(more, -4)))
     share = more / max(1, chosen.cost_usd_micros)
-    return replace(option, why_not=f"Costs {format_usd(more)} ({share:.0%}) more and is {pace}.")
+    return replace(option, why_not=f"Costs {amount} ({share:.0%}) more and is {pace}.")
 
 
 def _assumptions(chosen: Option, rates: Mapping[str, ReclaimRate] | None) -> tuple[str, ...]:

@@ -144,6 +144,12 @@ def test_no_spot_is_no_fault_and_machines_are_compared_by_the_gpu() -> None:
     assert "8x H100 spot in aws/r at $16.00 an hour" in found.prices[0].sentence()
 
 
+def test_a_missing_on_demand_price_is_left_out_and_said() -> None:
+    found = market(row(price=None))
+    assert [p.kind for p in found.prices] == ["spot"]
+    assert "no price" in found.left_out[0].why
+
+
 def test_the_fallback_says_that_it_is_one() -> None:
     found = fallback_market(["H100", "L4"])
     assert {p.is_fallback for p in found.prices} == {True}
