@@ -105,7 +105,7 @@ def _add_row(row: Mapping[str, Any], cloud: str, as_of: str, prices: list[Price]
             continue
         price = Price(
             device=accelerator.device,
-            usd_micros_per_hour=math.ceil(1e6 * usd) if math.isfinite(usd) else 0,
+            usd_micros_per_hour=math.ceil(round(1e6 * usd, 3)) if math.isfinite(usd) else 0,  # up, but not for an ulp
             source=CATALOG_SOURCE,
             as_of=as_of,
             spot=spot,
