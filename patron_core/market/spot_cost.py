@@ -25,6 +25,8 @@ from patron_core.estimate.wall import SPOT_MTBF_S
 
 HOPELESS = 50.0  # exponents above this: the machine is gone long before a checkpoint; e^50 hours is no plan
 
+NEVER = 1e-9  # reclaims an hour: once in a hundred thousand years; below it the exponentials lose their digits
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReclaimRate:
@@ -74,7 +76,7 @@ def spot_time(
     """
     interval_s = min(interval_s, work_s) if work_s > 0 else interval_s
     undisturbed = startup_s + work_s + stall_s * work_s / max(interval_s, 1e-9)
-    if reclaims_per_hour <= 0:
+    if reclaims_per_hour < NEVER:
         return SpotTime(paid_s=undisturbed, wall_s=undisturbed, reclaims=0.0, restart_s=0.0, lost_s=0.0)
     mean_s = 3600 / reclaims_per_hour
     if (restart_s + interval_s + stall_s) / mean_s > HOPELESS or startup_s / mean_s > HOPELESS:

@@ -14,7 +14,8 @@ from patron_core.market.placement import Placement, choose
 from patron_core.market.spot_cost import ReclaimRate
 from patron_core.market.ways import Limits, work_of
 from patron_core.store import Store
-from patron_core.verbs.plan import LOCAL_DEVICE, estimates
+from patron_core.target import LOCAL_DEVICE
+from patron_core.verbs.plan import estimates
 
 
 def prices(
