@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Steps on random tokens, by one trainer: "ours" or "upstream"."""
+    """What one trainer ("ours" or "upstream") does: steps on random tokens to be timed, or a run to learn from data."""
 
     side: str
     eval_batches: int = 0  # of our trainer after the steps, timed beside their bare arithmetic
@@ -39,6 +39,10 @@ class Job:
     compile: bool = True
     steps: int = 6  # measured, after two that warm up
     seed: int = 0
+    learn_steps: int = 0  # a run of as many steps on `data` instead; its result is val_bpb
+    data: str = "stdlib"
+    eval_tokens: int = 2**17
+    schedule: str = "shared"  # shared, own
 
 
 class JobError(RuntimeError):

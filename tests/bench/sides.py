@@ -36,6 +36,10 @@ DOCUMENT_TOKENS = 600
 def work(job: Job, started: float) -> dict[str, Any]:
     """The job's result. `started` is the perf_counter at the process's beginning."""
     with tempfile.TemporaryDirectory() as folder:
+        if job.learn_steps:
+            from tests.bench.learning import learn
+
+            return learn(job, Path(folder))
         return {"ours": measure_ours, "upstream": measure_upstream}[job.side](job, Path(folder), started)
 
 

@@ -3,6 +3,8 @@
     python tests/bench/trainer.py --vs PATH_TO_NANOCHAT              # depth 4, 512 tokens, vocabulary 32768, compiled
     python tests/bench/trainer.py --vs PATH --depth 6 --dtype bfloat16 --vs-dtype bfloat16 --steps 4
 
+    python tests/bench/trainer.py --vs PATH --learning --seeds 3     # val_bpb of both after the same tokens
+
 Each round is a process of each side, one after the other. The first round starts with empty compilation caches, the
 others with what it left there: `first_start_s` and `second_start_s`, from a process's begin to the end of its first
 step. Ours runs its real loop, events and loader included; upstream its model, optimizer and step as it ships them,
@@ -29,22 +31,31 @@ if __name__ == "__main__":  # a script's own folder comes first on sys.path, and
 
 from tests.bench.jobs import ROOT, Job, checkout_problem, checkout_version, run_job
 
+# vocab_size: a multiple of 64, to which upstream pads
+SPEED_SHAPE = {"depth": 4, "sequence_len": 512, "vocab_size": 32768, "batch_tokens": 8192}
+LEARNING_SHAPE = {"depth": 2, "sequence_len": 256, "vocab_size": 4096, "batch_tokens": 4096}
+WORSE_AT_MOST = 0.003  # bits per byte that our val_bpb may lie above upstream's
+
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     problem = None if args.only_ours else checkout_problem(args.vs)
-    print(json.dumps({"skipped": problem} if problem else measure(args), indent=1))
+    if problem:
+        result: dict[str, Any] = {"skipped": problem}
+    else:
+        result = (compare_learning if args.learning else measure)(args)
+    print(json.dumps(result, indent=1))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vs", type=Path, metavar="PATH", help="a checkout of github.com/karpathy/nanochat")
     parser.add_argument("--only-ours", action="store_true", help="measure our side alone")
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--sequence-len", type=int, default=512)
-    parser.add_argument("--vocab-size", type=int, default=32768, help="a multiple of 64, to which upstream pads")
+    parser.add_argument("--learning", action="store_true", help="compare what both learn, not how fast")
+    shape = parser.add_argument_group(f"configuration (default {SPEED_SHAPE}; with --learning {LEARNING_SHAPE})")
+    for name in SPEED_SHAPE:
+        shape.add_argument(f"--{name.replace('_', '-')}", type=int)
     parser.add_argument("--window-pattern", default="L")
-    parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--device-batch-size", type=int, default=8, help="sequences in upstream's micro-batch")
     parser.add_argument(
         "--our-device-batch-size", type=int, help="sequences in ours; default: what our trainer takes by itself"
@@ -56,8 +67,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="measured in each round, after two that warm up")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--eval-batches", type=int, default=0, help="evaluate as many of our micro-batches, timed too")
+    parser.add_argument("--seeds", type=int, default=3, help="pairs of runs, with --learning")
+    parser.add_argument("--learn-steps", type=int, default=150)
+    parser.add_argument(
+        "--schedule", default="shared", choices=("shared", "own"), help="one recipe for both or each its own"
+    )
     parser.add_argument("--launcher", default="", help="a command put before each process, such as 'taskset -c 0-3'")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, default in (LEARNING_SHAPE if args.learning else SPEED_SHAPE).items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+    return args
 
 
 def jobs(args: argparse.Namespace) -> dict[str, Job]:
@@ -100,6 +120,35 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "versions": versions(args.vs),
         "command": shlex.join(["python", *sys.argv]),
     }
+
+
+def compare_learning(args: argparse.Namespace) -> dict[str, Any]:
+    """Pairs of runs from the same first weights over the same batches; differences are ours minus upstream's."""
+    launcher = shlex.split(args.launcher)
+    args.vs_dtype = [args.dtype]
+    val_bpb: dict[str, list[float]] = {"ours": [], "upstream": []}
+    for seed in range(args.seeds):
+        for job in jobs(args).values():
+            learning = replace(
+                job,
+                seed=seed,
+                learn_steps=args.learn_steps,
+                schedule=args.schedule,
+                device_batch_size=args.device_batch_size,
+            )
+            val_bpb[job.side].append(run_job(learning, launcher=launcher)["val_bpb"])
+            print(f"seed {seed}, {job.side}: val_bpb {val_bpb[job.side][-1]:.5f}", file=sys.stderr)
+    result: dict[str, Any] = {"val_bpb": val_bpb}
+    if not args.only_ours:
+        differences = [ours - theirs for ours, theirs in zip(val_bpb["ours"], val_bpb["upstream"], strict=True)]
+        result |= {
+            "difference": statistics.mean(differences),
+            "differences": differences,
+            "spread_over_seeds": {side: statistics.pstdev(values) for side, values in val_bpb.items()},
+            "no_worse": statistics.mean(differences) <= WORSE_AT_MOST,
+        }
+    shape = {name: getattr(args, name) for name in (*SPEED_SHAPE, "dtype", "compile", "learn_steps", "schedule")}
+    return result | {"run": shape, "versions": versions(args.vs), "command": shlex.join(["python", *sys.argv])}
 
 
 def fresh_caches(folder: Path) -> dict[str, str]:
