@@ -56,6 +56,8 @@ def run_job(
     environ = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     if not job.compile:
         environ["TORCHDYNAMO_DISABLE"] = "1"  # upstream has no other switch
+    if job.side == "upstream":
+        environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # as its own script does
     command = [*launcher, sys.executable, "-m", "tests.bench.jobs", json.dumps(asdict(job))]
     name = f"{job.side}, depth {job.depth}, {job.dtype}"
     try:

@@ -21,6 +21,7 @@ from trainer.console import Console
 from trainer.data import PreparedData, TrainLoader
 from trainer.data.loader import count_rows
 from trainer.data.shards import TokenShard
+from trainer.devices import peak_flops
 from trainer.events import EventWriter
 from trainer.head import chunk_size
 from trainer.loop import TrainingLoop
@@ -142,6 +143,7 @@ def measure_upstream(job: Job, folder: Path, started: float) -> dict[str, Any]:
         "dtype": job.dtype,
         "compiled": job.compile,
         "flops_per_token": trainer.flops_per_token,
+        "peak_flops": peak_flops(torch.cuda.get_device_name(0), job.dtype) if on_cuda else None,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if on_cuda else _peak_resident_bytes(),
     }
 

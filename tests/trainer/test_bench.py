@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.bench import gpu
 from tests.bench import trainer as bench
-from tests.bench.jobs import ROOT, JobError, run_job
+from tests.bench.jobs import ROOT, Job, JobError, run_job
 from tests.bench.upstream import UpstreamRecipe, upstream_name
 from trainer.recipe import make_recipe
 
@@ -69,3 +71,54 @@ def test_parameters_keep_their_place_under_upstreams_names() -> None:
     assert upstream_name("blocks.3.attention.query.weight") == "transformer.h.3.attn.c_q.weight"
     assert upstream_name("blocks.0.mlp_out.weight") == "transformer.h.0.mlp.c_proj.weight"
     assert upstream_name("value_embeds.1.weight") == "value_embeds.1.weight"
+
+
+def test_the_gpu_table_works_from_end_to_end_at_toy_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    gpu.main(["--smoke", "--out", str(tmp_path / "table.json")])
+    table = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "table.json").read_text()) == table
+    assert table["smoke"]
+    ours, theirs = table["rows"]
+    assert ours["status"] == "measured"
+    assert 0 < ours["mfu"] < 1
+    assert ours["eval_ratio"] > 0.5
+    assert theirs["status"] == "not measured"
+    assert "--vs" in theirs["reason"]
+    assert table["comparison"] == []
+
+
+def gpu_rows(run: gpu.Run, *, budget_s: float, clock_s: list[float], no_gpu: str | None = None) -> list[dict[str, Any]]:
+    jobs = gpu.jobs(gpu.parse(["--vs", "/checkout"]))
+    problems = {"ours": no_gpu, "upstream": None}
+    return gpu.measure_rows(jobs, run, end=budget_s, problems=problems, clock=lambda: clock_s[0])
+
+
+def test_the_gpu_table_stops_in_time_and_names_what_it_left_out() -> None:
+    clock_s = [0.0]
+
+    def run(job: Job, timeout_s: float) -> dict[str, Any]:
+        assert timeout_s == 290 - clock_s[0]
+        clock_s[0] += 40 if job.side == "ours" else 90
+        speed = 2e5 if job.side == "ours" else 1e5
+        return {
+            "flops_per_token": 1e9, "peak_flops": 1e15, "tokens_per_s": speed, "step_s": 2.0, "first_step_s": 30.0,
+            "peak_memory_bytes": 10**9,
+        }  # fmt: skip
+
+    rows = gpu_rows(run, budget_s=290, clock_s=clock_s)
+    assert [row["status"] for row in rows] == ["measured"] * 4 + ["not measured"] * 4
+    assert [row["side"] for row in rows[:2]] == ["ours", "upstream"]
+    assert rows[0]["mfu"] == pytest.approx(0.2)
+    assert rows[0]["compile_s"] == 28
+    assert rows[4]["reason"] == "30 s of the budget were left and such a run takes 40 s"
+    assert [pair["speed_ratio"] for pair in gpu.compare(rows)] == [2.0, 2.0]
+
+
+def test_without_a_gpu_every_row_says_so_and_one_that_fails_does_not_end_the_table() -> None:
+    def out_of_memory(job: Job, _timeout_s: float) -> dict[str, Any]:
+        raise JobError(f"{job.side}: out of memory")
+
+    rows = gpu_rows(out_of_memory, budget_s=1000, clock_s=[0.0])
+    assert {row["reason"] for row in rows} == {"ours: out of memory", "upstream: out of memory"}
+    rows = gpu_rows(out_of_memory, budget_s=1000, clock_s=[0.0], no_gpu="no card")
+    assert {row["reason"] for row in rows} == {"no card"}
