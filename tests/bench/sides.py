@@ -28,6 +28,7 @@ from trainer.loop import TrainingLoop
 from trainer.machine import find_machine
 from trainer.spec import TrainSpec
 from trainer.stop import StopWatch
+from trainer.world import ALONE
 
 WARM_UP_STEPS = 2
 SCHEDULE_STEPS = 10_000  # the steps measured lie at the beginning of a long run
@@ -195,6 +196,7 @@ def training_loop(spec: TrainSpec, data: PreparedData, folder: Path) -> Training
         events=EventWriter(folder, "bench"),
         console=Console(None),
         stop=StopWatch(),
+        world=ALONE,
     )
 
 
