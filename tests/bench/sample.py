@@ -1,6 +1,6 @@
 """Speed of generating text on this machine, with the cache and without, on an untrained model. Prints one JSON object.
 
-python tests/bench/sample.py --depth 4 --context 256
+python -m tests.bench.sample --depth 4 --context 256
 """
 
 from __future__ import annotations
