@@ -31,8 +31,8 @@ from trainer.world import World
 
 PACKAGES = ("torch", "numpy", "polars", "tokenizers", "triton")
 HASHED = (
-    "python", "torch", "cuda", "device", "device_name", "dtype", "compile", "threads", "packages", "code_hash",
-    "data_hash", "tokenizer_hash",
+    "python", "torch", "cuda", "device", "device_name", "dtype", "compile", "cpu_kernel", "threads", "packages",
+    "code_hash", "data_hash", "tokenizer_hash",
 )  # fmt: skip
 
 # Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
@@ -56,6 +56,7 @@ def describe_environment(machine: Machine, data: PreparedData, num_devices: int 
         "num_devices": num_devices,
         "dtype": machine.dtype_name,
         "compile": machine.compile,
+        "cpu_kernel": machine.has_cpu_kernel,
         "packages": _package_versions(),
         "git_commit": _git(code, "rev-parse", "HEAD"),
         "git_diff_hash": _git_diff_hash(code),
@@ -120,7 +121,8 @@ def _package_versions() -> dict[str, str]:
 
 def _code_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*.py") if p.relative_to(folder).parts[0] not in NOT_HASHED):
+    sources = (path for path in folder.rglob("*") if path.suffix in (".py", ".cpp"))
+    for path in sorted(path for path in sources if path.relative_to(folder).parts[0] not in NOT_HASHED):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

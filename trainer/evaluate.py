@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.head import LossFunction, chunk_losses, token_losses
+from trainer.head import HeadKernel, softcap_cross_entropy_, token_losses
 from trainer.world import ALONE, World
 
 
@@ -30,8 +30,8 @@ def evaluate(
     token_bytes_V: Tensor,
     *,
     softcap: float | None,
+    kernel: HeadKernel = softcap_cross_entropy_,
     batch_size: int,
-    function: LossFunction = chunk_losses,
     keep_graph: bool = False,
     world: World = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
@@ -41,7 +41,7 @@ def evaluate(
 
     Special tokens, which have no bytes, count for val_loss and not for bits per byte. `keep_graph` runs `forward` in
     the gradient mode of training: a compiled model then reuses its training graph instead of being compiled again.
-    Every batch is padded to `batch_size` rows: one shape, one compilation of `forward` and of `function`.
+    Every batch is padded to `batch_size` rows: one shape, one compilation of `forward` and of `kernel`.
     """
     start = time.perf_counter()
     device = head_weight.device
@@ -61,9 +61,8 @@ def evaluate(
             x_ND = forward(x_BT).detach().flatten(0, 1)
         weight_VD = weight_VD.to(x_ND.dtype)  # cast once
         targets_N = padded_N[: y_BT.numel()]
-        losses_N = token_losses(x_ND, weight_VD, padded_N, softcap=softcap, function=function)[
-            : len(targets_N)
-        ].double()
+        all_losses_N = token_losses(x_ND, weight_VD, padded_N, softcap=softcap, kernel=kernel)
+        losses_N = all_losses_N[: len(targets_N)].double()
         bytes_N = token_bytes_V[targets_N]
         nats += losses_N.sum()
         counted_nats += (losses_N * (bytes_N > 0)).sum()

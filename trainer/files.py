@@ -14,7 +14,7 @@ from trainer.outcome import UserError
 
 
 def cache_folder() -> Path:
-    """Downloads, tokenizers, token shards, and the working folders of runs that live in a bucket."""
+    """Downloads, tokenizers, token shards, compiled code, and the working folders of runs that live in a bucket."""
     return Path(os.environ.get("PATRON_CACHE") or Path.home() / ".cache" / "patron")
 
 

@@ -13,11 +13,12 @@ from trainer.recipe import Recipe
 ACTIVATION_VALUES = 17.2  # kept for each token, layer and channel, compiled
 EAGER_ACTIVATION_VALUES = 25.0  # counted in the model's graph: every intermediate that backward needs
 WHOLE_HEAD_BYTES = 2.4  # a token and vocabulary entry, when the head is not chunked
-HEAD_CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 2**30}  # trainer.head: float32 logits of one chunk; a test compares
-# float32 chunks alive at once: compiled, logits and gradient in bfloat16 and a sum; eager, every intermediate too
-HEAD_CHUNK_COPIES = {True: 2.0, False: 6.0}
+HEAD_CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # trainer.head: logits of one chunk; a test compares
+# chunks alive at once: a kernel works in place, beside it a product for the weight; eager on CUDA every intermediate
+HEAD_CHUNK_COPIES = {True: 2.0, False: 10.0}
 CPU_RUNTIME_BYTES = 750e6  # interpreter, torch, loader, freed memory that is kept; from depth 1 and 2 on a CPU
 FRAGMENTATION = 0.04
+MAX_SCORED_WINDOW, SHORTEST_BLOCK = 1024, 128  # trainer.attention, on a CPU; a test compares
 
 
 def memory_parts(
@@ -32,18 +33,35 @@ def memory_parts(
     matrix_states = 4 if recipe.features.muon else 8
     adam = params.total - params.matrices - embeddings
     casts = (params.matrices + params.lm_head) * item_bytes if item_bytes < 4 else 0
-    values = ACTIVATION_VALUES if compiled else EAGER_ACTIVATION_VALUES
+    # embeddings, smear, residuals and what backward makes of them: uncompiled, about one more layer
+    values = ACTIVATION_VALUES * recipe.depth if compiled else EAGER_ACTIVATION_VALUES * (recipe.depth + 1)
     logits = tokens * recipe.vocab_size
-    chunk_bytes = min(4 * logits, HEAD_CHUNK_BYTES["cpu" if cpu else "cuda"])
-    head = HEAD_CHUNK_COPIES[compiled] * chunk_bytes + 4 * params.lm_head if chunked_head else WHOLE_HEAD_BYTES * logits
+    chunk_bytes = min(item_bytes * logits, HEAD_CHUNK_BYTES["cpu" if cpu else "cuda"])
+    head = WHOLE_HEAD_BYTES * logits
+    if chunked_head:
+        head = HEAD_CHUNK_COPIES[compiled or cpu] * chunk_bytes + 4 * params.lm_head
     parts = {
         "weights": float(weights),
         "gradients": float(weights),
         "optimizer": float(matrix_states * params.matrices + 8 * (adam + embeddings)),
         "casts": float(casts),
-        "activations": values * item_bytes * tokens * recipe.dim * recipe.depth,
+        "activations": values * item_bytes * tokens * recipe.dim,
         "head": float(head),
     }
     if cpu:
         parts["runtime"] = CPU_RUNTIME_BYTES
+        keys = sum(scored_keys(recipe.sequence_len, window) for window in recipe.windows)
+        parts["scores"] = float((item_bytes if compiled else item_bytes + 5) * tokens * recipe.num_heads * keys)
     return parts
+
+
+def scored_keys(sequence_len: int, window: int) -> float:
+    """Keys that trainer.attention multiplies a query with on a CPU, on average; 0 where it keeps no scores."""
+    window = min(window, sequence_len)
+    if window == sequence_len > MAX_SCORED_WINDOW:
+        return 0.0
+    block = max(SHORTEST_BLOCK, min(window, sequence_len // 4))
+    starts = range(0, sequence_len, block)
+    ends = [min(start + block, sequence_len) for start in starts]
+    scores = sum((end - start) * (end - max(0, start - window)) for start, end in zip(starts, ends, strict=True))
+    return scores / sequence_len

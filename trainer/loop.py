@@ -39,14 +39,14 @@ from trainer.data import PreparedData, TrainLoader, val_batches
 from trainer.divergence import Culprit
 from trainer.evaluate import EvalResult, evaluate
 from trainer.events import EventWriter
-from trainer.head import chunk_loss_and_grad, chunk_losses, head_loss
+from trainer.head import head_loss
 from trainer.machine import Machine
 from trainer.model import build_model
 from trainer.optim import Optimizer
 from trainer.outcome import Diverged, Stopped, UserError
 from trainer.spec import TrainSpec
 from trainer.stop import StopWatch
-from trainer.world import World
+from trainer.world import ALONE, World
 
 FIRST_SAVE_AFTER_S = 60.0  # until a save has been measured
 COLLECT_GARBAGE_EVERY_STEPS = 5000
@@ -86,7 +86,7 @@ class TrainingLoop:
         events: EventWriter,
         console: Console,
         stop: StopWatch,
-        world: World,
+        world: World = ALONE,
     ):
         self.spec, self.machine, self.data, self.world = spec, machine, data, world
         self.recipe = spec.recipe()
@@ -110,11 +110,9 @@ class TrainingLoop:
         self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile, world=world)
         self._probe_params = divergence.probe_params(self.model)
         self._forward: Callable[[Tensor], Tensor] = self.model
-        self._head, self._losses = chunk_loss_and_grad, chunk_losses
+        self._kernel = machine.head_kernel
         if machine.compile:
             self._forward = torch.compile(self.model, dynamic=False)
-            self._head = torch.compile(chunk_loss_and_grad, dynamic=False)
-            self._losses = torch.compile(chunk_losses, dynamic=False)
         self._token_bytes_V = torch.from_numpy(data.token_bytes).to(machine.device)
         self._loader = TrainLoader(
             data,
@@ -220,7 +218,7 @@ class TrainingLoop:
         x_BT = x_BT.to(self.machine.device, non_blocking=True)
         targets_N = y_BT.to(self.machine.device, non_blocking=True).flatten()
         x_ND = self._forward(x_BT).flatten(0, 1)
-        loss = head_loss(x_ND, self.model.lm_head.weight, targets_N, softcap=self.model.softcap, function=self._head)
+        loss = head_loss(x_ND, self.model.lm_head.weight, targets_N, softcap=self.model.softcap, kernel=self._kernel)
         (loss / self.num_micro_batches).backward()
         return loss.detach()
 
@@ -299,8 +297,8 @@ class TrainingLoop:
             ),
             self._token_bytes_V,
             softcap=self.model.softcap,
+            kernel=self._kernel,
             batch_size=self.batch_size,
-            function=self._losses,
             keep_graph=self.machine.compile,
             world=self.world,
             should_stop=lambda: self._stop.requested() is not None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import resource
 import sys
@@ -14,6 +15,9 @@ from pathlib import Path
 import torch
 
 from trainer.devices import describe_cpu, measure_cpu_peak, peak_flops
+from trainer.files import cache_folder
+from trainer.head import HeadKernel, softcap_cross_entropy_
+from trainer.head_cpu import load_cpu_kernel
 from trainer.outcome import BadSpec
 from trainer.spec import TrainSpec
 
@@ -28,10 +32,15 @@ class Machine:
     dtype: torch.dtype
     compile: bool
     peak_flops: float | None  # None: unknown device, so no MFU
+    head_kernel: HeadKernel = softcap_cross_entropy_
 
     @property
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def has_cpu_kernel(self) -> bool:
+        return not self.is_cuda and self.head_kernel is not softcap_cross_entropy_
 
     @property
     def is_cuda(self) -> bool:
@@ -73,13 +82,20 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
         keep_freed_memory()
         device_name = describe_cpu()["model"]
         peak = measure_cpu_peak(name, budget_s=CPU_PEAK_BUDGET_S) if with_peak else None
-    wanted = on_cuda if spec.compile is None else spec.compile
+    # by default it is /tmp, and a restart of the machine would mean to compile again
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    compile = (on_cuda if spec.compile is None else spec.compile) and can_compile(device, warn)
+    if on_cuda:
+        kernel = torch.compile(softcap_cross_entropy_, dynamic=False) if compile else softcap_cross_entropy_
+    else:
+        kernel = load_cpu_kernel(warn)
     return Machine(
         device=device,
         device_name=device_name,
         dtype=dtype,
-        compile=wanted and can_compile(device, warn),
+        compile=compile,
         peak_flops=peak,
+        head_kernel=kernel,
     )
 
 

@@ -94,9 +94,7 @@ class Optimizer:
         self._orthogonal_dtype = model.compute_dtype
         self._compiled: dict[Callable[..., None], Callable[..., None]] = {}
         if compile:
-            # on a CPU Muon is matrix products, which compiling does not change, and each shape takes seconds to compile
-            on_cpu = model.lm_head.weight.device.type == "cpu"
-            for update in (adam_update,) if on_cpu else (adam_update, muon_update):
+            for update in (adam_update, muon_update):
                 self._compiled[update] = torch.compile(update, dynamic=False, fullgraph=True)
         self._state: dict[str, Tensor] = {}
         self._num_rows: dict[str, int | None] = {}  # of the whole tensor; None: every rank keeps all of it

@@ -98,13 +98,7 @@ def store(request: pytest.FixtureRequest) -> Store:
 @pytest.fixture
 def make_run() -> Callable[..., Run]:
     def make(
-        store: Store,
-        *,
-        project: str = "p",
-        name: str = "a run",
-        key: str | None = None,
-        now: float = 100.0,
-        executor: str = "local",
+        store: Store, *, project: str = "p", name: str = "a run", key: str | None = None, now: float = 100.0
     ) -> Run:
         return runs.create_run(
             store,
@@ -113,7 +107,7 @@ def make_run() -> Callable[..., Run]:
             workload="trainer",
             spec={"depth": 2},
             spec_hash="f" * 64,
-            executor=executor,
+            executor="local",
             run_dir=lambda run_id: f"/runs/{run_id}",
             actor="ada",
             key=key,

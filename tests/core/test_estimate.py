@@ -428,11 +428,12 @@ def test_eval_cadence_spends_at_most_a_tenth():
 
 def test_constants_agree_with_the_trainer():
     from patron_core.estimate import wall
-    from trainer import footprint
+    from trainer import attention, footprint, head
     from trainer.data import tokenizer
-    from trainer.head import CHUNK_BYTES
 
-    assert footprint.HEAD_CHUNK_BYTES == CHUNK_BYTES
+    assert footprint.HEAD_CHUNK_BYTES == head.CHUNK_BYTES
+    for name in ("MAX_SCORED_WINDOW", "SHORTEST_BLOCK"):
+        assert getattr(footprint, name) == getattr(attention, name)
     assert wall.TOKENIZER_TRAINING_BYTES_PER_TOKEN == tokenizer.TRAIN_CHARS_PER_TOKEN
 
 

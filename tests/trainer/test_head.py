@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer import head
+from trainer import head, head_cpu
+from trainer.head_cpu import load_cpu_kernel
 
 
 def plain_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None) -> Tensor:
@@ -28,7 +32,7 @@ def example(dtype: torch.dtype, scale: float = 1.0) -> tuple[Tensor, Tensor, Ten
 
 @pytest.fixture
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 16 * 4 * 97)  # 16 tokens: three chunks and a rest
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 16 * 8 * 97)  # 16 tokens: three chunks and a rest
 
 
 @pytest.mark.usefixtures("_small_chunks")
@@ -88,9 +92,56 @@ def test_the_logits_of_a_batch_never_exist_at_once() -> None:
 
     def watched(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
         nonlocal biggest
-        biggest = max(biggest, 4 * logits_CV.numel())
-        return head.chunk_loss_and_grad(logits_CV, targets_C, softcap)
+        biggest = max(biggest, logits_CV.nbytes)
+        return head.softcap_cross_entropy_(logits_CV, targets_C, softcap)
 
     x_ND, weight_VD = torch.randn(2048, 8), torch.randn(32768, 8, requires_grad=True)
-    head.head_loss(x_ND, weight_VD, torch.zeros(2048, dtype=torch.int64), softcap=15.0, function=watched).backward()
+    head.head_loss(x_ND, weight_VD, torch.zeros(2048, dtype=torch.int64), softcap=15.0, kernel=watched).backward()
     assert biggest <= head.CHUNK_BYTES["cpu"] < 4 * 2048 * 32768
+
+
+@pytest.fixture(scope="module")
+def cpu_kernel() -> head.HeadKernel:
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        pytest.skip("no C++ compiler: install g++")
+    return load_cpu_kernel(lambda _code, message: pytest.fail(message))
+
+
+@pytest.mark.parametrize("vocab_size", [4096, 97, 7], ids=["whole vectors", "with a rest", "less than a vector"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 8e-3)], ids=str)
+def test_the_cpu_kernel_is_the_formula(
+    cpu_kernel: head.HeadKernel, dtype: torch.dtype, tolerance: float, vocab_size: int
+) -> None:
+    rng = torch.Generator().manual_seed(1)
+    logits_CV = (8 * torch.randn(64, vocab_size, generator=rng)).to(dtype)
+    logits_CV[0, :3] = torch.tensor([1e4, -1e4, 0.0])  # far beyond the cap
+    targets_C = torch.randint(0, vocab_size, (64,), generator=rng)
+    exact_CV = logits_CV.double()
+    loss_C, scale_C = head.softcap_cross_entropy_(exact_CV, targets_C, 15.0)
+    ours_CV = logits_CV.clone()
+    our_loss_C, our_scale_C = cpu_kernel(ours_CV, targets_C, 15.0)
+    torch.testing.assert_close(our_loss_C, loss_C.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        ours_CV.double() * our_scale_C.unsqueeze(-1), exact_CV * scale_C.unsqueeze(-1), rtol=tolerance, atol=1e-7
+    )
+
+
+def test_the_cpu_kernel_leaves_other_dtypes_and_plain_logits_to_the_formula(cpu_kernel: head.HeadKernel) -> None:
+    targets_C = torch.zeros(4, dtype=torch.int64)
+    for logits_CV, softcap in ((torch.randn(4, 8, dtype=torch.float64), 15.0), (torch.randn(4, 8), None)):
+        expected_CV = logits_CV.clone()
+        expected = head.softcap_cross_entropy_(expected_CV, targets_C, softcap)
+        torch.testing.assert_close(cpu_kernel(logits_CV, targets_C, softcap), expected)
+        torch.testing.assert_close(logits_CV, expected_CV)
+
+
+def test_without_a_compiler_the_formula_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("no C++ compiler found")
+
+    monkeypatch.setattr(head_cpu, "_library", fail)
+    warnings: list[str] = []
+    kernel = load_cpu_kernel(lambda code, message: warnings.append(f"{code}: {message}"))
+    assert kernel is head.softcap_cross_entropy_
+    assert "no C++ compiler found" in warnings[0]
+    assert "Install" in warnings[0]
