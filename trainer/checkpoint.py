@@ -2,7 +2,7 @@
 
 A save goes to a temporary folder, is synced, gets its manifest (sizes and SHA-256 of every file) last and is then
 renamed: a folder named step-000300 is complete or was damaged later. Loading trusts the manifest only, and falls back
-to the checkpoint before when the newest does not match it.
+to the checkpoint before when the newest does not match it. `trainer.saving` does this while training goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from trainer.files import read_json, sync_folder, write_json
 FORMAT = 1
 MEAN_TIME_BETWEEN_FAILURES_S = 2 * 3600.0
 MIN_INTERVAL_S = 15.0
+MIN_INTERVAL_WRITES = 3.0  # a write in the background costs too: for at least two thirds of the time there is none
+CHUNK_BYTES = 4 * 2**20
 
 Tensors = Mapping[str, Tensor]
 
@@ -41,7 +43,7 @@ class NotFinite(CheckpointError):
 
     def __init__(self, step: int, culprit: Culprit):
         super().__init__(f"the checkpoint of step {step} was not written")
-        self.culprit = culprit
+        self.step, self.culprit = step, culprit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,9 @@ class Snapshot:
 class SaveReport:
     path: Path
     seconds: float  # until the checkpoint was safe
-    stall_s: float  # for which training stood still
+    stall_s: float  # for which training stood still, when nobody waits for the write
     num_bytes: int
+    waited_for: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,8 @@ class Checkpointer:
         except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(self._explain(snapshot, error)) from error
-        self._prune()
         seconds = time.perf_counter() - start
+        self._prune()
         return SaveReport(path=final, seconds=seconds, stall_s=seconds, num_bytes=num_bytes)
 
     def newest_valid(self, warn: Callable[[str, str], None]) -> Checkpoint | None:
@@ -142,13 +145,17 @@ class Checkpointer:
         )
 
 
-def save_interval_s(save_s: float) -> float:
-    """Young's optimum between losing work and losing time to saves: sqrt(2 save MTBF)."""
-    return max(MIN_INTERVAL_S, math.sqrt(2 * save_s * MEAN_TIME_BETWEEN_FAILURES_S))
+def save_interval_s(*, stall_s: float, write_s: float) -> float:
+    """Young's optimum between losing work and losing time to saves: sqrt(2 stall MTBF)."""
+    young_s = math.sqrt(2 * stall_s * MEAN_TIME_BETWEEN_FAILURES_S)
+    return max(MIN_INTERVAL_S, MIN_INTERVAL_WRITES * write_s, young_s)
 
 
 class _HashingFile:
-    """A file that counts and hashes what passes through, so that nothing is read back for the manifest."""
+    """A file that counts and hashes what passes through, so that nothing is read back for the manifest.
+
+    It does so in chunks, which stay in the processor's cache between the two; both let other threads run meanwhile.
+    """
 
     def __init__(self, path: Path):
         self._file = path.open("wb")
@@ -157,14 +164,17 @@ class _HashingFile:
         self.error: OSError | None = None  # torch.save replaces it with one that hides the cause
 
     def write(self, data: bytes) -> int:
-        try:
-            self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-        self._digest.update(data)
-        self.num_bytes += len(data)
-        return len(data)
+        whole = memoryview(data)
+        for start in range(0, len(whole), CHUNK_BYTES):
+            chunk = whole[start : start + CHUNK_BYTES]
+            try:
+                self._file.write(chunk)
+            except OSError as error:
+                self.error = error
+                raise
+            self._digest.update(chunk)
+        self.num_bytes += len(whole)
+        return len(whole)
 
     def flush(self) -> None:
         self._file.flush()

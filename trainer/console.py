@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +22,7 @@ class Console:
         self._every_s = TERMINAL_EVERY_S if self._is_terminal else PLAIN_EVERY_S
         self._next_at = 0.0
         self._open_line = False
+        self._writing = threading.Lock()
         self._log = self._open_log(log_path)
 
     @classmethod
@@ -57,11 +59,12 @@ class Console:
             return False
 
     def _write(self, text: str, *, keep: bool) -> None:
-        if self._log is not None:
-            self._write_log(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
-        clear = "\r\x1b[K" if self._open_line else ""
-        self._print(clear + text + ("\n" if keep else ""))
-        self._open_line = not keep
+        with self._writing:  # training, its saves and its watch speak from threads of their own
+            if self._log is not None:
+                self._write_log(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")
+            clear = "\r\x1b[K" if self._open_line else ""
+            self._print(clear + text + ("\n" if keep else ""))
+            self._open_line = not keep
 
     def _write_log(self, line: str) -> None:
         try:

@@ -32,7 +32,6 @@ from trainer.checkpoint import (
     NotFinite,
     SaveReport,
     Snapshot,
-    save_interval_s,
 )
 from trainer.console import Console, short_duration
 from trainer.data import PreparedData, TrainLoader, val_batches
@@ -44,11 +43,11 @@ from trainer.machine import Machine
 from trainer.model import build_model
 from trainer.optim import Optimizer
 from trainer.outcome import Diverged, Stopped, UserError
+from trainer.saving import BackgroundSaver, SaveSchedule
 from trainer.spec import TrainSpec
 from trainer.stop import StopWatch
 from trainer.world import ALONE, World
 
-FIRST_SAVE_AFTER_S = 60.0  # until a save has been measured
 COLLECT_GARBAGE_EVERY_STEPS = 5000
 
 
@@ -94,12 +93,15 @@ class TrainingLoop:
         self.times = StepTimes()
         self.batch_size = spec.micro_batch_size(world.size)
         self.num_micro_batches = self.recipe.batch_tokens // (self.batch_size * spec.sequence_len)
-        self.last_save: SaveReport | None = None
-        self._checkpointer = checkpointer  # rank 0 has it
+        self._saver: BackgroundSaver | None = None  # rank 0 has it
+        if checkpointer is not None:
+            self._saver = BackgroundSaver(checkpointer, on_saved=self._report_save, on_failed=self._report_failed_save)
         self._events, self._console, self._stop = events, console, stop
-        self._saved_step: int | None = None
+        self._not_finite: NotFinite | None = None  # found by a save in the background
         self._log_every_steps = spec.log_every_steps
-        self._next_save_at = time.monotonic() + (spec.checkpoint_every_s or FIRST_SAVE_AFTER_S)
+        self._schedule = SaveSchedule(
+            every_steps=spec.checkpoint_every_steps, every_s=spec.checkpoint_every_s, now=time.monotonic()
+        )
         self.model = build_model(
             self.recipe,
             device=machine.device,
@@ -143,7 +145,8 @@ class TrainingLoop:
         self.position = Position(**state["position"])
         self._loader_state = dict(state["loader"])
         self._loader.restore(self._loader_state)
-        self._saved_step = self.position.step
+        if self._saver is not None:
+            self._saver.saved_step = self.position.step
 
     def compile(self) -> float:
         """Compile forward, head and backward on one batch of zeros; returns seconds. Changes nothing that is saved."""
@@ -179,6 +182,9 @@ class TrainingLoop:
                 self._step()
                 if self.position.step % COLLECT_GARBAGE_EVERY_STEPS == 0:
                     gc.collect()
+        except Exception:
+            self.wait_for_save()  # what is being written was good when it was copied
+            raise
         finally:
             gc.enable()
             gc.unfreeze()
@@ -203,6 +209,8 @@ class TrainingLoop:
         if not math.isfinite(mean_loss + gradients):
             culprit = divergence.trace(self.model, mean_loss)
             raise self._diverged(culprit, step + 1, f"step {step + 1} was not applied (train/loss {mean_loss:.6g})")
+        if self._saver is not None:
+            self._saver.wait_until_copied()  # a save reads what the optimizer changes
         self.optimizer.step(step)
         self.optimizer.zero_grad()
         self.machine.synchronize()
@@ -255,14 +263,19 @@ class TrainingLoop:
         request = self._stop.requested()
         assert request is not None
         self.optimizer.zero_grad()  # a step under way is dropped; its loader state was never taken over
-        self.save()
+        outcome = "with a checkpoint of it"
+        try:
+            self.save()
+        except UserError as error:
+            outcome = f"but without a checkpoint of it: {error}"
         raise Stopped(
-            f"stopped by {request.source} after step {self.position.step}, with a checkpoint; start again to resume",
+            f"stopped by {request.source} after step {self.position.step}, {outcome}; start again to resume",
             reason=request.reason,
         )
 
     def _diverged(self, culprit: Culprit, step: int, what_happened: str) -> Diverged:
         """The end of a run that met NaN or infinity in `step`, counted from 1."""
+        self.wait_for_save()
         good_step = self._saved_step
         if good_step == self.position.step and culprit.quantity in divergence.SAVED:
             good_step = None  # restored from it just now: it was there already
@@ -327,14 +340,41 @@ class TrainingLoop:
 
     # Checkpoints
 
+    @property
+    def last_save(self) -> SaveReport | None:
+        return self._saver.last if self._saver is not None else None
+
     def save(self) -> None:
-        """Save unless this very step is saved already. Raises UserError when it fails.
+        """Returns when this very step is safe. Raises UserError when that fails.
 
         All ranks have to call it; rank 0 writes.
         """
-        position = self.position
-        if self.world.first_decides(self._saved_step == position.step):
+        self.wait_for_save()  # of an earlier step, or of this one
+        self._end_if_not_finite()
+        if self.world.first_decides(self._saved_step == self.position.step):
             return
+        snapshot = self._snapshot()
+        if self._saver is None:
+            return
+        try:
+            self._saver.save(snapshot)
+        except NotFinite as error:
+            raise self._diverged(error.culprit, error.step, str(error)) from error
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
+
+    def wait_for_save(self, timeout_s: float | None = None) -> None:
+        """Until nothing is being written, or for so long."""
+        if self._saver is not None:
+            self._saver.wait(timeout_s)
+
+    @property
+    def _saved_step(self) -> int | None:
+        return self._saver.saved_step if self._saver is not None else None
+
+    def _snapshot(self) -> Snapshot:
+        """All ranks have to call it; that of rank 0 is whole."""
+        position = self.position
         here = position.val_bpb if position.last_eval_step == position.step else None
         rng = {"cpu": torch.get_rng_state()}
         if self.machine.is_cuda:
@@ -346,44 +386,43 @@ class TrainingLoop:
             "spec_hash": self.spec.hash(),
         }
         files = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": rng}
-        if self._checkpointer is None:
-            return
-        try:
-            report = self._checkpointer.save(Snapshot(step=position.step, files=files, state=state))
-        except NotFinite as error:
-            raise self._diverged(error.culprit, position.step, str(error)) from error
-        except CheckpointError as error:
-            raise UserError(str(error)) from error
-        self._saved_step, self.last_save = position.step, report
-        self._next_save_at = time.monotonic() + self._save_interval_s(report.stall_s)
+        return Snapshot(step=position.step, files=files, state=state)
+
+    def _report_save(self, step: int, report: SaveReport) -> None:
+        self._schedule.learn(report)
         self._events.emit(
             "checkpoint",
-            step=position.step,
+            step=step,
             seconds=report.seconds,
             stall_s=report.stall_s,
             bytes=report.num_bytes,
             path=f"checkpoints/{report.path.name}",
         )
-        self._events.emit("phase", step=position.step, name="checkpoint", seconds=report.seconds)
+        seconds = report.seconds if report.waited_for else report.stall_s
+        self._events.emit("phase", step=step, name="checkpoint", seconds=seconds)
 
-    def _save_interval_s(self, stall_s: float) -> float:
-        return save_interval_s(stall_s) if self.spec.checkpoint_every_s is None else self.spec.checkpoint_every_s
+    def _report_failed_save(self, step: int, error: CheckpointError) -> None:
+        """A periodic save that fails is a warning: the run is worth more than the checkpoint."""
+        if isinstance(error, NotFinite):
+            self._not_finite = error
+            return
+        self._events.emit("warning", step=step, code="checkpoint_failed", message=str(error))
+        self._console.say(f"warning: {error}")
+
+    def _end_if_not_finite(self) -> None:
+        error = self._not_finite
+        if error is not None:
+            raise self._diverged(error.culprit, error.step, str(error)) from error
 
     def _save_when_due(self) -> None:
-        """A periodic save that fails is a warning: the run is worth more than the checkpoint."""
-        if not self.world.first_decides(self._periodic_save_is_due()):
+        """Start a periodic save. While another one is being written, it comes later, or training waits for that one."""
+        self._end_if_not_finite()
+        is_due = self._schedule.is_due(self.position.step, self._saved_step, time.monotonic())
+        is_writing = self._saver is not None and self._saver.is_writing
+        if not self.world.first_decides(is_due and (self._schedule.is_exact or not is_writing)):
             return
-        try:
-            self.save()
-        except UserError as error:
-            self._next_save_at = time.monotonic() + self._save_interval_s(FIRST_SAVE_AFTER_S)
-            self._events.emit("warning", step=self.position.step, code="checkpoint_failed", message=str(error))
-            self._console.say(f"warning: {error}")
-
-    def _periodic_save_is_due(self) -> bool:
-        step, spec = self.position.step, self.spec
-        if step in (0, self._saved_step):
-            return False
-        if spec.checkpoint_every_steps is not None:
-            return step % spec.checkpoint_every_steps == 0
-        return spec.checkpoint_every_s != 0 and time.monotonic() >= self._next_save_at
+        self._schedule.start(time.monotonic())
+        began = time.perf_counter()
+        snapshot = self._snapshot()  # from many processes it takes a while
+        if self._saver is not None:
+            self._saver.start(snapshot, began=began)

@@ -4,7 +4,7 @@ TrainerExit
 |- BadSpec             78  the spec cannot run, or is not the run's own
 |- EnvironmentDrift    78  a resume on something that would change results
 |- Diverged            77  NaN or infinity
-|- Stopped             75  asked to stop, or the deadline; a checkpoint is there
+|- Stopped             75  asked to stop, or the deadline; its message says which checkpoint is there
 |- RankLost           137  another process of this run was killed or fell silent: judged like this one being killed
 +- UserError            1  anything else that a person must put right
 """

@@ -17,7 +17,7 @@ from trainer.console import Console
 from trainer.data import DataError, PreparedData, prepare
 from trainer.environment import check_environment, check_same_everywhere, describe_environment
 from trainer.events import EventWriter
-from trainer.files import cache_folder
+from trainer.files import cache_folder, newest_checkpoint_name
 from trainer.loading import keep_tokenizer
 from trainer.loop import TrainingLoop
 from trainer.machine import Machine, find_machine
@@ -68,12 +68,14 @@ class Session:
 
     def run(self) -> None:
         spec, world = self._spec, self._world
+        self._stop_if_asked("starting")
         self._check_ranks()
         self._machine = machine = find_machine(spec, self.warn)
         checkpointer = Checkpointer(self._run_dir, keep=spec.checkpoint_keep) if world.is_first else None
         checkpoint = checkpointer.newest_valid(self.warn) if checkpointer else None
         if checkpoint is not None:
             self._check_checkpoint(checkpoint)
+        self._stop_if_asked("reading its checkpoint")
         self._report_start(machine)
         self._data = data = self._prepare_data()
         self._check_environment(machine, data)
@@ -99,6 +101,7 @@ class Session:
             resting_bytes=held_bytes(machine.is_cuda),
         )
         if loop.position.step < loop.recipe.num_steps:
+            self._stop_if_asked("building the model")
             with self._phase("compile"):
                 loop.compile()
         self._phase_s["start"] = time.time() - self._started_at
@@ -239,6 +242,22 @@ class Session:
             "mfu": loop.mfu(step_s),
         }
 
+    def _stop_if_asked(self, doing: str) -> None:
+        """Before training, when there is nothing new to save."""
+        request = self._stop.requested()
+        if request is not None:
+            last = newest_checkpoint_name(self._run_dir)
+            raise Stopped(
+                f"stopped by {request.source} while {doing}, with "
+                + (f"the last checkpoint, {last}" if last else "no checkpoint yet")
+                + "; start again to go on",
+                reason=request.reason,
+            )
+
+    def wait_for_save(self, timeout_s: float) -> None:
+        if self._loop is not None:
+            self._loop.wait_for_save(timeout_s)
+
     def figures(self) -> dict[str, Any]:
         loop = self._loop
         figures: dict[str, Any] = {
@@ -270,11 +289,7 @@ class Session:
         self._events.emit("phase", name=name, seconds=seconds)
 
     def _report_progress(self, what: str, fraction: float | None) -> None:
-        request = self._stop.requested()
-        if request is not None:
-            raise Stopped(
-                f"stopped by {request.source} while preparing data; start again to go on", reason=request.reason
-            )
+        self._stop_if_asked("preparing data")
         self._console.progress(what if fraction is None else f"{what}: {fraction:.0%}")
 
     def warn(self, code: str, message: str) -> None:

@@ -1,11 +1,17 @@
-"""Requests to stop: SIGTERM, SIGINT, a notice file, a cloud's reclaim notice, a deadline.
+"""Requests to stop, whatever the main thread is doing: SIGTERM, SIGINT, a notice file, a cloud's notice, a deadline.
 
-Signal handlers only set a flag; the loop asks between micro-batches.
+A thread watches, since Python runs signal handlers only between two instructions of the main thread, which may be deep
+in a compilation or a step of half a minute. The main thread asks `requested` wherever it can stop. When it has not
+stopped in time, the watching thread ends the process instead.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-NOTICE_FILE_EVERY_S = 0.5
+LOOK_EVERY_S = 0.5  # for a notice that has no signal
+STOP_WITHIN_S = 10.0  # from the request to the end of the process
+LAST_WORD_S = 2.0  # of that, what the watching thread takes for itself
+_NUDGE = b"\0"  # on the pipe, beside signal numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,62 +36,175 @@ class StopRequest:
 
 
 class StopWatch:
-    """Says whether to stop. The first request wins and is reported once through `on_request`."""
+    """Says whether to stop. The first request wins and is reported once, through `report_to`."""
 
-    def __init__(
-        self,
-        *,
-        deadline_at: float | None = None,
-        notice_file: Path | None = None,
-        heard: Callable[[], str | None] = lambda: None,
-        on_request: Callable[[StopRequest], None] | None = None,
-    ):
-        self._deadline_at = deadline_at  # monotonic seconds
-        self._notice_file = notice_file
-        self._heard = heard  # the source of a request that came to another process of this run
-        self._on_request = on_request
-        self._signal: str | None = None
-        self._notice: StopRequest | None = None
+    def __init__(self, *, stop_within_s: float | None = None, may_end_process: bool = False):
+        self._may_end_process = may_end_process
+        self._late_after_s = max(0.0, (stop_within_s or _stop_within_s()) - LAST_WORD_S)
+        self._looks: list[Callable[[], str | None]] = []
+        self._hear: Callable[[], str | None] = lambda: None
+        self._deadline_at: float | None = None  # monotonic seconds
         self._request: StopRequest | None = None
-        self._next_look_at = 0.0
+        self._requested_at = 0.0
+        self._num_interrupts = 0
+        self._report: Callable[[StopRequest], None] | None = None
+        self._reporting = threading.Lock()
+        self._end_process: Callable[[StopRequest], None] | None = None
+        self._over = False
+        self._wake_read, self._wake_write = -1, -1
+        self._restore: list[Callable[[], object]] = []
+        self._thread: threading.Thread | None = None
+
+    # Watching
 
     @contextmanager
-    def handling_signals(self) -> Iterator[None]:
-        """Take over SIGTERM and SIGINT inside the block."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    def watching(self) -> Iterator[StopWatch]:
+        """Take over SIGTERM and SIGINT inside the block, in the main thread."""
+        self.start()
         try:
-            yield
+            yield self
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self.close()
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C: somebody cannot wait for the micro-batch
-        self._signal = signal.Signals(number).name
+    def start(self) -> None:
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._restore.append(lambda: signal.set_wakeup_fd(before))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.signal(number, self._handle)
+            self._restore.append(lambda number=number, handler=handler: signal.signal(number, handler))  # type: ignore[misc]
+        self._thread = threading.Thread(target=self._watch, name="stop", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        self.disarm()
+        for restore in reversed(self._restore):
+            restore()
+        if self._thread is not None:
+            self._thread.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def disarm(self) -> None:
+        """The process has come to its end: requests change nothing any more."""
+        self._over = True
+        self._nudge()
+
+    # What to watch, and who hears of it
+
+    def set_deadline(self, at: float) -> None:
+        """`at` is in monotonic seconds."""
+        self._deadline_at = at
+        self._look()
+        self._nudge()
+
+    def look_for(self, look: Callable[[], str | None]) -> None:
+        """Ask `look` twice a second, in the watching thread, for the source of a request."""
+        self._looks.append(look)
+        self._look()
+        self._nudge()
+
+    def look_for_file(self, path: Path) -> None:
+        self.look_for(lambda: "file" if path.exists() else None)
+
+    def hear(self, hear: Callable[[], str | None]) -> None:
+        """Ask `hear` in every call of `requested` for the source of a request to another process of this run."""
+        self._hear = hear
+
+    def report_to(self, report: Callable[[StopRequest], None]) -> None:
+        """`report` is called once, by whichever thread first sees that there is a request."""
+        self._report = report
+        self._nudge()
+
+    def when_late(self, end_process: Callable[[StopRequest], None]) -> None:
+        """`end_process` is called in the watching thread when the main thread has not come to its end in time.
+
+        That is only done where it may end the process.
+        """
+        if self._may_end_process:
+            self._end_process = end_process
+            self._nudge()
 
     def notify(self, request: StopRequest) -> None:
-        """Ask from another thread."""
-        self._notice = request
+        """Ask to stop, from any thread."""
+        if self._request is None:
+            self._requested_at = time.monotonic()
+            self._request = request
+            self._nudge()
 
     def requested(self) -> StopRequest | None:
         if self._request is None:
-            source = self._source()
-            request = StopRequest(source=source) if source is not None else self._notice
-            if request is not None:
-                self._request = request
-                if self._on_request is not None:
-                    self._on_request(request)
+            source = self._hear()
+            if source is not None:
+                self.notify(StopRequest(source=source))
+        if self._request is not None:
+            self._report_once()
         return self._request
 
-    def _source(self) -> str | None:
-        if self._signal is not None:
-            return self._signal
+    # Inside
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._over:
+            return
+        if number == signal.SIGINT:
+            self._num_interrupts += 1
+            if self._num_interrupts > 1:
+                raise KeyboardInterrupt  # a second Ctrl-C: somebody cannot wait
+        self.notify(StopRequest(source=signal.Signals(number).name))
+
+    def _watch(self) -> None:
+        while not self._over:
+            ready, _, _ = select.select([self._wake_read], [], [], self._wait_s())
+            for number in os.read(self._wake_read, 512) if ready else b"":
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self.notify(StopRequest(source=signal.Signals(number).name))
+            if self._request is None:
+                self._look()
+                continue
+            self._report_once()
+            late = time.monotonic() >= self._requested_at + self._late_after_s
+            if late and self._end_process is not None and not self._over:
+                self._end_process(self._request)
+                return
+
+    def _wait_s(self) -> float | None:
+        """How long to sleep when nobody calls."""
         now = time.monotonic()
-        if self._deadline_at is not None and now >= self._deadline_at:
-            return "deadline"
-        if self._notice_file is not None and now >= self._next_look_at:
-            self._next_look_at = now + NOTICE_FILE_EVERY_S
-            if self._notice_file.exists():
-                return "file"
-        return self._heard()
+        if self._request is not None:
+            late_at = self._requested_at + self._late_after_s
+            return None if self._end_process is None else max(0.0, late_at - now)
+        waits = [LOOK_EVERY_S] if self._looks else []
+        if self._deadline_at is not None:
+            waits.append(max(0.0, self._deadline_at - now))
+        return min(waits, default=None)
+
+    def _look(self) -> None:
+        if self._request is not None:
+            return
+        if self._deadline_at is not None and time.monotonic() >= self._deadline_at:
+            self.notify(StopRequest(source="deadline"))
+        for look in self._looks:
+            source = look()
+            if source is not None:
+                self.notify(StopRequest(source=source))
+
+    def _report_once(self) -> None:
+        with self._reporting:
+            report, request = self._report, self._request
+            if report is not None and request is not None:
+                self._report = None
+                report(request)
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(OSError):  # a full pipe wakes the thread as well
+            os.write(self._wake_write, _NUDGE)
+
+
+def _stop_within_s() -> float:
+    """A machine that is taken away leaves 30 s at one cloud and 120 s at another; large checkpoints need them."""
+    try:
+        return float(os.environ["PATRON_STOP_WITHIN_S"])
+    except (KeyError, ValueError):
+        return STOP_WITHIN_S

@@ -14,6 +14,7 @@ PATRON_SCRATCH      where runs that live in a bucket are worked on (default PATR
 PATRON_NOTICE_FILE  a path; once it exists, the run checkpoints and stops
 PATRON_METADATA_GCP, PATRON_METADATA_AWS    where to ask for a reclaim notice, if not at the cloud's own address
                     (`off`: nowhere); a notice is a request to stop, too
+PATRON_STOP_WITHIN_S    seconds from a request to stop to the end of the process (default 10)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from trainer import out_of_memory
 from trainer.bucket import Bucket, leave, local_folder
 from trainer.console import Console
+from trainer.ending import Ending
 from trainer.events import EventWriter, NoEvents, free_attempt_name
 from trainer.files import read_json, run_lock, write_json
 from trainer.notices import watching_for_notices
@@ -43,7 +45,24 @@ if TYPE_CHECKING:
     from trainer.session import Session  # torch comes with it: imported only once the spec is good
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, *, owns_process: bool = False) -> int:
+    """Returns the exit code.
+
+    With `owns_process`, SIGTERM and SIGINT are never given back, and a process that was asked to stop and does not is
+    ended by force.
+    """
+    stop = StopWatch(may_end_process=owns_process)
+    if owns_process:
+        stop.start()
+        return _main(argv, stop)
+    with stop.watching():
+        return _main(argv, stop)
+
+
+def _main(argv: list[str] | None, stop: StopWatch) -> int:
+    stop.when_late(lambda _request: os._exit(EXIT_RESUME))  # until there is a last word to say
+    if os.environ.get("PATRON_NOTICE_FILE"):
+        stop.look_for_file(Path(os.environ["PATRON_NOTICE_FILE"]))
     args = _parse(argv)
     started_at = _process_started_at()
     place: str = args.run_dir
@@ -53,13 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     except TrainerExit as error:
         return _refuse(error)
     if not world.is_first:
-        result = _run_and_judge(args, run_dir, NoEvents(), Console.silent(), started_at, world)
-        return world.leave(int(result["exit_code"]))
+        return world.leave(_run_to_the_end(args, run_dir, NoEvents(), Console.silent(), started_at, stop, world))
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         with run_lock(run_dir):
             bucket = Bucket(place, run_dir, args.attempt) if is_url(place) else None
-            exit_code = _run_locked(args, run_dir, started_at, world, bucket)
+            exit_code = _run_locked(args, run_dir, started_at, stop, world, bucket)
     except TrainerExit as error:  # somebody else's lock, or no bucket: there is no result.json that is ours to write
         world.publish(world.explain(error))
         exit_code = _refuse(error)
@@ -71,41 +89,70 @@ def _refuse(error: TrainerExit) -> int:
     return error.exit_code
 
 
-def _run_locked(args: argparse.Namespace, run_dir: Path, started_at: float, world: World, bucket: Bucket | None) -> int:
+def _run_locked(
+    args: argparse.Namespace, run_dir: Path, started_at: float, stop: StopWatch, world: World, bucket: Bucket | None
+) -> int:
     if _is_finished(run_dir) and not _differing_keys_or_none(args.spec, run_dir):
         print(f"trainer: {args.run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
         return EXIT_DONE if bucket is None or bucket.bring_up_the_rest() else EXIT_RESUME
     attempt: str = args.attempt or free_attempt_name(run_dir, bucket.restored.segments if bucket else ())
     events = EventWriter(run_dir, attempt, first_seq=bucket.restored.first_seq(run_dir, attempt) if bucket else 1)
     console = Console(run_dir / "logs" / f"{attempt}.log")
-    result: dict[str, Any] = {"exit_code": EXIT_ERROR}
     if bucket is not None:
         bucket.start(attempt, events, console.say)
-    try:
-        result = _run_and_judge(args, run_dir, events, console, started_at, world)
-        if bucket is not None:
-            result = bucket.flush(result)
+    return _run_to_the_end(args, run_dir, events, console, started_at, stop, world, bucket)
+
+
+def _run_to_the_end(
+    args: argparse.Namespace,
+    run_dir: Path,
+    events: EventWriter,
+    console: Console,
+    started_at: float,
+    stop: StopWatch,
+    world: World,
+    bucket: Bucket | None = None,
+) -> int:
+    """Run, and say how it ended: once, here or in the watching thread."""
+
+    def report(request: StopRequest) -> None:
+        world.tell_stop(request.source)
+        events.emit("notice", source=request.source, ends_at=request.ends_at)
+        console.say(f"stop asked for by {request.source}; ending at the next micro-batch")
+
+    def write_last_word(result: dict[str, Any]) -> None:
+        if not world.is_first:
+            return
         console.say(f"{result['reason']}: {result['message']}")
         if not _is_finished(run_dir):  # a refused start must not hide a finished run
-            write_json(run_dir / "result.json", result | {"attempt": attempt})
+            write_json(run_dir / "result.json", result | {"attempt": events.attempt})
         events.emit("end", **{key: result[key] for key in ("exit_code", "reason", "message", "step")})
-    finally:
-        events.close()
-        console.close()
-        if bucket is not None:
-            bucket.close()
+
+    ending = Ending(run_dir, write_last_word, events, console, bucket, started_at)
+    stop.hear(world.heard_stop)
+    stop.report_to(report)
+    stop.when_late(ending.end_process)
+    result = ending.say(_run_and_judge(args, run_dir, events, console, started_at, stop, ending, world))
+    stop.disarm()
     return int(result["exit_code"])
 
 
 def _run_and_judge(
-    args: argparse.Namespace, run_dir: Path, events: EventWriter, console: Console, started_at: float, world: World
+    args: argparse.Namespace,
+    run_dir: Path,
+    events: EventWriter,
+    console: Console,
+    started_at: float,
+    stop: StopWatch,
+    ending: Ending,
+    world: World,
 ) -> dict[str, Any]:
     """Run, and turn whatever happens into the contents of result.json."""
     session: Session | None = None
     result: dict[str, Any] = {"exit_code": EXIT_DONE, "reason": "completed", "message": ""}
     try:
         spec = _load_spec(args.spec)
-        stop = _stop_watch(spec, args.deadline_s, events, console, started_at, world)
+        _set_deadline(stop, spec, args.deadline_s, started_at)
         if world.is_first:
             _freeze_spec(spec, run_dir)
             if not _is_finished(run_dir):
@@ -134,7 +181,8 @@ def _run_and_judge(
             started_at=started_at,
             world=world,
         )
-        with stop.handling_signals(), watching_for_notices(stop.notify, session.warn):
+        ending.session = session
+        with watching_for_notices(stop.notify, session.warn):
             session.run()
         result["message"] = f"burst of {args.burst} steps" if args.burst else "the run is complete"
     except TrainerExit as error:
@@ -144,8 +192,7 @@ def _run_and_judge(
     except Exception as error:  # the process ends here: the traceback goes where it will be looked for
         result = _judge_unexpected(error, session)
     world.publish(result)
-    figures = session.figures() if session is not None else _no_figures(started_at)
-    return result | figures
+    return result | ending.figures()
 
 
 def _judge_unexpected(error: Exception, session: Session | None) -> dict[str, Any]:
@@ -156,11 +203,6 @@ def _judge_unexpected(error: Exception, session: Session | None) -> dict[str, An
     print(trace, file=sys.stderr)
     message = f"{type(error).__name__}: {error}"
     return {"exit_code": EXIT_ERROR, "reason": "user_error", "message": message, "traceback": trace}
-
-
-def _no_figures(started_at: float) -> dict[str, Any]:
-    names = ("step", "val_bpb", "min_val_bpb", "tokens", "train_s", "mfu", "tokens_per_s", "peak_memory_bytes")
-    return dict.fromkeys(names) | {"wall_s": time.time() - started_at, "resumed_step": None}
 
 
 def _load_spec(place: str | Path) -> TrainSpec:
@@ -207,24 +249,10 @@ def _is_finished(run_dir: Path) -> bool:
     return (run_dir / "checkpoints" / f"step-{result.get('step') or 0:06d}" / "manifest.json").exists()
 
 
-def _stop_watch(
-    spec: TrainSpec, deadline_s: float | None, events: EventWriter, console: Console, started_at: float, world: World
-) -> StopWatch:
+def _set_deadline(stop: StopWatch, spec: TrainSpec, deadline_s: float | None, started_at: float) -> None:
     limits = [limit for limit in (spec.deadline_s, deadline_s) if limit is not None]
-    deadline_at = time.monotonic() + min(limits) - (time.time() - started_at) if limits else None
-    notice = os.environ.get("PATRON_NOTICE_FILE")
-
-    def report(request: StopRequest) -> None:
-        world.tell_stop(request.source)
-        events.emit("notice", source=request.source, ends_at=request.ends_at)
-        console.say(f"stop asked for by {request.source}; ending at the next micro-batch")
-
-    return StopWatch(
-        deadline_at=deadline_at,
-        notice_file=Path(notice) if notice else None,
-        heard=world.heard_stop,
-        on_request=report,
-    )
+    if limits:
+        stop.set_deadline(time.monotonic() + min(limits) - (time.time() - started_at))
 
 
 def _process_started_at() -> float:
@@ -264,6 +292,6 @@ def _attempt_name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    code = main()
+    code = main(owns_process=True)
     leave(code)
     sys.exit(code)

@@ -58,6 +58,8 @@ def estimate_memory(
     parts = memory_parts(
         recipe, micro_batch_size=micro_batch_size, item_bytes=item_bytes, compiled=compiled, cpu=device.is_cpu
     )
+    if device.is_cpu:
+        parts["checkpoint"] = checkpoint_bytes(recipe, item_bytes)  # the copy that is written while training goes on
     peak = sum(parts.values())
     low, mid, high = SPREAD
     measured = _measured_bytes(recipe, micro_batch_size, calibration)

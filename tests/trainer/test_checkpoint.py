@@ -145,6 +145,10 @@ def test_a_save_that_fails_says_when_nothing_is_left(tmp_path: Path, monkeypatch
 
 
 def test_dearer_saves_are_rarer_and_never_closer_than_fifteen_seconds() -> None:
-    assert save_interval_s(0.0) == save_interval_s(0.01) == 15.0
-    assert save_interval_s(1.0) == 120.0
-    assert save_interval_s(4.0) == 240.0
+    assert save_interval_s(stall_s=0.0, write_s=0.1) == save_interval_s(stall_s=0.01, write_s=0.1) == 15.0
+    assert save_interval_s(stall_s=1.0, write_s=5.0) == 120.0
+    assert save_interval_s(stall_s=4.0, write_s=5.0) == 240.0
+
+
+def test_a_save_is_never_due_before_the_last_one_has_long_been_written() -> None:
+    assert save_interval_s(stall_s=0.01, write_s=100.0) == 300.0

@@ -319,7 +319,8 @@ def test_starting_costs_no_import_of_an_http_client() -> None:
 
 def test_a_notice_from_another_thread_is_reported_once_and_a_signal_before_it_wins() -> None:
     reported: list[StopRequest] = []
-    stop = StopWatch(on_request=reported.append)
+    stop = StopWatch()
+    stop.report_to(reported.append)
     assert stop.requested() is None
     request = StopRequest(source="AWS (spot/instance-action: stop at soon)", ends_at=1.0)
     stop.notify(request)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -64,33 +62,6 @@ def test_a_finished_run_ends_at_once_and_says_so(
     assert "holds a finished run; nothing to do" in capfd.readouterr().err
     after = sorted((path, path.stat().st_mtime_ns) for path in finished.rglob("*") if path.name != ".lock")
     assert [p for p, _ in after] == [p for p, _ in before]
-
-
-def test_killed_again_and_again_it_ends_as_if_never_killed(trainer: Trainer, finished: Path, tmp_path: Path) -> None:
-    run_dir, spec = tmp_path / "killed", trainer.spec(num_steps=12, batch_tokens=1024, checkpoint_every_steps=2)
-    assert_resumable_spec_difference_is_only_where_checkpoints_go(spec, finished)
-    for kill_at in sorted(random.SystemRandom().sample(range(3, 12), 2)):
-        process = trainer.start(run_dir, spec, "--attempt", "r-train-1")
-        wait_for(lambda step=kill_at: max(seen_steps(run_dir), default=0) >= step, process)  # type: ignore[misc]
-        process.kill()
-        process.communicate()
-    assert trainer.train_here(run_dir, spec, "--attempt", "r-train-1") == 0
-    assert losses(run_dir) == losses(finished)
-    assert_same_weights(run_dir, finished)
-    assert result(run_dir)["val_bpb"] == result(finished)["val_bpb"]
-    seqs = [event["seq"] for event in events(run_dir)]
-    assert len(seqs) == len(set(seqs))
-
-
-def seen_steps(run_dir: Path) -> list[int]:
-    """Of events and checkpoints: a killed writer may lose its last moments of the former."""
-    saved = [int(path.name.removeprefix("step-")) for path in run_dir.glob("checkpoints/step-*")]
-    return [event["step"] for event in events(run_dir, "metrics")] + saved
-
-
-def assert_resumable_spec_difference_is_only_where_checkpoints_go(spec: dict[str, Any], finished: Path) -> None:
-    frozen = json.loads((finished / "spec.json").read_text())
-    assert {key for key in spec if spec[key] != frozen[key]} == {"checkpoint_every_steps"}
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "file"])
