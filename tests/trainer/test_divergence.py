@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_a_weight(
 
 @pytest.mark.parametrize(
     ("rows", "changes", "what_happened", "saved_step"),
-    [  # of an id that no text uses: only a save can notice
-        (slice(0, 1), {"checkpoint_every_steps": 2}, "the checkpoint of step 6 was not written", 4),
-        (slice(None), {"checkpoint_every_steps": 5}, "step 7 was not applied (train/loss nan)", 5),
+    [
+        # written while training goes on: the next step may be the first to notice
+        (slice(0, 1), {"checkpoint_every_steps": 2}, r"the checkpoint of step 6 was not written|step 7 was not ap", 4),
+        (slice(None), {"checkpoint_every_steps": 5}, r"step 7 was not applied \(train/loss nan\)", 5),
         (slice(None), {"checkpoint_every_steps": 3, "eval_every_steps": 6}, "the evaluation after step 6 failed", 3),
     ],
 )
@@ -173,7 +175,7 @@ def test_an_update_that_spoils_a_weight_ends_the_run_with_good_checkpoints(
     run_dir = tmp_path / "run"
     assert trainer.train_here(run_dir, trainer.spec(num_steps=12) | {"eval_every_steps": 0} | changes) == 77
     last_word = result(run_dir)
-    assert last_word["message"].startswith(what_happened)
+    assert re.match(what_happened, last_word["message"])
     assert (last_word["divergence"]["quantity"], last_word["divergence"]["name"]) == ("weight", "wte.weight")
     assert last_word["last_checkpoint_step"] == saved_step
     assert max(path.name for path in (run_dir / "checkpoints").iterdir()) == f"step-{saved_step:06d}"
