@@ -13,6 +13,7 @@ app = marimo.App(width="medium", app_title="Patron: dryrun")
 with app.setup:
     import getpass
     import uuid
+    from typing import Literal
 
     import marimo as mo
     from pydantic import Field
@@ -40,6 +41,12 @@ class DryrunArguments(Arguments):
     max_usd: float | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
     deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
     key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
+    on: Literal["local", "sky"] = Field(default="local", description="this machine, or one that SkyPilot finds")
+    device: str = Field(default="", description="GPU to rent with --on sky, for instance A100-40GB or H100")
+    spot: bool = Field(default=False, description="rent a machine that may be taken away, at a fraction of the price")
+    where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
+    usd_per_hour: float | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
+    fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
     yes: bool = Field(default=False, description="confirm: spend what the burst costs")
     timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
 
@@ -90,7 +97,7 @@ def form(args, get_run, session):
 
 
 @app.cell
-def estimate(batch_tokens, data, depth, get_run, sequence_len, session, steps, store, vocab_size):
+def estimate(args, batch_tokens, data, depth, get_run, sequence_len, session, steps, store, vocab_size):
     spec = SMALL | {
         "depth": depth.value,
         "num_steps": steps.value,
@@ -100,7 +107,17 @@ def estimate(batch_tokens, data, depth, get_run, sequence_len, session, steps, s
         "batch_tokens": batch_tokens.value,
         "device_batch_size": max(1, min(SMALL["device_batch_size"], batch_tokens.value // sequence_len.value)),
     }
-    _outcome = session.call(verbs.estimates, store, depths=[depth.value], devices=[verbs.LOCAL_DEVICE], spec=spec)
+    target = verbs.Target(
+        executor=args.on,
+        device=args.device or verbs.LOCAL_DEVICE,
+        spot=args.spot,
+        only=args.where,
+        usd_micros_per_hour=round(1e6 * args.usd_per_hour) if args.usd_per_hour else None,
+        fallback=args.fallback_prices,
+    )
+    _outcome = session.call(
+        verbs.estimates, store, depths=[depth.value], devices=[target.device], spec=spec, spot=target.spot
+    )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _row = _outcome.value[0]
     _words = (
@@ -109,11 +126,11 @@ def estimate(batch_tokens, data, depth, get_run, sequence_len, session, steps, s
         f"val_bpb {show.between(_row.val_bpb, show.bpb)}, as estimated before any measurement."
     )
     mo.md(show.markdown(_words)) if not get_run() else None
-    return (spec,)
+    return spec, target
 
 
 @app.cell
-def start(actor, args, deposit, get_run, key, params, session, set_error, set_run, spec, store):
+def start(actor, args, deposit, get_run, key, params, session, set_error, set_run, spec, store, target):
     def prove(_=None):
         _run_id = get_run()
         if not _run_id:
@@ -124,6 +141,7 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
                 project=args.project,
                 name=args.name or None,
                 max_usd_micros=round(1e6 * args.max_usd) if args.max_usd else None,
+                target=target,
                 actor=actor,
                 key=f"dryrun:{key}",
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from patron_core import settings
 from patron_core.decide import Situation, StopCause
 from patron_core.executors.base import Executor, Observation, ObservedStatus
 from patron_core.money import cost_usd_micros
@@ -104,7 +103,7 @@ def _situation(
         since_end_s=_since(attempt.ended_at, now),
         recovers_itself=executor.recovers_itself,
         without_machine_s=_since(run.updated_at if run.state is RunState.RECOVERING else attempt.started_at, now),
-        capacity_wait_s=settings.capacity_wait_s() if executor.recovers_itself else float("inf"),
+        capacity_wait_s=(attempt.price.get("machine") or {}).get("wait_s") or float("inf"),
     )
 
 

@@ -5,6 +5,7 @@ PATRON_DATABASE_URL     default SQLite in PATRON_HOME; postgresql+psycopg://... 
 PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME/cache)
 PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
 PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
+PATRON_RUNS             where run directories are: a folder, s3://... or gs://... (default PATRON_HOME/runs)
 PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
 """
@@ -29,6 +30,16 @@ def cache() -> Path:
 
 def runs_folder() -> Path:
     return home() / "runs"
+
+
+def runs_place() -> str:
+    """A folder, or a URL where machines elsewhere reach it, too."""
+    return os.environ.get("PATRON_RUNS") or str(runs_folder())
+
+
+def sky_infra() -> str:
+    """The one place that SkyPilot may use, as it writes it: slurm/cluster/partition, gcp/us-central1; or empty."""
+    return os.environ.get("PATRON_SKY_INFRA", "")
 
 
 def database_url() -> str:

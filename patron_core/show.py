@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
+from patron_core.evidence import words
 from patron_core.interval import Interval
 from patron_core.money import format_usd
 from patron_core.states import why
@@ -264,6 +265,7 @@ def attempt_columns() -> list[Column]:
         Column("an hour", lambda a: usd(a.usd_micros_per_hour)),
         Column("exit", lambda a: DASH if a.exit_code is None else str(a.exit_code)),
         Column("why it ended", lambda a: why(a.reason, a.evidence.get("last_word")) if a.reason else DASH, "left"),
+        Column("evidence", lambda a: words(a.evidence, a.exit_code) or DASH, "left"),
     ]
 
 

@@ -17,7 +17,7 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -53,8 +53,8 @@ class Client:
         self, *, job_ids: Sequence[int] | None = None, name: str | None = None, live: bool = False, yaml: bool = False
     ) -> list[dict[str, Any]]:
         """Managed jobs, by id or by a part of their name: what SkyPilot says of each; `yaml` also as submitted."""
-        arguments = {"job_ids": list(job_ids) if job_ids is not None else None, "name": name, "live": live}
-        return list(self.ask("jobs", **arguments, yaml=yaml))
+        ids = list(job_ids) if job_ids is not None else None
+        return list(self.ask("jobs", job_ids=ids, name=name, live=live, yaml=yaml))
 
     def launch(self, task: dict[str, Any], name: str) -> int:
         """The id of the managed job. If it raises, it may have been launched all the same."""
@@ -124,7 +124,7 @@ class Client:
             ready = select.select([self._worker.stdout], [], [], timeout_s)[0]
             line = self._worker.stdout.readline() if ready else ""
         except OSError:
-            line, ready = "", [None]
+            line, ready = "", [self._worker.stdout]
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
@@ -242,7 +242,7 @@ def _down(*, cluster: str) -> None:
     sky.get(sky.down(cluster))
 
 
-_CALLS = {
+_CALLS: dict[str, Callable[..., Any]] = {
     "jobs": _jobs,
     "launch": _launch,
     "is_launching": _is_launching,

@@ -155,6 +155,7 @@ def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
                 return
             if not mirror.is_alive():
                 mirror.start()
+                threading.Thread(target=_end_orphans, args=(store,), name="orphans", daemon=True).start()
             seen = supervisor.tick()
             idle = 0 if seen.live or (seen.errors and idle < 1) else idle + 1
             time.sleep(TICK_EVERY_S)
@@ -163,6 +164,20 @@ def run_loop(store: Store, *, idle_ticks: int = 3) -> None:
         if mirror.is_alive():
             mirror.join()
         leases.release(store, LOOP_LEASE, holder=supervisor.holder)
+
+
+def _end_orphans(store: Store) -> None:
+    """What an earlier life of this lab left running at SkyPilot; beside the ticks, since a server may not answer."""
+    from patron_core import gc
+
+    try:
+        if gc.uses_sky(store):
+            for orphan in gc.collect(store):
+                log.warning("ended an orphan: %s", orphan.sentence)
+    except PatronError as error:
+        log.warning("orphans: %s; next: %s", error.message, error.next)
+    except Exception:  # a poll boundary
+        log.exception("orphans: unexpected")
 
 
 def _mirror_until(supervisor: Supervisor, done: threading.Event) -> None:

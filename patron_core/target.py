@@ -7,12 +7,13 @@ Target(executor="sky", device="H100", spot=True)           a GPU of the table, t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from patron_core import machine
-from patron_core.errors import InvalidInput
+from patron_core import catalog, machine, settings
+from patron_core.errors import InvalidInput, Refused
 from patron_core.executors import executor_names
+from patron_core.money import format_usd
 from patron_core.prices import Price, checked_price, fallback_price
 from patron_core.store import Store
 from patron_core.store.records import Run
@@ -20,6 +21,8 @@ from trainer.devices import DEVICES, Device, find_device
 
 LOCAL_DEVICE = "local"  # this machine
 GIVEN_SOURCE = "given"
+_NEAR = 1.1  # a region that costs this much more than the cheapest is as good; what is charged is the dearest of them
+_MOST_PLACES = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,10 @@ class Target:
     executor: str = "local"
     device: str = LOCAL_DEVICE
     spot: bool = False
-    usd_micros_per_hour: int | None = None  # None: as the price source has it
+    usd_micros_per_hour: int | None = None  # None: from SkyPilot's catalog
+    only: str = ""  # one place, as SkyPilot writes it: gcp/us-central1; empty: PATRON_SKY_INFRA, else the cheapest
+    wait_s: float | None = None  # how long to look for a machine; None: PATRON_CAPACITY_WAIT_S
+    fallback: bool = False  # the dated table in the place of the catalog
 
     @property
     def is_local(self) -> bool:
@@ -62,17 +68,52 @@ class Target:
         """An hour of it. Raises Refused for a price that is not known or not plausible."""
         if self.is_local:
             return machine.this_price(now=now)
-        if self.usd_micros_per_hour is None:
+        return self._within_cap(checked_price(self._price(now)))
+
+    def _price(self, now: float | None) -> Price:
+        if self.usd_micros_per_hour is not None:
+            return Price(
+                device=self.find_device(None).name,
+                usd_micros_per_hour=self.usd_micros_per_hour,
+                source=GIVEN_SOURCE,
+                as_of=machine.today(now),
+                spot=self.spot,
+            )
+        if self.fallback:
             return fallback_price(self.device, spot=self.spot)
-        given = fallback_price(self.device, spot=self.spot)
-        price = Price(
-            device=given.device,
-            usd_micros_per_hour=self.usd_micros_per_hour,
-            source=GIVEN_SOURCE,
-            as_of=machine.today(now),
-            spot=self.spot,
-        )
-        return checked_price(price)
+        dearest = self._market()[-1]
+        return replace(dearest, cloud=None, region=None, zone=None, note=f"the dearest of {', '.join(self.places())}")
+
+    def _market(self) -> list[Price]:
+        """The cheapest region, and those that cost little more: any of them may be where the machine is found."""
+        device = self.find_device(None).name
+        market = catalog.read_market([device])
+        found = [p for p in market.by_region() if (p.device, p.num_gpus, p.spot) == (device, 1, self.spot)]
+        if not found:
+            kind = "spot" if self.spot else "on demand"
+            raise Refused(
+                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}",
+                next="python notebooks/1_estimate.py --prices, or another --device",
+            )
+        found.sort(key=lambda price: price.usd_micros_per_hour)
+        return [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
+
+    def _within_cap(self, price: Price) -> Price:
+        cap = settings.max_usd_micros_per_hour()
+        if cap is not None and price.usd_micros_per_hour > cap:
+            raise Refused(
+                f"{price.sentence()} PATRON_MAX_USD_PER_HOUR allows {format_usd(cap)}",
+                next="another device, --spot, or a larger PATRON_MAX_USD_PER_HOUR",
+            )
+        return price
+
+    def places(self) -> list[str]:
+        """Where to look for the machine, cheapest first, as SkyPilot writes it; empty: wherever the task file says."""
+        if only := self.only or settings.sky_infra():
+            return [only]
+        if self.is_local or self.fallback or self.usd_micros_per_hour is not None:
+            return []
+        return ["/".join(filter(None, (price.cloud, price.region))) for price in self._market()]
 
     def machine_key(self) -> str:
         """The name measurements of such a machine are kept under."""
@@ -82,7 +123,24 @@ class Target:
         """What the executor is told: SkyPilot's name of the accelerator, spot or not. Nothing for this machine."""
         if self.is_local:
             return {}
-        return {"accelerator": self.find_device(store).accelerator, "num_gpus": 1, "spot": self.spot}
+        return {
+            "accelerator": self.find_device(store).accelerator,
+            "num_gpus": 1,
+            "spot": self.spot,
+            "places": self.places(),
+            "wait_s": self.wait_s or settings.capacity_wait_s(),
+        }
+
+    def run_dir(self, run_id: str) -> str:
+        """Where a run there keeps its record: its machine has to reach it, too. Raises InvalidInput."""
+        place = settings.runs_place()
+        shared = (self.only or settings.sky_infra()).startswith(("slurm", "ssh", "k8s", "kubernetes"))
+        if not self.is_local and "://" not in place and not shared:
+            raise InvalidInput(
+                [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],
+                next="export PATRON_RUNS=s3://BUCKET/runs (or gs://...)",
+            )
+        return f"{place.rstrip('/')}/{run_id}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the runner passes by here, and has no use for it
 # name -> module and class; the fake is not here, nobody launches on it by accident
 _EXECUTORS = {
     "local": ("patron_core.executors.local", "LocalExecutor"),
+    "sky": ("patron_core.executors.skypilot", "SkyExecutor"),
 }
 
 

@@ -6,7 +6,8 @@ It keeps the deadline over all starts of the job together, passes requests to st
 RUN_DIR/machines (records.py), and tells by its exit code whether to start the job again:
 
     75   start it again: it was told to go and saved a checkpoint, or died of nothing that is known
-    79   do not: it was asked to stop, or its deadline is over; a checkpoint is there
+    79   do not: it was asked to stop, or its deadline is over; a checkpoint is there. Also where another job of
+         SkyPilot was the first to start under this key, and this one is a second launch after a crash
     80   do not: killed for memory, by force after its grace, or dead without a new checkpoint too many times in a row
     else the workload's own
 
@@ -47,6 +48,7 @@ class Guard:
         self.records = Records(run_dir, key)
         self.before = self.records.starts()
         self.number = len(self.before) + 1
+        self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
         self.left_s = deadline_s - sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
         self.started_at, self.started_monotonic = time.time(), time.monotonic()
         self.oom_kills_before = machine.oom_kills()
@@ -58,6 +60,10 @@ class Guard:
 
     def run(self) -> int:
         self._listen()
+        owner = self.before[0].get("job") if self.before else self.job
+        if owner != self.job or not self.records.claim_start(self.number, self._record(ended=False)):
+            print(f"guard: job {owner} of SkyPilot owns {self.key}; this one, {self.job}, does nothing", flush=True)
+            return EXIT_STOPPED
         if self.left_s <= 0:
             self.evidence |= {"deadline_hit": True, "stopped_before_start": True}
         elif self.records.stop() is not None:
@@ -65,7 +71,6 @@ class Guard:
         if self.evidence:
             self._write(ended=True, exit_code=None, signum=None)
             return EXIT_STOPPED
-        self._write(ended=False)
         try:
             code = self._watch(self._start())
         except OSError as error:
@@ -170,9 +175,13 @@ class Guard:
         return result.get("attempt") == self.key and result.get("reason") == "deadline"
 
     def _write(self, *, ended: bool, exit_code: int | None = None, signum: int | None = None) -> None:
+        self.records.write_start(self.number, self._record(ended=ended, exit_code=exit_code, signum=signum))
+
+    def _record(self, *, ended: bool, exit_code: int | None = None, signum: int | None = None) -> dict[str, Any]:
         newest = RunDir(self.run_dir).newest_checkpoint() if ended else None
-        record = {
+        return {
             "key": self.key,
+            "job": self.job,
             "number": self.number,
             "host": os.uname().nodename,
             "started_at": self.started_at,
@@ -185,7 +194,6 @@ class Guard:
             "evidence": self.evidence,
             "tail": list(self.tail),
         }
-        self.records.write_start(self.number, record)
 
 
 def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str, Any], *, lost_in_a_row: int) -> int:
@@ -207,8 +215,8 @@ def lost_in_a_row(starts: Sequence[Mapping[str, Any]]) -> int:
     reached = -1
     for start in starts:
         step = start.get("checkpoint_step")
-        progressed = step is not None and step > reached
-        reached = step if progressed else reached
+        progressed = step is not None and int(step) > reached
+        reached = max(reached, -1 if step is None else int(step))
         told = (start.get("evidence") or {}).get("reclaim_notice")
         if start.get("ended") and start.get("signal") and not told:
             count = 1 if progressed else count + 1

@@ -6,6 +6,7 @@ stops/<key>.json          the core's: please stop; `kill_after_s` seconds later,
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,19 @@ class Records:
             found.append(record)
         return found
 
-    def write_start(self, number: int, record: dict[str, Any]) -> None:
+    def claim_start(self, number: int, record: dict[str, Any]) -> bool:
+        """Write the first record of a start; False where somebody else just wrote one of that number."""
         path = self._machine(number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                json.dump(record, file)
+        except FileExistsError:
+            return False
+        return True
+
+    def write_start(self, number: int, record: dict[str, Any]) -> None:
+        write_json(self._machine(number), record)
 
     def stop(self) -> dict[str, Any] | None:
         return read_json(self._stop())

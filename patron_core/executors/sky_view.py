@@ -20,7 +20,7 @@ _FAILED_HOW = {  # status -> the evidence that it is
     "FAILED_CONTROLLER": "controller_failed",
 }
 TERMINAL = frozenset({"SUCCEEDED", "CANCELLED", "FAILED", *_FAILED_HOW})
-_SAID = ("failure_reason", "cloud", "region", "zone", "last_recovered_at")
+_SAID = ("failure_reason", "details", "cloud", "region", "zone", "last_recovered_at")
 _EXIT_CODE = re.compile(r"exit(?:ed with exit)? codes? \[?(\d+)")
 _SHOWN_STARTS = 10
 
@@ -43,7 +43,7 @@ def observe_job(job: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> 
 def _evidence(job: Mapping[str, Any], status: str, starts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     last = starts[-1] if starts else {}
     evidence: dict[str, Any] = dict(last.get("evidence") or {})
-    evidence |= {name: job[name] for name in _SAID if job.get(name)}
+    evidence |= {name: job[name] for name in _SAID if job.get(name) not in (None, "", "-", -1.0)}
     evidence |= {"sky_status": status, "recoveries": int(job.get("recovery_count") or 0)}
     if status in _FAILED_HOW:
         evidence[_FAILED_HOW[status]] = True
@@ -66,11 +66,11 @@ def _evidence(job: Mapping[str, Any], status: str, starts: Sequence[Mapping[str,
 
 
 def _uptime_s(job: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> float | None:
-    """SkyPilot's count of the seconds that it had a machine at work, over all recoveries; else the machines' own."""
-    duration_s = job.get("job_duration")
-    if duration_s:
-        return float(duration_s)
-    return sum(float(start.get("elapsed_s") or 0.0) for start in starts) if starts else None
+    """SkyPilot's count of the seconds that it saw machines at work, or their own where that is more: SkyPilot looks now
+    and then, and a machine that is lost wrote down its last heartbeat."""
+    counted_s = float(job.get("job_duration") or 0.0)
+    own_s = sum(float(start.get("elapsed_s") or 0.0) for start in starts)
+    return max(counted_s, own_s) or None
 
 
 def _ended(

@@ -4,7 +4,7 @@ Recovery has one owner, SkyPilot. This executor submits a job at most once per k
 A job is named patron-<lab>-<key>; that name, and the environment it was submitted with, is how anybody finds it again.
 The task is the file in skypilot/ by the job's kind, filled in.
 
-PATRON_SKY_INFRA    only there, in the place of the file's any_of: gcp/us-central1, slurm/cluster/partition, k8s/context
+PATRON_SKY_INFRA    only there, and not where prices are lowest: gcp/us-central1, slurm/cluster/partition, k8s/context
 PATRON_SKY_PYTHON   a python on the machines that has everything: nothing is uploaded or installed
 PATRON_SKY_CACHE    where prepared data is kept there (default ~/.cache/patron of the machine)
 PATRON_SKY_POLL_S   how old an answer of SkyPilot may be (default 10)
@@ -213,15 +213,15 @@ def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[
     spot = bool(machine.get("spot", found.get("use_spot")))
     if machine.get("accelerator"):
         found["accelerators"] = f"{machine['accelerator']}:{machine.get('num_gpus', 1)}"
-    only = os.environ.get("PATRON_SKY_INFRA")
-    places = [only] if only else list(machine.get("places") or ())
+    only = settings.sky_infra()
+    places = list(machine.get("places") or ()) or ([only] if only else [])
     if places:
         found.pop("any_of", None)
         found["ordered"] = [{"infra": place} for place in places]
     else:  # the file's own, without those that have another accelerator, or no spot machines
         kept = [p for p in found["any_of"] if "accelerators" not in p and p.get("use_spot", spot) == spot]
         found["any_of"] = [{"infra": place["infra"]} for place in kept]
-    found["use_spot"] = spot and not (only or "").startswith(_NO_SPOT)
+    found["use_spot"] = spot and not any(place.startswith(_NO_SPOT) for place in places)
     return found
 
 
@@ -241,8 +241,9 @@ def _handle(key: str, job_id: int, run_dir: str) -> Handle:
 def _run_dir_of(job: dict[str, Any]) -> str:
     """From the environment that the job was submitted with."""
     try:
-        return str((yaml.safe_load(job.get("user_yaml") or "") or {})["envs"]["PATRON_RUN_DIR"])
-    except (KeyError, TypeError, yaml.YAMLError):
+        *_, task = yaml.safe_load_all(job.get("user_yaml") or "")  # after a header of SkyPilot's
+        return str(task["envs"]["PATRON_RUN_DIR"])
+    except (ValueError, KeyError, TypeError, yaml.YAMLError):
         raise Unavailable(
             f"SkyPilot's job {job['job_id']} is named {job['job_name']}, and was not submitted by Patron",
             next=f"sky jobs queue; sky jobs cancel {job['job_id']}",

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from patron_core import machine, settings
+from patron_core import machine
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
-from patron_core.prices import Price
+from patron_core.prices import Price, fallback_price
 from patron_core.scaling import Fit, Observation, refit
 from patron_core.specs import WORKLOAD, check_spec
 from patron_core.store import Store, calibrations, runs
@@ -40,7 +40,7 @@ def device_named(store: Store | None, name: str) -> Device:
 
 def price_for(device: Device, *, local: bool, spot: bool = False) -> Price:
     """This machine's price from the settings; a GPU's from the dated fallback table, which says that it is one."""
-    return Target(device=LOCAL_DEVICE if local else device.name, spot=spot and not local).find_price()
+    return machine.this_price() if local else fallback_price(device.name, spot=spot)
 
 
 def estimates(
@@ -106,7 +106,7 @@ def plan(
         spec=checked.to_dict(),
         spec_hash=checked.hash(),
         executor=target.executor,
-        run_dir=lambda run_id: str(settings.runs_folder() / run_id),
+        run_dir=target.run_dir,
         actor=actor,
         key=key,
         now=now,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from patron_core import supervisor
+from patron_core.evidence import words
 from patron_core.observe import attempt_dir
 from patron_core.rundir import Event, RunDir, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
@@ -74,6 +75,7 @@ class RunView:
                     "state": a.state,
                     "reason": a.reason.value if a.reason else None,
                     "exit_code": a.exit_code,
+                    "evidence": words(a.evidence, a.exit_code),
                     "why": why(a.reason, a.evidence.get("last_word")) if a.reason else None,
                     "charged_s": a.charged_s,
                     "charged_usd_micros": a.charged_usd_micros,

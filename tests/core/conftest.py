@@ -98,7 +98,13 @@ def store(request: pytest.FixtureRequest) -> Store:
 @pytest.fixture
 def make_run() -> Callable[..., Run]:
     def make(
-        store: Store, *, project: str = "p", name: str = "a run", key: str | None = None, now: float = 100.0
+        store: Store,
+        *,
+        project: str = "p",
+        name: str = "a run",
+        key: str | None = None,
+        now: float = 100.0,
+        executor: str = "local",
     ) -> Run:
         return runs.create_run(
             store,
@@ -107,7 +113,7 @@ def make_run() -> Callable[..., Run]:
             workload="trainer",
             spec={"depth": 2},
             spec_hash="f" * 64,
-            executor="local",
+            executor=executor,
             run_dir=lambda run_id: f"/runs/{run_id}",
             actor="ada",
             key=key,

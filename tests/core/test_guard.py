@@ -109,6 +109,19 @@ def test_the_deadline_holds_over_all_starts_together(world: World) -> None:
     assert [record["number"] for record in world.records.starts()] == [1, 2, 3]
 
 
+def test_a_second_launch_of_a_key_does_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKYPILOT_MANAGED_JOB_ID", "7")
+    assert world.end(world.start("raise SystemExit(1)")) == 1
+    monkeypatch.setenv("SKYPILOT_MANAGED_JOB_ID", "8")
+    second = world.start("print('never')")
+    said, _ = second.communicate(timeout=PATIENCE_S)
+    assert second.returncode == EXIT_STOPPED
+    assert "job 7 of SkyPilot owns r1-train-1" in said
+    monkeypatch.setenv("SKYPILOT_MANAGED_JOB_ID", "7")
+    assert world.end(world.start("print('again')")) == 0
+    assert [record["job"] for record in world.records.starts()] == ["7", "7"]
+
+
 def test_a_deadline_that_is_ignored_ends_in_a_kill(world: World) -> None:
     assert world.end(world.ready(IGNORES, "--deadline-s", "1", "--grace-s", "0.1")) == EXIT_KILLED
     assert world.last()["evidence"]["deadline_hit"]

@@ -1,0 +1,176 @@
+"""What is sent to SkyPilot, where a run is to run, and that nobody hangs on a server that does not answer."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from patron_core import skypilot_client
+from patron_core.errors import InvalidInput, Refused, Unavailable
+from patron_core.executors.base import Job, ObservedStatus
+from patron_core.executors.sky_view import observe_job
+from patron_core.executors.skypilot import Watch, make_task
+from patron_core.skypilot_client import Client
+from patron_core.target import Target
+
+needs_sky = pytest.mark.skipif(
+    importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra slurm"
+)
+
+
+@pytest.fixture(autouse=True)
+def clean(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("INFRA", "PYTHON", "CACHE", "POLL_S"):
+        monkeypatch.delenv(f"PATRON_SKY_{name}", raising=False)
+    monkeypatch.delenv("PATRON_RUNS", raising=False)
+
+
+def job(kind: str = "train", **machine: object) -> Job:
+    return Job(
+        key="r1-train-1",
+        command=(sys.executable, "-m", "trainer.train", "it's", "--attempt", "r1-train-1"),
+        run_dir="s3://bucket/r1",
+        env={"PATRON_CACHE": "/here/only", "COLOUR": "blue"},
+        deadline_s=100.0,
+        grace_s=15.0,
+        kind=kind,
+        machine=machine,
+    )
+
+
+def test_the_task_file_is_filled_in() -> None:
+    task = make_task(job(accelerator="A100-80GB", num_gpus=1, spot=True, places=["gcp/us-east1", "aws/us-east-1"]))
+    assert task["name"].endswith("-r1-train-1")
+    assert task["resources"]["ordered"] == [{"infra": "gcp/us-east1"}, {"infra": "aws/us-east-1"}]
+    assert "any_of" not in task["resources"]
+    assert (task["resources"]["accelerators"], task["resources"]["use_spot"]) == ("A100-80GB:1", True)
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
+    assert shlex.split(task["envs"]["PATRON_COMMAND"])[:4] == ["python", "-m", "trainer.train", "it's"]
+    assert task["envs"]["PATRON_RUN_DIR"] == "s3://bucket/r1"
+    assert task["envs"]["COLOUR"] == "blue"
+    assert "PATRON_CACHE" not in task["envs"]  # a path of this machine
+    assert task["api_server_access"] is False
+    assert (Path(task["workdir"]) / "skypilot").is_dir()
+
+
+def test_without_places_it_goes_where_the_file_says_if_that_is_the_same_machine() -> None:
+    places = [place["infra"] for place in make_task(job(accelerator="H100", spot=True))["resources"]["any_of"]]
+    assert "gcp/us-central1" in places
+    assert "aws/us-east-1" not in places  # the file has another accelerator there
+    assert "lambda" not in places  # no spot machines
+
+
+def test_a_site_without_spot_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATRON_SKY_INFRA", "slurm/lab/gpu")
+    monkeypatch.setenv("PATRON_SKY_PYTHON", "/opt/env/bin/python")
+    task = make_task(job("dryrun", accelerator="H100", spot=True))
+    assert task["resources"]["use_spot"] is False
+    assert task["resources"]["ordered"] == [{"infra": "slurm/lab/gpu"}]
+    assert "recover_on_exit_codes" not in task["resources"]["job_recovery"]
+    assert "workdir" not in task
+    assert task["envs"]["PATRON_PYTHON"] == "/opt/env/bin/python"
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (Target(executor="moon"), "on: 'moon'"),
+        (Target(device="H100"), "add --on sky"),
+        (Target(executor="sky"), "device: 'local'; allowed on sky"),
+        (Target(executor="sky", device="H1000"), "allowed on sky"),
+        (Target(spot=True), "nobody's to take away"),
+    ],
+)
+def test_a_target_that_makes_no_sense_is_refused(target: Target, problem: str) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        target.check()
+
+
+def test_a_given_price_is_believed_within_reason_and_under_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Target(executor="sky", device="H100", spot=True, usd_micros_per_hour=3_000_000)
+    target.check()
+    assert target.find_price(now=0.0).usd_micros_per_hour == 3_000_000
+    assert Target.from_dict(target.to_dict()) == target
+    with pytest.raises(Refused, match="plausible"):
+        Target(executor="sky", device="H100", usd_micros_per_hour=10_000).find_price()
+    monkeypatch.setenv("PATRON_MAX_USD_PER_HOUR", "2.50")
+    with pytest.raises(Refused, match="PATRON_MAX_USD_PER_HOUR allows"):
+        target.find_price()
+
+
+def test_a_cloud_needs_a_run_directory_that_its_machines_reach(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    target = Target(executor="sky", device="H100", only="gcp/us-east1")
+    with pytest.raises(InvalidInput, match="cannot reach"):
+        target.run_dir("r1")
+    monkeypatch.setenv("PATRON_RUNS", "s3://bucket/runs/")
+    assert target.run_dir("r1") == "s3://bucket/runs/r1"
+    monkeypatch.delenv("PATRON_RUNS")
+    assert Target(executor="sky", device="H100", only="slurm/lab/gpu").run_dir("r1") == f"{home}/runs/r1"
+    assert Target().run_dir("r1") == f"{home}/runs/r1"
+
+
+def test_time_without_a_machine_costs_nothing() -> None:
+    waiting = observe_job({"status": "STARTING", "job_duration": 0.0}, [])
+    assert (waiting.status, waiting.uptime_s) == (ObservedStatus.PENDING, None)
+    lost = {"elapsed_s": 40.0, "ended": False}
+    for job_duration in (38.0, 0.0):
+        recovering = observe_job({"status": "RECOVERING", "job_duration": job_duration}, [lost])
+        assert (recovering.status, recovering.uptime_s) == (ObservedStatus.RECOVERING, 40.0)
+
+
+def test_without_skypilot_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skypilot_client.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Refused) as refused:
+        Client().jobs()
+    assert "uv sync --extra gcp" in refused.value.next
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    found = Client()
+    yield found
+    found.close()
+
+
+@needs_sky
+def test_a_server_that_is_down_is_said_with_the_command_that_starts_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", f"http://127.0.0.1:{_free_port()}")
+    with pytest.raises(Unavailable) as refused:
+        client.jobs(name="patron-")
+    assert refused.value.next == "sky api start"
+    watch = Watch(client)
+    begin = time.monotonic()
+    for job_id in range(20):  # one question for all, its failure kept for as long as an answer
+        with pytest.raises(Unavailable):
+            watch.job(job_id, max_age_s=60.0)
+    assert time.monotonic() - begin < 20
+
+
+@needs_sky
+def test_a_server_that_never_answers_costs_a_bounded_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(skypilot_client, "START_S", 4.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begin = time.monotonic()
+        with pytest.raises(Unavailable, match="did not answer 'jobs' within"):
+            client.ask("jobs", timeout_s=2.0, job_ids=None, name="x", live=True, yaml=False)
+        assert time.monotonic() - begin < 15
+        assert client._worker is None  # killed, not left behind
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
