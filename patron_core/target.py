@@ -125,7 +125,6 @@ class Target:
             return {}
         return {
             "accelerator": self.find_device(store).accelerator,
-            "num_gpus": 1,
             "spot": self.spot,
             "places": self.places(),
             "wait_s": self.wait_s or settings.capacity_wait_s(),

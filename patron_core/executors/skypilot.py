@@ -180,8 +180,7 @@ def poll_s() -> float:
 
 def make_task(job: Job) -> dict[str, Any]:
     """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
-    several = int(job.machine.get("num_gpus", 1)) > 1
-    path = TASKS / ("dryrun.yaml" if job.kind == "dryrun" else "train-multi.yaml" if several else "train.yaml")
+    path = TASKS / ("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
     try:
         task: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -212,7 +211,7 @@ def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[
     found = copy.deepcopy(template)
     spot = bool(machine.get("spot", found.get("use_spot")))
     if machine.get("accelerator"):
-        found["accelerators"] = f"{machine['accelerator']}:{machine.get('num_gpus', 1)}"
+        found["accelerators"] = f"{machine['accelerator']}:1"
     only = settings.sky_infra()
     places = list(machine.get("places") or ()) or ([only] if only else [])
     if places:

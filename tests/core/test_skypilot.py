@@ -46,7 +46,7 @@ def job(kind: str = "train", **machine: object) -> Job:
 
 
 def test_the_task_file_is_filled_in() -> None:
-    task = make_task(job(accelerator="A100-80GB", num_gpus=1, spot=True, places=["gcp/us-east1", "aws/us-east-1"]))
+    task = make_task(job(accelerator="A100-80GB", spot=True, places=["gcp/us-east1", "aws/us-east-1"]))
     assert task["name"].endswith("-r1-train-1")
     assert task["resources"]["ordered"] == [{"infra": "gcp/us-east1"}, {"infra": "aws/us-east-1"}]
     assert "any_of" not in task["resources"]

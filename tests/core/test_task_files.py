@@ -155,6 +155,7 @@ def run_task(path: Path, tmp_path: Path, **envs: str) -> subprocess.CompletedPro
     environ = {**os.environ, **{k: v or "" for k, v in config["envs"].items()}, "PATRON_PYTHON": sys.executable, **envs}
     environ |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     environ |= {"SKYPILOT_NODE_IPS": "127.0.0.1", "SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1"}
+    environ |= {"SKYPILOT_NUM_GPUS_PER_NODE": "2"}
     script = f"({config['setup']}) && {{ {config['run']} }}"
     return subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, timeout=120)
 
@@ -169,9 +170,10 @@ def test_a_command_of_the_core_arrives_word_for_word(tmp_path: Path) -> None:
     assert (record["exit_code"], record["ended"]) == (0, True)
 
 
-def test_without_a_command_it_trains_what_the_spec_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_without_a_command_it_trains_what_the_spec_says(path: Path, tmp_path: Path) -> None:
     spec = tmp_path / "bad.json"
     spec.write_text('{"depth": 0}')
-    done = run_task(FILES[-1], tmp_path, PATRON_RUN_DIR=str(tmp_path / "run"), PATRON_SPEC=str(spec))
+    done = run_task(path, tmp_path, PATRON_RUN_DIR=str(tmp_path / "run"), PATRON_SPEC=str(spec))
     assert done.returncode == 78, done.stderr
     assert "depth: 0; allowed 1 to 64" in done.stdout
