@@ -114,7 +114,8 @@ def _with_live_attempt(now: Situation) -> Action:
     if now.stop_cause is not None and now.since_stop_s > STOP_GRACE_S:
         return Action(kind=ActionKind.KILL, why=f"asked to stop {now.since_stop_s:.0f} s ago and still there")
     waiting = (RunState.LAUNCHING, RunState.RECOVERING)
-    if seen.status is ObservedStatus.RUNNING and now.state in waiting and now.attempt_kind == "train":
+    started = seen.status is ObservedStatus.RUNNING and now.stop_cause is None
+    if started and now.state in waiting and now.attempt_kind == "train":
         return Action(kind=ActionKind.STARTED, why="the workload runs", new_state=RunState.RUNNING)
     lost = (RunState.LAUNCHING, RunState.RUNNING)
     if seen.status is ObservedStatus.RECOVERING and now.state in lost and now.attempt_kind == "train":

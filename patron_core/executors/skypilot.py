@@ -37,6 +37,7 @@ from patron_core.skypilot_client import Client
 TASKS = Path(__file__).parents[2] / "skypilot"
 DEFAULT_POLL_S = 10.0
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
+HEARD_WITHIN_S = 20.0  # a heartbeat older than that is from a machine that is gone
 WATCHED_S = 600.0  # a job that nobody asked for that long is not polled any more
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
@@ -152,8 +153,8 @@ class SkyExecutor:
         records = Records(handle["run_dir"], handle["key"])
         with _asking(handle):
             _write_wish(records, grace_s)
-            running = str(job["status"]) == "RUNNING" and bool(records.starts())
-        if (not running or grace_s == 0.0) and str(job["status"]) != "CANCELLING":
+            heard = _has_a_listener(str(job["status"]), records.starts())
+        if (not heard or grace_s == 0.0) and str(job["status"]) != "CANCELLING":
             now = time.monotonic()
             if now - _cancelled_at.get(job_id, float("-inf")) >= CANCEL_AGAIN_S:
                 _client.cancel([job_id])
@@ -169,8 +170,9 @@ class SkyExecutor:
             if starts and starts[-1]["tail"]:
                 return "\n".join(starts[-1]["tail"][-lines:])
         printed = RunDir(handle["run_dir"]).log_tail(handle["key"], lines)
-        if printed or _watch.job(int(handle["job_id"]), max_age_s=poll_s()) is None:
-            return printed
+        job = _watch.job(int(handle["job_id"]), max_age_s=poll_s())
+        if printed or job is None or str(job["status"]) not in TERMINAL:
+            return printed  # asking for the log of a job that has none yet would wait for it
         return "\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:])
 
 
@@ -247,6 +249,13 @@ def _run_dir_of(job: dict[str, Any]) -> str:
             f"SkyPilot's job {job['job_id']} is named {job['job_name']}, and was not submitted by Patron",
             next=f"sky jobs queue; sky jobs cancel {job['job_id']}",
         ) from None
+
+
+def _has_a_listener(status: str, starts: list[dict[str, Any]]) -> bool:
+    """Whether a guard is there to read our wish: SkyPilot says that it runs, or a heartbeat does before SkyPilot."""
+    if not starts or starts[-1]["ended"]:
+        return False
+    return status == "RUNNING" or (status == "STARTING" and time.time() - starts[-1]["at"] < HEARD_WITHIN_S)
 
 
 def _write_wish(records: Records, grace_s: float | None) -> None:

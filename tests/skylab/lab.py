@@ -135,10 +135,10 @@ class Lab:
         ids = self.allocations(name)
         for job_id in ids:
             inside = [process for process in psutil.process_iter() if _environ(process).get("SLURM_JOB_ID") == job_id]
-            self.run("scancel", job_id)
-            for process in inside:  # SkyPilot detaches some, which would train on without their machine
+            for process in inside:  # SkyPilot detaches some, which a scancel would leave to train on without a machine
                 with contextlib.suppress(psutil.Error):
                     process.kill()
+            self.run("scancel", job_id)
         return len(ids)
 
     def drain(self, *nodes: str) -> None:
@@ -195,7 +195,7 @@ class Lab:
         path = f"{at}/shims:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         return {
             "env.sh": exports + "\n",
-            "login/.bash_profile": f"export PATH={path} SLURM_CONF={at}/slurm.conf {MARK}={at}\n",
+            "login/.bash_profile": f"export PATH={path} SLURM_CONF={at}/slurm.conf {MARK}={at} OMP_NUM_THREADS=1\n",
             "sshd_config": f"""
                 Port {SSH_PORT}
                 ListenAddress 127.0.0.1
