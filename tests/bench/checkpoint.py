@@ -18,7 +18,7 @@ import torch
 
 from trainer.checkpoint import Checkpointer, Snapshot
 from trainer.events import EventWriter
-from trainer.head import chunk_loss_and_grad, head_loss
+from trainer.head import head_loss
 from trainer.machine import find_machine
 from trainer.model import build_model
 from trainer.optim import Optimizer
@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
     optimizer = Optimizer(model, recipe, compile=machine.compile)
     forward = torch.compile(model, dynamic=False) if machine.compile else model
-    head = torch.compile(chunk_loss_and_grad, dynamic=False) if machine.compile else chunk_loss_and_grad
     tokens_BT = torch.randint(0, args.vocab_size, (args.batch_size, args.sequence_len + 1), device=machine.device)
+    kernel = machine.head_kernel
     saver = BackgroundSaver(Checkpointer(folder, keep=1))
 
     def step() -> float:
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         machine.synchronize()
         start = time.perf_counter()
         x_ND = forward(tokens_BT[:, :-1]).flatten(0, 1)
-        loss = head_loss(x_ND, model.lm_head.weight, tokens_BT[:, 1:].flatten(), softcap=model.softcap, function=head)
+        loss = head_loss(x_ND, model.lm_head.weight, tokens_BT[:, 1:].flatten(), softcap=model.softcap, kernel=kernel)
         loss.backward()
         saver.wait_until_copied()
         optimizer.step(100)
