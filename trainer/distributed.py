@@ -26,13 +26,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.outcome import EXIT_DIVERGED, EXIT_DONE, EXIT_RESUME, RankLost, TrainerExit, UserError
+from trainer.outcome import RankLost, TrainerExit, UserError
 from trainer.world import Concluded, Look, Pending, T, World
 
 LOOK_EVERY_S = 0.2  # at the store, for words of others
 LAST_WORDS_S = 5.0  # for somebody to say why a collective broke
 FAREWELL_S = 10.0  # rank 0 serves the store until the others have read the verdict
-DECIDED_TOGETHER = (EXIT_DONE, EXIT_RESUME, EXIT_DIVERGED)
 
 # their names until torch 2.12
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
@@ -46,6 +45,7 @@ class Ranks(World):
         self._timeout_s = float(os.environ.get("PATRON_RANK_TIMEOUT_S", "600"))
         self._next_look_at = 0.0
         self._gone: set[int] = set()
+        self._agreed = False
         timeout = timedelta(seconds=self._timeout_s)
         backend = "gloo"
         if torch.cuda.is_available() and self.local_rank < torch.cuda.device_count():
@@ -79,6 +79,12 @@ class Ranks(World):
             dist.broadcast_object_list(values, src=0)
         said: Any = values[0]
         return said  # type: ignore[no-any-return]
+
+    def all_say(self, value: T) -> list[T]:
+        values: list[Any] = [None] * self.size
+        with _losing_a_rank("a gathering"):
+            dist.all_gather_object(values, value)
+        return values
 
     # Tensors
 
@@ -162,6 +168,9 @@ class Ranks(World):
 
     # The end
 
+    def agreed_to_end(self) -> None:
+        self._agreed = True
+
     def explain(self, error: TrainerExit) -> dict[str, Any]:
         """A lost rank's own verdict, if it left one; else the names of those that are silent."""
         if not isinstance(error, RankLost):
@@ -189,13 +198,15 @@ class Ranks(World):
         }
 
     def publish(self, verdict: dict[str, Any]) -> None:
-        if not self.is_first and verdict["exit_code"] not in DECIDED_TOGETHER:
+        if not self.is_first and not self._agreed:
             verdict = verdict | {"message": f"rank {self.rank}: {verdict['message']}"}
         with suppress(RankLost), _losing_a_rank("the rendezvous"):
             self._words.compare_set("verdict", "", json.dumps(verdict))
 
     def leave(self, exit_code: int) -> int:
-        """Rank 0 leaves last, since it may serve the store. After a joint decision the others take its exit code."""
+        """Rank 0 leaves last, since it may serve the store. The others wait for it when they agreed to end, and only
+        then: a rank that failed by itself must go, for its end is what the others notice.
+        """
         with suppress(RankLost):
             if self.is_first:
                 self.publish({"exit_code": exit_code, "reason": "over", "message": "rank 0 has ended"})
@@ -203,7 +214,7 @@ class Ranks(World):
                 others = set(range(1, self.size)) - self._gone
                 self._wait_until(lambda: all(self._read(f"left/{rank}") for rank in others), FAREWELL_S)
             else:
-                if exit_code in DECIDED_TOGETHER:
+                if self._agreed:
                     self._wait_until(lambda: self._read("over") is not None, self._timeout_s)
                     exit_code = int(self._read("over") or exit_code)
                 self.announce(f"left/{self.rank}")

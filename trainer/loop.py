@@ -207,7 +207,8 @@ class TrainingLoop:
         mean_loss = total_loss / self.num_micro_batches
         step = self.position.step
         if not math.isfinite(mean_loss + gradients):
-            culprit = divergence.trace(self.model, mean_loss)
+            found = self.world.all_say(divergence.trace(self.model, mean_loss))
+            culprit = next((culprit for culprit in found if culprit.name), found[0])
             raise self._diverged(culprit, step + 1, f"step {step + 1} was not applied (train/loss {mean_loss:.6g})")
         if self._saver is not None:
             self._saver.wait_until_copied()  # a save reads what the optimizer changes
@@ -262,6 +263,7 @@ class TrainingLoop:
         """Some rank was asked to stop, and all agreed to. Raises Stopped."""
         request = self._stop.requested()
         assert request is not None
+        self.world.agreed_to_end()
         self.optimizer.zero_grad()  # a step under way is dropped; its loader state was never taken over
         outcome = "with a checkpoint of it"
         try:
@@ -275,6 +277,7 @@ class TrainingLoop:
 
     def _diverged(self, culprit: Culprit, step: int, what_happened: str) -> Diverged:
         """The end of a run that met NaN or infinity in `step`, counted from 1."""
+        self.world.agreed_to_end()
         self.wait_for_save()
         good_step = self._saved_step
         if good_step == self.position.step and culprit.quantity in divergence.SAVED:

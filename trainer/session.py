@@ -108,6 +108,7 @@ class Session:
         if self._options.burst_steps is None:
             loop.run(loop.recipe.num_steps)
             loop.save()
+            world.agreed_to_end()
             if world.is_first:
                 self._show_samples(loop, data)
             return
@@ -116,6 +117,7 @@ class Session:
             if world.is_first:
                 self._on_burst()
             loop.run(loop.recipe.num_steps, only_steps=True)
+        world.agreed_to_end()
 
     def _check_ranks(self) -> None:
         try:

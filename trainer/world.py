@@ -56,6 +56,10 @@ class World:
         """Rank 0's value, which must pickle; what the others give does not matter."""
         return value
 
+    def all_say(self, value: T) -> list[T]:
+        """Every rank's value, in their order; they must pickle."""
+        return [value]
+
     def first_decides(self, flag: bool) -> bool:
         return self.sums([float(flag and self.is_first)])[0] > 0
 
@@ -109,6 +113,9 @@ class World:
         return None
 
     # The end
+
+    def agreed_to_end(self) -> None:
+        """All ranks end here, for the same reason: those that are done wait for rank 0's last word."""
 
     def explain(self, error: TrainerExit) -> dict[str, Any]:
         """Exit code, reason and message: of the error; for a lost rank, what is known of why."""
