@@ -89,7 +89,7 @@ class Lab:
             _edit(name, lambda lines: [line for line in lines if not line.startswith(f"{ACCOUNT}:")])
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that the lab started: by its mark, or by pid (sshd overwrites its environment)."""
+        """Everything that the lab started: by its mark; by pid, or by its log, where a program overwrites its own."""
         found = {process for process in psutil.process_iter() if _environ(process).get(MARK) == str(self.folder)}
         for path in (self.folder / "run").glob("*.pid"):
             with contextlib.suppress(psutil.Error, ValueError):
@@ -97,6 +97,7 @@ class Lab:
                 process = psutil.Process(int(pid))
                 if process.create_time() == float(started_at):
                     found |= {process, *process.children(recursive=True)}
+        found |= {process for process in psutil.process_iter(["name"]) if _writes_into(process, self.folder)}
         return [process for process in found if process.pid != os.getpid()]
 
     # --- what tests do to it
@@ -271,7 +272,7 @@ class Lab:
             "home/.sky/plugins.yaml": """
                 plugins:
                   - class: patron_lab_plugin.LabPlugin
-                    parameters: {poll_s: 2}
+                    parameters: {poll_s: 5}
                 """,
             "home/.sky/catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nH100,Slurm\n",
         }
@@ -312,6 +313,15 @@ def _environ(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def _writes_into(process: psutil.Process, folder: Path) -> bool:
+    """Whether it is one of Slurm's step daemons, and its log is in the folder."""
+    if process.info["name"] != "slurmstepd":
+        return False
+    with contextlib.suppress(OSError):
+        return any(str(link.readlink()).startswith(f"{folder}/") for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    return False
 
 
 def _without(name: str) -> dict[str, str]:

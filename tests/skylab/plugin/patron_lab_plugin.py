@@ -10,7 +10,7 @@ from sky.server import plugins
 
 
 class LabPlugin(plugins.BasePlugin):
-    def __init__(self, poll_s: float = 2.0):
+    def __init__(self, poll_s: float = 5.0):
         self._poll_s = poll_s
 
     def install(self, extension_context):
