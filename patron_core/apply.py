@@ -6,7 +6,6 @@ because the next look finds the intent, or the job under its key, and goes on fr
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
@@ -77,7 +76,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
         Job(
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
-            run_dir=str(directory),
+            run_dir=directory,
             env=specs.workload_env(),
             deadline_s=deadline_s,
             grace_s=STOP_MARGIN_S,
@@ -89,7 +88,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
         attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
 
 
-def _command(run: Run, attempt: Attempt, directory: Path, deadline_s: float) -> tuple[str, ...]:
+def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
     if attempt.kind == "dryrun":
         return specs.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]))
     expected = (run.dryrun or {}).get("environment_hash")

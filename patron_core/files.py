@@ -12,10 +12,18 @@ from typing import Any
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is no file, or no whole object in it."""
     try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return to_object(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return content if isinstance(content, dict) else None
+
+
+def to_object(content: bytes | None) -> dict[str, Any] | None:
+    """The object in a JSON text; None where there is no whole one."""
+    try:
+        value = json.loads(content or b"null")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:

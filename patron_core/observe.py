@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from patron_core.decide import Situation, StopCause
 from patron_core.executors.base import Executor, Observation, ObservedStatus
@@ -12,6 +11,7 @@ from patron_core.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.remote import join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,9 @@ class Scene:
     situation: Situation
 
 
-def attempt_dir(run: Run, attempt: Attempt) -> Path:
+def attempt_dir(run: Run, attempt: Attempt) -> str:
     """A dryrun has a run directory of its own inside the run's, so that a burst never mixes with the real thing."""
-    base = Path(run.run_dir)
-    return base / f"dryrun-{attempt.number}" if attempt.kind == "dryrun" else base
+    return join(run.run_dir, f"dryrun-{attempt.number}") if attempt.kind == "dryrun" else run.run_dir
 
 
 def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:

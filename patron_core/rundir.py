@@ -9,22 +9,24 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patron_core.errors import Conflict, InvalidInput
-from patron_core.files import read_json, tail
+from patron_core.errors import Conflict
+from patron_core.files import to_object
+from patron_core.places import Folder, place_of
+from trainer.remote import join
 
 Cursor = dict[str, Any]
+FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
 _SEGMENT = re.compile(r"(?P<attempt>.+)-(?P<number>\d+)\.jsonl")
 _ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
-_CHECKPOINT = re.compile(r"step-(\d+)")
+_CHECKPOINT = re.compile(r"step-(\d+)/(.+)")
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
@@ -43,65 +45,71 @@ class Event:
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
     step: int
-    path: Path
+    path: str  # a folder or a URL
     bytes: int  # of the files that are there
-    complete: bool  # a manifest is there, and every file has the size that it states
+    complete: bool  # a manifest is there, and every file has the size that it states; in a bucket: it is durable
 
 
 class RunDir:
-    def __init__(self, path: str | Path):
-        if "://" in str(path):
-            raise InvalidInput(
-                [f"run directory: {path}; only folders of this machine can be read so far"],
-                next="mount the bucket and give the folder's path",
-            )
-        self.path = Path(path)
+    """A folder, or s3:// or gs://, for which every call may raise Unreachable: that is not known to be empty."""
+
+    def __init__(self, where: str | Path):
+        self.where = str(where)
+        self._place = place_of(where)
+
+    @property
+    def path(self) -> Path:
+        """Of a folder."""
+        assert isinstance(self._place, Folder), f"{self.where} is no folder"
+        return self._place.path
 
     def exists(self) -> bool:
-        return self.path.is_dir()
+        return self._place.exists()
 
     def write_spec(self, canonical_json: str) -> None:
         """Freeze the spec. Writing the same one again changes nothing; a different one raises Conflict."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        target = self.path / "spec.json"
-        descriptor, temporary = tempfile.mkstemp(dir=self.path, prefix=".spec-")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(canonical_json)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            _publish(Path(temporary), target)
-        except FileExistsError:
-            if target.read_text(encoding="utf-8") != canonical_json:
-                raise Conflict(
-                    f"{target} holds a different spec, and a run's spec is frozen",
-                    next="make a new run for the changed spec",
-                ) from None
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        content = canonical_json.encode()
+        if not self._place.create("spec.json", content) and self._place.read("spec.json") != content:
+            raise Conflict(
+                f"{join(self.where, 'spec.json')} holds a different spec, and a run's spec is frozen",
+                next="make a new run for the changed spec",
+            )
 
     def spec(self) -> dict[str, Any] | None:
-        return read_json(self.path / "spec.json")
+        return to_object(self._place.read("spec.json"))
 
     def environment(self) -> dict[str, Any] | None:
-        return read_json(self.path / "environment.json")
+        return to_object(self._place.read("environment.json"))
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
-        return read_json(self.path / "result.json")
+        return to_object(self._place.read("result.json"))
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """By step, the incomplete ones too: they are what a crash left, and take up space."""
-        found = []
-        for folder in _children(self.path / "checkpoints"):
-            match = _CHECKPOINT.fullmatch(folder.name)
-            if match and folder.is_dir():
-                found.append(_inspect_checkpoint(folder, int(match[1])))
-        return sorted(found, key=lambda checkpoint: checkpoint.step)
+        return [self._inspect_checkpoint(*found) for found in sorted(self._checkpoint_files().items())]
 
     def newest_checkpoint(self) -> CheckpointInfo | None:
-        return max((c for c in self.checkpoints() if c.complete), key=lambda c: c.step, default=None)
+        newest_first = sorted(self._checkpoint_files().items(), reverse=True)
+        return next((c for found in newest_first if (c := self._inspect_checkpoint(*found)).complete), None)
+
+    def _checkpoint_files(self) -> dict[int, dict[str, int]]:
+        """Step -> the sizes of its files."""
+        found: dict[int, dict[str, int]] = {}
+        for name, size in self._place.sizes("checkpoints").items():
+            if match := _CHECKPOINT.fullmatch(name):
+                found.setdefault(int(match[1]), {})[match[2]] = size
+        return found
+
+    def _inspect_checkpoint(self, step: int, sizes: dict[str, int]) -> CheckpointInfo:
+        name = f"checkpoints/step-{step:06d}"
+        manifest = to_object(self._place.read(f"{name}/manifest.json")) if "manifest.json" in sizes else None
+        files = manifest.get("files") if manifest else None
+        complete = isinstance(files, dict) and len(files) > 0
+        for file, stated in (files if isinstance(files, dict) else {}).items():
+            stated_bytes = stated.get("bytes") if isinstance(stated, dict) else None
+            complete = complete and sizes.get(file) == stated_bytes
+        return CheckpointInfo(step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=complete)
 
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
@@ -111,13 +119,11 @@ class RunDir:
         segments: dict[str, int] = dict((cursor or {}).get("segments", {}))
         garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
-        folder = self.path / "events"
         events: list[Event] = []
         for attempt, number, name in self._new_segments(segments):
-            try:
-                content = (folder / name).read_bytes()
-            except FileNotFoundError:
-                if not folder.is_dir():
+            content = self._place.read(f"events/{name}")
+            if content is None:
+                if self._place.is_away("events"):
                     break  # all of it went away: unmounted, not deleted; read on from here when it is back
                 continue  # a later segment of this attempt counts it as missing; without one it may come back
             if attempt in segments:
@@ -137,12 +143,12 @@ class RunDir:
 
     def reclaim_notice(self, attempt: str) -> str | None:
         """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
-        notices = (e for e in self.all_events() if e.kind == "notice" and e.attempt == attempt)
+        notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
         sources = [str(event.data.get("source")) for event in notices]
         return next((source for source in sources if source not in _OTHER_STOPS), None)
 
     def log_tail(self, attempt: str, lines: int) -> str:
-        return tail(self.path / "logs" / f"{attempt}.log", lines)
+        return self._place.tail(f"logs/{attempt}.log", lines)
 
     def _new_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
         new = self._list_segments(read)
@@ -152,12 +158,34 @@ class RunDir:
         return new
 
     def _list_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
+        def read_up_to(name: str) -> str | None:
+            match = _SEGMENT.fullmatch(name)
+            number = read.get(match["attempt"]) if match else None
+            return None if match is None or number is None else f"{match['attempt']}-{number:06d}.jsonl"
+
         new = []
-        for path in _children(self.path / "events"):
-            match = _SEGMENT.fullmatch(path.name)
+        for name in self._place.names("events", read_up_to):
+            match = _SEGMENT.fullmatch(name)
             if match and int(match["number"]) > read.get(match["attempt"], -1):
-                new.append((match["attempt"], int(match["number"]), path.name))
+                new.append((match["attempt"], int(match["number"]), name))
         return sorted(new, key=lambda segment: (attempt_order(segment[0]), segment[1]))
+
+
+_followed: dict[str, tuple[list[Event], Cursor]] = {}
+_following = threading.Lock()
+
+
+def events_so_far(directory: RunDir) -> list[Event]:
+    """All events, of which only those are read that are new since the last call in this process; do not change them."""
+    with _following:
+        events, cursor = _followed.pop(directory.where, ([], {}))
+    new, cursor = directory.read_events(cursor)
+    events = sorted(events + new, key=lambda event: attempt_order(event.attempt)) if new else events
+    with _following:
+        _followed[directory.where] = (events, cursor)  # the last one used comes last
+        while len(_followed) > FOLLOWED_RUNS:
+            del _followed[next(iter(_followed))]
+    return events
 
 
 def attempt_order(attempt: str) -> tuple[int, str, str]:
@@ -203,25 +231,6 @@ def curve(events: Iterable[Event], key: str) -> list[tuple[int, float]]:
     return points
 
 
-def _publish(source: Path, target: Path) -> None:
-    """Give `source` the name `target`, which must be free: FileExistsError otherwise."""
-    try:
-        os.link(source, target)  # unlike a rename, a link never replaces what is there
-    except FileExistsError:
-        raise
-    except OSError:  # a mounted bucket has no links; it is one writer's folder, so look and rename
-        if target.exists():
-            raise FileExistsError(target) from None
-        source.rename(target)
-
-
-def _children(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
     last = dict(read)
     for attempt, number, _ in new:
@@ -261,21 +270,3 @@ def _to_event(item: Any) -> Event | None:
     if not good or not (step is None or isinstance(step, int)):
         return None
     return Event(seq=seq, time=time, attempt=attempt, kind=kind, step=step, data=item)
-
-
-def _inspect_checkpoint(folder: Path, step: int) -> CheckpointInfo:
-    manifest = read_json(folder / "manifest.json")
-    files = manifest.get("files") if manifest else None
-    complete = isinstance(files, dict) and len(files) > 0
-    for name, stated in (files if isinstance(files, dict) else {}).items():
-        stated_bytes = stated.get("bytes") if isinstance(stated, dict) else None
-        complete = complete and _size_bytes(folder / name) == stated_bytes
-    present_bytes = sum(_size_bytes(path) or 0 for path in _children(folder))
-    return CheckpointInfo(step=step, path=folder, bytes=present_bytes, complete=complete)
-
-
-def _size_bytes(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None

@@ -26,6 +26,7 @@ from patron_core import settings
 from patron_core.errors import PatronError, Unavailable
 from patron_core.mirror.copy import Copy, MirrorReport, Overtaken
 from patron_core.mirror.position import Point
+from patron_core.places import Unreachable
 from patron_core.states import TERMINAL
 from patron_core.store import Store, mirrors
 from patron_core.store.records import Run
@@ -71,6 +72,8 @@ def sync(
             _advance(copy, extra or {})
         except Overtaken:
             error = f"another sync of {run.id} was faster; the next one goes on from where it stands"
+        except Unreachable:  # the run's bucket: MLflow has nothing to do with it
+            raise
         except Exception as fault:  # a poll boundary
             error = _give_up(copy, fault)
             if time.monotonic() - copy.answered_at > SLOW_S:

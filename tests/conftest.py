@@ -50,7 +50,14 @@ def _no_cloud() -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh PATRON_HOME; no setting of the person who runs the tests leaks in."""
-    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_LOCAL_USD_PER_HOUR", "MLFLOW_TRACKING_URI"):
+    for name in (
+        "PATRON_DATABASE_URL",
+        "PATRON_CACHE",
+        "PATRON_RUNS",
+        "PATRON_SCRATCH",
+        "PATRON_LOCAL_USD_PER_HOUR",
+        "MLFLOW_TRACKING_URI",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
     return tmp_path / "home"

@@ -84,7 +84,7 @@ class LocalExecutor:
         job_dir = Path(handle["job_dir"])
         job = read_json(job_dir / "job.json")
         printed = RunDir(job["run_dir"]).log_tail(handle["key"], lines) if job else ""
-        return printed or tail(job_dir / "runner.log", lines)
+        return printed or tail(job_dir / "workload.log", lines) or tail(job_dir / "runner.log", lines)
 
 
 @contextmanager

@@ -7,49 +7,40 @@ stops/<key>.json          the core's: please stop; `kill_after_s` seconds later,
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from patron_core.files import read_json, write_json
+from patron_core.files import to_object
+from patron_core.places import place_of
 
 
 class Records:
     """Of one job. Raises OSError when the run directory cannot be reached."""
 
     def __init__(self, run_dir: str, key: str):
-        self._root, self._key = Path(run_dir), key
+        self._place, self._key = place_of(run_dir), key
 
     def starts(self) -> list[dict[str, Any]]:
         """The records of every start so far, in order."""
         found: list[dict[str, Any]] = []
-        while (record := read_json(self._machine(len(found) + 1))) is not None:
+        while (record := to_object(self._place.read(self._machine(len(found) + 1)))) is not None:
             found.append(record)
         return found
 
     def claim_start(self, number: int, record: dict[str, Any]) -> bool:
         """Write the first record of a start; False where somebody else just wrote one of that number."""
-        path = self._machine(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump(record, file)
-        except FileExistsError:
-            return False
-        return True
+        return self._place.create(self._machine(number), json.dumps(record).encode())
 
     def write_start(self, number: int, record: dict[str, Any]) -> None:
-        write_json(self._machine(number), record)
+        self._place.write(self._machine(number), json.dumps(record).encode())
 
     def stop(self) -> dict[str, Any] | None:
-        return read_json(self._stop())
+        return to_object(self._place.read(self._stop()))
 
     def write_stop(self, wish: dict[str, Any]) -> None:
-        path = self._stop()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, wish)
+        self._place.write(self._stop(), json.dumps(wish).encode())
 
-    def _machine(self, number: int) -> Path:
-        return self._root / "machines" / f"{self._key}-{number}.json"
+    def _machine(self, number: int) -> str:
+        return f"machines/{self._key}-{number}.json"
 
-    def _stop(self) -> Path:
-        return self._root / "stops" / f"{self._key}.json"
+    def _stop(self) -> str:
+        return f"stops/{self._key}.json"

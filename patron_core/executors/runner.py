@@ -102,7 +102,9 @@ class Runner:
         self.told_by_machine = True
 
     def _start(self) -> subprocess.Popen[bytes]:
-        log = Path(self.job["run_dir"]) / "logs" / f"{self.job['key']}.log"
+        log = Path(self.job["run_dir"], "logs", f"{self.job['key']}.log")
+        if "://" in self.job["run_dir"]:  # the log goes there by itself; what else is printed stays here
+            log = self.job_dir / "workload.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             return subprocess.Popen(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 from patron_core.decide import STOP_MARGIN_S
@@ -21,6 +20,7 @@ from patron_core.store.records import Run
 from patron_core.target import target_of
 from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
+from trainer.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _TOP_UP = frozenset({RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
@@ -95,7 +95,7 @@ def check_proof(run: Run) -> None:
         raise Refused(f"the spec of run {run.id} is not the one that its dryrun proved", next=again)
     if not target_of(run).is_local:
         return  # another machine's environment is told there: its trainer exits with 78 before it begins
-    proof = Path(run.run_dir) / f"dryrun-{str(run.dryrun['attempt']).rsplit('-', 1)[-1]}"
+    proof = join(run.run_dir, f"dryrun-{str(run.dryrun['attempt']).rsplit('-', 1)[-1]}")
     recorded = RunDir(proof).environment() or {}
     current = current_environment(proof)
     if current.get("hash") != run.dryrun["environment_hash"]:
@@ -108,7 +108,7 @@ def check_proof(run: Run) -> None:
         )
 
 
-def current_environment(run_dir: Path) -> dict[str, Any]:
+def current_environment(run_dir: str) -> dict[str, Any]:
     """What the trainer would record now, on this machine, for the run in `run_dir`."""
     try:
         done = subprocess.run(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patron_core import supervisor
 from patron_core.evidence import words
 from patron_core.observe import attempt_dir
-from patron_core.rundir import Event, RunDir, lineage
+from patron_core.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
@@ -94,7 +94,7 @@ def view(store: Store, run_id: str) -> RunView:
     made = attempts.for_run(store, run.id)
     in_dryrun = run.state is RunState.DRYRUN and made  # a burst has a run directory of its own
     directory = RunDir(attempt_dir(run, made[-1]) if in_dryrun else run.run_dir)
-    events = lineage(directory.all_events())
+    events = lineage(events_so_far(directory))
     newest = directory.newest_checkpoint()
     latest, step, val_bpb = _latest(events)
     num_steps = next((e.data.get("num_steps") for e in reversed(events) if e.kind == "start"), None)
@@ -128,7 +128,7 @@ def curves(store: Store, run_id: str) -> pl.DataFrame:
 
     run = runs.get_run(store, run_id)
     rows: list[tuple[str, int, float, float, str]] = []
-    for event in lineage(RunDir(run.run_dir).all_events()):
+    for event in lineage(events_so_far(RunDir(run.run_dir))):
         if event.step is None:
             continue
         if event.kind == "metrics":

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3 import S3Server
 
-from patron_core import settings, tracking
+from patron_core import places, settings, tracking
 from patron_core.errors import Unavailable
 from patron_core.mirror.copy import ARTIFACT_RETRY_S, PENDING_TAG, RUN_TAG, Copy, Overtaken
 from patron_core.mirror.position import Position, flatten
@@ -28,6 +29,7 @@ from patron_core.rundir import Event
 from patron_core.states import RunState
 from patron_core.store import Store, mirrors, runs
 from patron_core.store.records import Run
+from trainer.remote import Remote
 
 NOW = 1_800_000_000.0
 SPEC = {"depth": 2, "seed": 42, "features": {"rope": True}, "note": "x" * 7000, "odd,key": None}
@@ -710,3 +712,48 @@ def test_a_position_survives_json() -> None:
         [Event(seq=0, time=1.5, attempt="a-train-1", kind="start", step=None, data={})]
     )
     assert Position(**json.loads(json.dumps(position.__dict__))) == position
+
+
+class TestBucket:
+    def test_a_run_in_a_bucket_is_mirrored_rewound_and_not_lost_while_it_is_away(
+        self, store: Store, bucket: str, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = runs.create_run(
+            store,
+            project="lab/one",
+            name="baseline",
+            workload="trainer",
+            spec=SPEC,
+            spec_hash="5" * 64,
+            executor="local",
+            run_dir=lambda run_id: f"{bucket}/{run_id}",
+            actor="tester",
+            key="k1",
+            now=NOW - 10,
+        )
+        workload, remote = Workload(tmp_path / "scratch"), Remote(run.run_dir)
+        (workload.path / "environment.json").write_text(json.dumps({"hash": "e" * 8}))
+
+        def bring_up() -> None:
+            for path in workload.path.rglob("*.json*"):
+                remote.put(path.relative_to(workload.path).as_posix(), path)
+
+        workload.start("a-train-1", None, *metrics(1, 2, 3))
+        bring_up()
+        assert sync(store, run).num_points > 0
+        assert sync(store, run).num_events == 0
+        assert curve(store, run) == expected(range(1, 4))
+        assert only(run).data.tags["patron.environment_hash"] == "e" * 8
+
+        workload.start("a-train-2", 2, *metrics(3, 4))
+        bring_up()
+        monkeypatch.setattr(places, "ANSWER_WITHIN_S", 1.0)
+        places._remote.cache_clear()
+        s3_server.stop()
+        try:
+            with pytest.raises(Unavailable, match="s3://"):
+                tracking.sync(store, run, now=NOW)
+        finally:
+            s3_server.start()
+        assert sync(store, run).rewound_to == 2
+        assert curve(store, run) == expected(range(1, 5))
