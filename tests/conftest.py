@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,14 @@ def _no_cloud() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GCP", "AWS"):
             patch.setenv(f"PATRON_METADATA_{name}", "off")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    """Compiled code outlives the caches of single tests: the head's kernel alone takes ten seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/patron-compiled-{os.getuid()}")
         yield
 
 

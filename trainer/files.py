@@ -18,6 +18,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PATRON_CACHE") or Path.home() / ".cache" / "patron")
 
 
+def compiled_folder() -> Path:
+    """Compiled code: torch's own variable, or a place that outlives a restart of the machine, as /tmp does not."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "compiled")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic and durable."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.files import cache_folder
+from trainer.files import compiled_folder
 from trainer.head import HeadKernel, softcap_cross_entropy_
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -60,7 +60,7 @@ def _library() -> Path:
     """The compiled library. Importing torch's build tools takes seconds, so that only the first start does."""
     source = _SOURCE.read_text(encoding="utf-8")
     key = hashlib.sha256("\0".join((source, torch.__version__, _instruction_sets())).encode()).hexdigest()[:16]
-    path = cache_folder() / "kernels" / f"head-{key}.so"
+    path = compiled_folder() / f"head-{key}.so"
     if not path.exists():
         from torch._inductor.codecache import CppCodeCache  # it knows the flags, and which OpenMP torch itself uses
 

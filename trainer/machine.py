@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from trainer.devices import describe_cpu, measure_cpu_peak, peak_flops
-from trainer.files import cache_folder
+from trainer.files import compiled_folder
 from trainer.head import HeadKernel, softcap_cross_entropy_
 from trainer.head_cpu import load_cpu_kernel
 from trainer.outcome import BadSpec
@@ -82,8 +82,7 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
         keep_freed_memory()
         device_name = describe_cpu()["model"]
         peak = measure_cpu_peak(name, budget_s=CPU_PEAK_BUDGET_S) if with_peak else None
-    # by default it is /tmp, and a restart of the machine would mean to compile again
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder())
     compile = (on_cuda if spec.compile is None else spec.compile) and can_compile(device, warn)
     if on_cuda:
         kernel = torch.compile(softcap_cross_entropy_, dynamic=False) if compile else softcap_cross_entropy_
