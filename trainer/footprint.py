@@ -1,9 +1,9 @@
 """Where the memory of a training step goes, part by part. Pure.
 
 Weights as the trainer keeps them: matrices and lm_head in float32, embeddings in the compute dtype, Adam's moments in
-float32. Activations were fitted to three published peaks (depth 10 at 16 and 32 sequences of 2048, depth 12 at 32):
-34.4 bytes a token, layer and channel in compiled bfloat16, and 2.4 bytes a token and vocabulary entry for a head that
-keeps all its logits at once.
+the dtype of their parameter. Activations were fitted to three published peaks (depth 10 at 16 and 32 sequences of 2048,
+depth 12 at 32): 34.4 bytes a token, layer and channel in compiled bfloat16, and 2.4 bytes a token and vocabulary entry
+for a head that keeps all its logits at once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def memory_parts(
     parts = {
         "weights": float(weights),
         "gradients": float(weights),
-        "optimizer": float(matrix_states * params.matrices + 8 * (adam + embeddings)),
+        "optimizer": float(matrix_states * params.matrices + 8 * adam + 2 * item_bytes * embeddings),
         "casts": float(casts),
         "activations": values * item_bytes * tokens * recipe.dim,
         "head": float(head),

@@ -73,12 +73,14 @@ def adam_update(
     correction2: Tensor,
     betas: tuple[float, float],
 ) -> None:
-    """AdamW in float32, whatever the parameter is kept in. `decay` is lr x weight decay; `step_size`, lr corrected."""
-    grad = grad.float()
-    mean.lerp_(grad, 1 - betas[0])
-    mean_square.lerp_(grad.square(), 1 - betas[1])
-    update = mean / ((mean_square / correction2).sqrt() + ADAM_EPS)
+    """AdamW in float32, whatever all of it is kept in. `decay` is lr x weight decay; `step_size`, lr corrected."""
+    grad, full_mean, full_square = grad.float(), mean.float(), mean_square.float()
+    full_mean.lerp_(grad, 1 - betas[0])
+    full_square.lerp_(grad.square(), 1 - betas[1])
+    update = full_mean / ((full_square / correction2).sqrt() + ADAM_EPS)
     param.copy_(param.float() * (1 - decay) - step_size * update)
+    mean.copy_(full_mean)  # these two do nothing where the moments are in float32
+    mean_square.copy_(full_square)
 
 
 class Optimizer:
@@ -118,8 +120,10 @@ class Optimizer:
                 param = self._params[name].detach()
                 num_rows = param.size(0) if self._is_sharded(param) else None
                 own = param if num_rows is None else param[self._world.rows(num_rows)]
+                # In the parameter's dtype, as where the recipe's rates were tuned: with float32 moments for bfloat16
+                # embeddings val_bpb ended .004 higher (three seeds, depth 2, 150 steps), and they are the largest state
                 for moment in ("mean", "mean_square"):
-                    self._state[f"adam.{name}.{moment}"] = torch.zeros_like(own, dtype=torch.float32)
+                    self._state[f"adam.{name}.{moment}"] = torch.zeros_like(own)
                     self._num_rows[f"adam.{name}.{moment}"] = num_rows
         for names in self._muon_names:
             param = self._params[names[0]]

@@ -43,7 +43,7 @@ def checkpoint_bytes(recipe: Recipe, item_bytes: int) -> float:
     embeddings = params.wte + params.value_embeds
     per_matrix = 8 if recipe.features.muon else 12
     adam = params.total - params.matrices - embeddings
-    return per_matrix * params.matrices + 12 * adam + (8 + item_bytes) * embeddings
+    return per_matrix * params.matrices + 12 * adam + 3 * item_bytes * embeddings
 
 
 def estimate_memory(

@@ -90,6 +90,25 @@ def test_adamw_is_torchs() -> None:
     torch.testing.assert_close(ours, theirs.detach())
 
 
+def test_bfloat16_embeddings_keep_bfloat16_moments_and_are_updated_in_float32() -> None:
+    model = build_model(recipe(), device=CPU, compute_dtype=torch.bfloat16, seed=0)
+    optimizer = Optimizer(model, recipe())
+    state = optimizer.state_dict()
+    assert (
+        state["adam.wte.weight.mean"].dtype == state["adam.value_embeds.1.weight.mean_square"].dtype == torch.bfloat16
+    )
+    assert state["adam.lm_head.weight.mean"].dtype == torch.float32
+
+    grad = torch.randn(8, 8).bfloat16()
+    rounded = [torch.randn(8, 8).bfloat16(), torch.rand(8, 8).bfloat16(), torch.rand(8, 8).bfloat16()]
+    full = [value.float() for value in rounded]
+    for param, mean, mean_square in (rounded, full):
+        numbers = torch.tensor(0.01), torch.tensor(0.001), torch.tensor(0.05)
+        adam_update(param, grad.to(param.dtype), mean, mean_square, *numbers, (0.8, 0.995))
+    for one, other in zip(rounded, full, strict=True):
+        assert torch.equal(one, other.bfloat16())
+
+
 @pytest.mark.parametrize("muon", [True, False])
 def test_a_loaded_state_goes_on_bit_for_bit(muon: bool) -> None:
     made = recipe(muon=muon)
