@@ -160,7 +160,10 @@ def test_a_notice_leaves_a_durable_checkpoint_and_another_machine_goes_on(
 def _last_local_step(folder: Path) -> int:
     steps = [0]
     for path in (folder / "events").glob("*.jsonl*"):
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        try:
+            lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        except FileNotFoundError:
+            continue  # closed, and so renamed, just now: whoever waits looks again
         steps += [event["step"] for line in lines if (event := json.loads(line))["kind"] == "metrics"]
     return max(steps)
 
