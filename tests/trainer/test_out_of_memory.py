@@ -173,7 +173,7 @@ def train_within(trainer: Trainer, run_dir: Path, spec: dict[str, Any], extra_by
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(extra_bytes), *arguments],
         cwd=ROOT,
-        env=trainer.environ(),
+        env=trainer.environ(MALLOC_ARENA_MAX="1"),  # each thread of its own takes 64 MiB of addresses, and no memory
         capture_output=True,
         text=True,
         timeout=200,
