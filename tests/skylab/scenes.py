@@ -1,0 +1,217 @@
+"""The scenes that the lab's tests judge, each a function that plays one to its end. They run beside each other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import test_executors as contract
+from lab import ROOT
+from world import HOURLY, MACHINE, SECOND, Core, SkyWorld, until
+
+from patron_core import gc, skypilot_client, tracking, verbs
+from patron_core.decide import Situation, verdict
+from patron_core.errors import Unavailable
+from patron_core.executors.base import Job, ObservedStatus
+from patron_core.executors.records import Records
+from patron_core.executors.skypilot import SkyExecutor, prefix
+from patron_core.money import cost_usd_micros
+from patron_core.rundir import RunDir, curve, lineage
+from patron_core.states import EndReason, RunState
+from patron_core.store import attempts, ledger, mirrors
+
+STEPS = 1000
+
+
+def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """estimate -> dryrun -> fund -> train -> two reclaims -> resumed -> succeeded; the bill, the curve, the losses."""
+    store, lab = core.store, core.lab
+    run = core.plan("whole", spec | {"num_steps": STEPS})
+    assert run.estimate is not None
+    assert run.estimate["device"] == "H100"
+    verbs.dryrun(store, run.id, actor="ada", burst_steps=4)
+    run = core.until(run, RunState.AWAITING_FUNDING)
+    assert run.dryrun is not None
+    assert run.dryrun["rehearsal"]["ok"]
+    verbs.fund(store, run.id, usd_micros=3000 * SECOND, actor="ada", key="go")
+    verbs.launch(store, run.id, actor="ada")
+    core.until(run, RunState.RUNNING)
+
+    directory = RunDir(run.run_dir)
+    for _ in range(2):
+        step_before = checkpoint_step(directory)
+        until(lambda before=step_before: checkpoint_step(directory) > before + 100, "a checkpoint")  # type: ignore[misc]
+        assert lab.reclaim(core.job_name(run)) == 1
+        seen = core.until(run, RunState.RECOVERING)
+        assert seen.reason is EndReason.PREEMPTED
+        core.until(run, RunState.RUNNING, RunState.SUCCEEDED)
+    run = core.until(run, RunState.SUCCEEDED)
+
+    # one attempt, three machines; SkyPilot brought it back, the core never launched again
+    made = [a for a in attempts.for_run(store, run.id) if a.kind == "train"]
+    assert [a.reason for a in made] == [EndReason.COMPLETED]
+    assert made[0].evidence["recoveries"] == 2
+    assert [start["exit_code"] for start in made[0].evidence["starts"]] == [None, None, 0]
+    resumed = [e.data["resumed_step"] for e in directory.all_events() if e.kind == "start"]
+    assert resumed[0] is None
+    assert 100 <= resumed[1] < resumed[2]
+
+    # the bill, to the micro-dollar
+    money = ledger.run_money(store, run.id)
+    assert money.charged_usd_micros == sum(
+        cost_usd_micros(a.charged_s, HOURLY) for a in attempts.for_run(store, run.id)
+    )
+    assert money.held_usd_micros == 0
+    assert made[0].charged_s > 10
+    assert ledger.verify(store) == []
+
+    # the curve: every step once; the losses: those of a run that nobody interrupted
+    losses = dict(curve(lineage(directory.all_events()), "train/loss"))
+    assert list(losses) == list(range(1, STEPS + 1))
+
+    def is_mirrored() -> bool:
+        tracking.sync(store, run, now=time.time())
+        mirror = mirrors.get(store, run.id)
+        return mirror is not None and bool(mirror.position.get("finished"))
+
+    until(is_mirrored, "the mirror")
+    mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
+    assert Counter(mirrored["step"].to_list()) == Counter(losses)
+    alone = folder / "alone"
+    command = [sys.executable, "-m", "trainer.train", f"{run.run_dir}/spec.json", str(alone)]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    assert dict(curve(lineage(RunDir(alone).all_events()), "train/loss")) == losses
+
+
+def checkpoint_step(directory: RunDir) -> int:
+    newest = directory.newest_checkpoint()
+    return newest.step if newest else 0
+
+
+def a_cancel_while_it_recovers(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    run = core.launched("cancelled", spec | {"num_steps": STEPS})
+    core.until(run, RunState.RUNNING)
+    until(lambda: RunDir(run.run_dir).newest_checkpoint() is not None, "a checkpoint")
+    assert core.lab.reclaim(core.job_name(run)) == 1
+    core.until(run, RunState.RECOVERING)
+    verbs.cancel(core.store, run.id, actor="ada")
+    verbs.cancel(core.store, run.id, actor="ada")
+    seen = core.until(run, RunState.CANCELLED)
+    assert seen.reason is EndReason.CANCELLED
+    assert ledger.run_money(core.store, run.id).held_usd_micros == 0
+    assert ledger.run_money(core.store, run.id).charged_usd_micros > 0
+    until(lambda: core.lab.allocations(core.job_name(run)) == [], "its machine to be given back")
+    assert RunDir(run.run_dir).newest_checkpoint() is not None
+
+
+def no_capacity_until_the_deadline(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """The only node of that partition is drained: the money stays held, and nothing was charged."""
+    core.lab.drain("n4")
+    run = core.launched("waiting", spec, held_s=500, wait_s=30.0, only="slurm/lab/full")
+    seen = core.until(run, RunState.FUNDED)
+    assert seen.reason is EndReason.NO_CAPACITY
+    money = ledger.run_money(core.store, run.id)
+    assert (money.held_usd_micros, money.charged_usd_micros) == (500 * SECOND, 0)
+
+
+def out_of_memory_is_not_tried_again(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    executor = SkyExecutor()
+    job = Job(
+        key="oom-train-1",
+        command=(sys.executable, "-S", "-c", "print('CUDA out of memory'); raise SystemExit(76)"),
+        run_dir=str(folder / "oom"),
+        deadline_s=300,
+        grace_s=15,
+        machine=MACHINE,
+    )
+    handle = executor.submit(job)
+    until(lambda: executor.poll(handle).is_final, "the end", 2.0)
+    end = executor.poll(handle)
+    assert (end.status, end.exit_code) == (ObservedStatus.ENDED, 76)
+    assert verdict(Situation(state=RunState.RUNNING), end) is EndReason.CUDA_OOM
+    assert end.evidence["recoveries"] == 0
+    assert len(Records(job.run_dir, job.key).starts()) == 1
+    assert executor.logs(handle, 1) == "CUDA out of memory"
+
+
+def a_core_that_dies_right_after_the_submit(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """Killed with its launch on the way. Whoever comes next finds the job, and starts no second."""
+    job = Job(
+        key="dies-train-1",
+        command=(sys.executable, "-S", "-c", "print('ready')"),
+        run_dir=str(folder / "dies"),
+        deadline_s=300,
+        grace_s=15,
+        machine=MACHINE,
+    )
+    code = f"from patron_core.executors.skypilot import *\nSkyExecutor().submit({job!r})"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    client = skypilot_client.Client()
+    name = prefix() + job.key
+    until(lambda: client.is_launching(name) or bool(client.jobs(name=name)), "the launch to be on its way", 0.1)
+    process.kill()
+    process.wait()
+    executor = SkyExecutor()
+    handle = None
+    while handle is None:
+        try:
+            handle = executor.submit(job)
+        except Unavailable as error:
+            if "on its way" not in error.message:
+                raise
+            time.sleep(1)
+    until(lambda: executor.poll(handle).is_final, "the end", 2.0)
+    assert executor.poll(handle).exit_code == 0
+    assert [each["job_id"] for each in client.jobs(name=name)] == [handle["job_id"]]
+    assert len(Records(job.run_dir, job.key).starts()) == 1
+    client.close()
+
+
+def orphans_are_ended(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """A job of this lab's name that no attempt owns."""
+    world = SkyWorld(folder, "orphan")
+    handle = world.executor.submit(world.job("stops"))
+    client = skypilot_client.Client()
+    until(lambda: world.executor.poll(handle).status is ObservedStatus.RUNNING, "it to run", 2.0)
+    name = prefix() + handle["key"]
+    found = [orphan for orphan in gc.find_orphans(core.store, client) if orphan.name == name]
+    assert [orphan.why for orphan in found] == ["no attempt of this lab has that name"]
+    assert "unknown price" in found[0].sentence
+    gc.end_orphans(core.store, client, found)
+    until(lambda: world.executor.poll(handle).is_final, "its end", 2.0)
+    assert [o for o in gc.find_orphans(core.store, client) if o.name == name] == []
+    client.close()
+
+
+def contract_once(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    contract.test_a_key_starts_once_and_is_found_for_ever(SkyWorld(folder, "once"))
+
+
+def contract_stop(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    contract.test_a_requested_stop_lets_it_exit_by_itself(SkyWorld(folder, "stop"))
+
+
+def contract_kill(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    contract.test_cancel_kills_what_does_not_listen(SkyWorld(folder, "kill"))
+
+
+def contract_deadline(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    contract.test_the_deadline_stops_what_listens(SkyWorld(folder, "deadline"))
+
+
+SCENES = [
+    the_whole_loop,
+    a_cancel_while_it_recovers,
+    no_capacity_until_the_deadline,
+    out_of_memory_is_not_tried_again,
+    a_core_that_dies_right_after_the_submit,
+    orphans_are_ended,
+    contract_once,
+    contract_stop,
+    contract_kill,
+    contract_deadline,
+]

@@ -1,0 +1,98 @@
+"""The sky executor and the core above it, on a real SkyPilot on a real Slurm. Each test judges one scene (scenes.py).
+
+A managed job takes a minute to start, so the scenes are played beside each other, in one lab, by the first test.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+
+import scenes
+from lab import Lab
+from world import Core, SkyWorld, until
+
+from patron_core.errors import Unavailable
+from patron_core.executors.base import ObservedStatus
+from patron_core.executors.skypilot import SkyExecutor
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("PATRON_LAB_SCENES") != "1",
+    reason="these scenes have not all run to their end yet: PATRON_LAB_SCENES=1 plays them, on two free cores",
+)
+
+AT_ONCE = 5  # a launch takes half a minute of a core
+Outcomes = dict[str, Future[None]]
+
+
+@pytest.fixture(scope="module")
+def home(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One PATRON_HOME for all scenes: they share a process, a store and a supervisor."""
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in lab.environ().items():
+            patch.setenv(name, value)
+        patch.setenv("PATRON_HOME", str(folder))
+        patch.setenv("PATRON_SKY_INFRA", "slurm/lab/spot")
+        patch.setenv("PATRON_SKY_PYTHON", sys.executable)
+        patch.setenv("PATRON_SKY_CACHE", str(folder / "cache"))
+        patch.setenv("PATRON_SKY_POLL_S", "4")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_RUNS", "MLFLOW_TRACKING_URI"):
+            patch.delenv(name, raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(lab: Lab, home: Path, spec: dict[str, Any], request: pytest.FixtureRequest) -> Iterator[Outcomes]:
+    """The scenes of the tests that were asked for, each played to its end."""
+    core = Core(lab)
+    wanted = {item.callspec.id for item in request.session.items if hasattr(item, "callspec")}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        played = {
+            scene.__name__: pool.submit(scene, core, spec, home / "scenes")
+            for scene in scenes.SCENES
+            if scene.__name__ in wanted
+        }
+        for future in played.values():
+            future.exception()
+    yield played
+    core.close()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("scene", scenes.SCENES, ids=lambda scene: scene.__name__)
+def test_scene(outcomes: Outcomes, scene: Callable[..., None]) -> None:
+    outcomes[scene.__name__].result()
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_is_stopped_is_unreachable_and_the_job_goes_on_when_it_is_back(
+    lab: Lab, outcomes: Outcomes, home: Path
+) -> None:
+    world = SkyWorld(home / "scenes", "server")
+    executor = SkyExecutor()
+    handle = executor.submit(world.job("stops"))
+    until(lambda: executor.poll(handle).status is ObservedStatus.RUNNING, "it to run")
+    lab.sky("api", "stop")
+    try:
+        until(lambda: executor.poll(handle).status is ObservedStatus.UNREACHABLE, "nobody to answer")
+        assert executor.poll(handle).evidence["next"] == "sky api start"
+        with pytest.raises(Unavailable) as refused:
+            executor.find(handle["key"])
+        assert refused.value.next == "sky api start"
+    finally:
+        lab.sky("api", "start", timeout_s=120)
+    until(lambda: executor.poll(handle).status is not ObservedStatus.UNREACHABLE, "an answer")
+    assert executor.find(handle["key"]) == handle
+    executor.cancel(handle, grace_s=0.0)
+    until(lambda: executor.poll(handle).is_final, "its end")
+    assert world.num_starts() <= 2  # the restarted server may bring it back once
