@@ -6,7 +6,6 @@ estimate -> dryrun -> fund -> launch -> SIGKILL of the supervisor, then of the t
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from corpus import write_corpus
 
 from patron_core import tracking, verbs
 from patron_core.errors import Refused
@@ -25,7 +25,6 @@ from patron_core.store import Run, Store, attempts, ledger, runs
 from patron_core.supervisor import Supervisor, ensure_running
 
 BUDGET_USD_MICROS = 500_000
-WORDS = ("quick", "brown", "fox", "jumps", "lazy", "dog", "seven", "wizards", "box", "quartz", "pale", "moonlight")
 
 
 @pytest.fixture
@@ -40,10 +39,7 @@ def store(living_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]
 def spec(tmp_path: Path) -> dict[str, object]:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    dice = random.Random(1)
-    for number in range(60):
-        lines = [" ".join(dice.choices(WORDS, k=12)) + f" {dice.random():.6f}" for _ in range(450)]
-        (corpus / f"{number:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    write_corpus(corpus, 60)
     return {
         "depth": 1,
         "sequence_len": 128,

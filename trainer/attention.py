@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_SCORED_WINDOW = 1024  # on a CPU; beyond it the scores that the backward pass needs take too much memory
-SHORTEST_BLOCK = 128
+from trainer.blocks import MAX_SCORED_WINDOW, query_blocks
 
 
 def windowed_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int, block_mask: Any = None) -> Tensor:
@@ -38,11 +37,10 @@ def _blockwise_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window:
     kernel takes more than twice as long as two plain products and a softmax between them.
     """
     T, K = q_BHTK.shape[2:]
-    block = max(SHORTEST_BLOCK, min(window, T // 4))
     position_T = torch.arange(T, device=q_BHTK.device)
     outputs = []
-    for start in range(0, T, block):
-        queries, keys = slice(start, min(start + block, T)), slice(max(0, start - window), min(start + block, T))
+    for start, end, first_key in query_blocks(T, window):
+        queries, keys = slice(start, end), slice(first_key, end)
         scores_BHQS = q_BHTK[:, :, queries] @ k_BHTK[:, :, keys].mT
         scores_BHQS = scores_BHQS.to(torch.promote_types(q_BHTK.dtype, torch.float32)) * K**-0.5
         distance_QS = position_T[queries].unsqueeze(1) - position_T[keys]

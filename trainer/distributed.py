@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.outcome import RankLost, TrainerExit, UserError
+from trainer.outcome import RankLost, TrainerExit, UserError, first_line
 from trainer.world import Concluded, Look, Pending, T, World
 
 LOOK_EVERY_S = 0.2  # at the store, for words of others
@@ -247,8 +247,7 @@ def _losing_a_rank(what: str) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # gloo's are plain ones; the others derive from it
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        cause = re.sub(r"^\[\S+\] ", "", lines[0]).partition(". ")[0]  # without gloo's source file and advice
+        cause = re.sub(r"^\[\S+\] ", "", first_line(error)).partition(". ")[0]  # without gloo's source file and advice
         raise RankLost(f"{what} broke: {cause}") from error
 
 

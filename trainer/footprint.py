@@ -8,6 +8,7 @@ for a head that keeps all its logits at once.
 
 from __future__ import annotations
 
+from trainer.blocks import MAX_SCORED_WINDOW, query_blocks
 from trainer.recipe import Recipe
 
 ACTIVATION_VALUES = 17.2  # kept for each token, layer and channel, compiled
@@ -18,7 +19,6 @@ HEAD_CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # trainer.head: logits of
 HEAD_CHUNK_COPIES = {True: 2.0, False: 10.0}
 CPU_RUNTIME_BYTES = 750e6  # interpreter, torch, loader, freed memory that is kept; from depth 1 and 2 on a CPU
 FRAGMENTATION = 0.04
-MAX_SCORED_WINDOW, SHORTEST_BLOCK = 1024, 128  # trainer.attention, on a CPU; a test compares
 
 
 def memory_parts(
@@ -60,8 +60,5 @@ def scored_keys(sequence_len: int, window: int) -> float:
     window = min(window, sequence_len)
     if window == sequence_len > MAX_SCORED_WINDOW:
         return 0.0
-    block = max(SHORTEST_BLOCK, min(window, sequence_len // 4))
-    starts = range(0, sequence_len, block)
-    ends = [min(start + block, sequence_len) for start in starts]
-    scores = sum((end - start) * (end - max(0, start - window)) for start, end in zip(starts, ends, strict=True))
-    return scores / sequence_len
+    blocks = query_blocks(sequence_len, window)
+    return sum((end - start) * (end - first_key) for start, end, first_key in blocks) / sequence_len

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trainer.files import compiled_folder
 from trainer.head import HeadKernel, softcap_cross_entropy_
+from trainer.outcome import first_line
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -26,11 +27,10 @@ def load_cpu_kernel(warn: Callable[[str, str], None]) -> HeadKernel:
     try:
         library = ctypes.CDLL(str(_library()))
     except Exception as error:  # no compiler, one that fails, a noexec cache: all mean that the formula does it
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warn(
             "no_cpu_kernel",
-            f"the head's C++ kernel cannot be compiled here ({first_line}): training takes longer. Install a C++ "
-            "compiler such as g++",
+            f"the head's C++ kernel cannot be compiled here ({first_line(error)}): training takes longer. Install a "
+            "C++ compiler such as g++",
         )
         return softcap_cross_entropy_
     pointer, size = ctypes.c_void_p, ctypes.c_int64

@@ -18,7 +18,7 @@ from trainer.devices import describe_cpu, measure_cpu_peak, peak_flops
 from trainer.files import compiled_folder
 from trainer.head import HeadKernel, softcap_cross_entropy_
 from trainer.head_cpu import load_cpu_kernel
-from trainer.outcome import BadSpec
+from trainer.outcome import BadSpec, first_line
 from trainer.spec import TrainSpec
 
 CPU_PEAK_BUDGET_S = 0.4
@@ -125,11 +125,10 @@ def can_compile(device: torch.device, warn: Callable[[str, str], None]) -> bool:
         compiled = torch.compile(lambda x: torch.sin(x) * 2, dynamic=False)
         compiled(torch.ones(64, device=device))
     except Exception as error:  # any failure of a compiler stack means the same: go on without it
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warn(
             "compile_unavailable",
-            f"torch.compile does not work here ({first_line}; {time.perf_counter() - start:.1f} s); training eagerly, "
-            "which is slower. Install a C++ compiler such as g++, or set compile to false",
+            f"torch.compile does not work here ({first_line(error)}; {time.perf_counter() - start:.1f} s); training "
+            "eagerly, which is slower. Install a C++ compiler such as g++, or set compile to false",
         )
         return False
     return True

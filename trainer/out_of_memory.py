@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.devices import describe_cpu
 from trainer.footprint import FRAGMENTATION, memory_parts
-from trainer.outcome import EXIT_OUT_OF_MEMORY
+from trainer.outcome import EXIT_OUT_OF_MEMORY, first_line
 
 if TYPE_CHECKING:
     from trainer.recipe import Recipe
+
+SAVING_THREAD_BYTES = 32e6  # stack, arena and file buffers
 
 _HOST_MESSAGES = ("DefaultCPUAllocator", "std::bad_alloc", "Cannot allocate memory", "unable to mmap")
 _CUDA_REQUEST = re.compile(r"Tried to allocate ([\d.]+) ([KMG]?i?B|bytes)")
@@ -42,12 +44,16 @@ class Micro:
     def growing_bytes(self, batch_size: int) -> float:
         """What so many sequences should take, by the formula that runs are planned with."""
         parts = self._parts(batch_size)
-        return parts["activations"] + parts["head"]
+        return parts["activations"] + parts["head"] + parts.get("scores", 0.0)
 
     def fixed_bytes(self) -> int:
-        """Taken whatever the micro-batch: model and optimizer are there, gradients and casts come with the first."""
+        """Taken whatever the micro-batch: model and optimizer are there, gradients and casts come with the first.
+
+        In main memory a save takes a copy of what it writes, and a thread.
+        """
         parts = self._parts(1)
-        return self.resting_bytes + int(parts["gradients"] + parts["casts"])
+        saving = 0.0 if self.on_cuda else parts["weights"] + parts["optimizer"] + SAVING_THREAD_BYTES
+        return self.resting_bytes + int(parts["gradients"] + parts["casts"] + saving)
 
     def _parts(self, batch_size: int) -> dict[str, float]:
         return memory_parts(
@@ -111,8 +117,7 @@ def judge(error: BaseException, kind: str, micro: Micro | None) -> dict[str, Any
         "memory_summary": _cuda_summary() if kind == "cuda_oom" else _host_summary(usage),
     }
     where = "CUDA" if kind == "cuda_oom" else "main"
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    message = f"out of {where} memory: {first_line}"
+    message = f"out of {where} memory: {first_line(error)}"
     if micro is None or (kind == "cuda_oom") != micro.on_cuda:
         return verdict | {"message": f"{message}. Take a machine with more, or see what else uses it"}
     fitting = largest_batch_that_fits(

@@ -62,3 +62,8 @@ class RankLost(TrainerExit):
 
 class UserError(TrainerExit):
     pass
+
+
+def first_line(error: BaseException) -> str:
+    """Of what it says, or its name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -433,7 +433,7 @@ def test_constants_agree_with_the_trainer():
     from trainer.data import tokenizer
 
     assert footprint.HEAD_CHUNK_BYTES == head.CHUNK_BYTES
-    for name in ("MAX_SCORED_WINDOW", "SHORTEST_BLOCK"):
+    for name in ("MAX_SCORED_WINDOW", "query_blocks"):
         assert getattr(footprint, name) == getattr(attention, name)
     assert wall.TOKENIZER_TRAINING_BYTES_PER_TOKEN == tokenizer.TRAIN_CHARS_PER_TOKEN
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from corpus import write_corpus
 from lab import Lab, reason_not_to
-
-WORDS = ("quick", "brown", "fox", "jumps", "lazy", "dog", "seven", "wizards", "box", "quartz", "pale", "moonlight")
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +43,7 @@ def lab_home(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny model on a tiny corpus; a step takes milliseconds."""
     corpus = tmp_path_factory.mktemp("corpus")
-    dice = random.Random(1)
-    for number in range(100):
-        lines = [" ".join(dice.choices(WORDS, k=12)) + f" {dice.random():.6f}" for _ in range(450)]
-        (corpus / f"{number:02d}.txt").write_text("\n".join(lines), encoding="utf-8")
+    write_corpus(corpus, 100)
     return {
         "depth": 1,
         "sequence_len": 64,
