@@ -53,14 +53,14 @@ class Cloud(Protocol):
 def find_orphans(store: Store, cloud: Cloud, *, now: float | None = None) -> list[Orphan]:
     """Raises Unavailable where SkyPilot cannot be asked."""
     now = time.time() if now is None else now
+    clusters = cloud.clusters(prefix())  # before the jobs: whose job began in between is not among them
     jobs = [job for job in cloud.jobs(name=prefix(), live=True) if str(job["job_name"]).startswith(prefix())]
-    clusters = cloud.clusters(prefix())
     with store.read() as conn:  # after SkyPilot was asked: a run that was launched meanwhile is not an orphan
         query = sa.select(attempts_table.c.id, attempts_table.c.state, attempts_table.c.usd_micros_per_hour)
         known = {row.id: row for row in conn.execute(query.where(attempts_table.c.executor == "sky"))}
     owned = {key for key, row in known.items() if row.state != "ended"}
     prices = {key: int(row.usd_micros_per_hour) for key, row in known.items()}
-    return [*_jobs(jobs, owned, prices), *_clusters(clusters, jobs, owned, now=now)]
+    return [*_jobs(jobs, owned, prices), *_clusters(clusters, jobs, now=now)]
 
 
 def end_orphans(store: Store, cloud: Cloud, orphans: Sequence[Orphan]) -> None:
@@ -120,14 +120,15 @@ def _why(key: str, prices: Mapping[str, int]) -> str:
     return "its attempt has ended" if key in prices else "no attempt of this lab has that name"
 
 
-def _clusters(
-    clusters: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str, Any]], owned: Collection[str], *, now: float
-) -> list[Orphan]:
-    """A managed job's cluster is SkyPilot's to end while the job lives; one of our name without a job is nobody's."""
-    alive = {f"{job['job_name']}-{job['job_id']}" for job in jobs} | {prefix() + key for key in owned}
+def _clusters(clusters: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str, Any]], *, now: float) -> list[Orphan]:
+    """A managed job's cluster is SkyPilot's to end while the job lives; one of our name without a job is nobody's.
+
+    SkyPilot shortens the job's name to 25 characters in the cluster's, and ends it with the job's id.
+    """
+    alive = {str(job["job_id"]) for job in jobs}
     found = []
     for cluster in clusters:
-        if any(str(cluster["name"]).startswith(name) for name in alive):
+        if str(cluster["name"]).rpartition("-")[2] in alive:
             continue
         seconds = max(0.0, now - float(cluster.get("launched_at") or now))
         hourly = cluster.get("usd_per_hour")

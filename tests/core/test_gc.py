@@ -66,7 +66,7 @@ def test_what_no_live_attempt_owns_is_ended_with_its_cost(store: Store, make_run
             job(8, "somebody-elses"),
         ],
         machines=[
-            {"name": f"{prefix()}{living}-1", "launched_at": 0.0, "usd_per_hour": 3.6},
+            {"name": f"{prefix()}{living}"[:22] + "-4k-1", "launched_at": 0.0, "usd_per_hour": 3.6},
             {"name": f"{prefix()}gone-9", "launched_at": 900.0, "usd_per_hour": 3.6},
             {"name": "patron-otherlab-x", "launched_at": 0.0, "usd_per_hour": 3.6},
         ],

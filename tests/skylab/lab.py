@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -126,14 +127,14 @@ class Lab:
     def sky(self, *arguments: str, timeout_s: float = 60) -> str:
         return self.run(str(Path(sys.executable).parent / "sky"), *arguments, timeout_s=timeout_s)
 
-    def allocations(self, name: str) -> list[str]:
-        """Ids of the Slurm jobs that hold machines for SkyPilot's job `name`."""
-        lines = self.run("squeue", "-h", "-t", "R", "-o", "%i %j").splitlines()
-        return [line.split()[0] for line in lines if line.split()[1].startswith(name)]
+    def allocations(self, managed_job: int) -> list[str]:
+        """Slurm's ids of the machines of SkyPilot's managed job, whose id ends the name of its cluster."""
+        lines = [line.split() for line in self.run("squeue", "-h", "-t", "R", "-o", "%i %j").splitlines()]
+        return [slurm_id for slurm_id, name in lines if re.search(rf"-{managed_job}-[0-9a-f]{{8}}$", name)]
 
-    def reclaim(self, name: str) -> int:
+    def reclaim(self, managed_job: int) -> int:
         """Take the machines of a job away, with every process on them. How many there were."""
-        ids = self.allocations(name)
+        ids = self.allocations(managed_job)
         for job_id in ids:
             inside = [process for process in psutil.process_iter() if _environ(process).get("SLURM_JOB_ID") == job_id]
             for process in inside:  # SkyPilot detaches some, which a scancel would leave to train on without a machine

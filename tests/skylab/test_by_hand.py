@@ -37,8 +37,8 @@ def test_a_job_by_hand_comes_back_after_its_machine_was_taken_away(
     task = str(ROOT / "skypilot" / "train.yaml")
     lab.sky("jobs", "launch", task, "-y", "-d", "-n", "by-hand", *where, *flags, timeout_s=120)
     until(lambda: directory.newest_checkpoint() is not None, "a checkpoint")
-    assert lab.reclaim("by-hand") == 1
     records = Records(str(tmp_path / "run"), "train-1")
+    assert lab.reclaim(int(records.starts()[0]["job"])) == 1
     until(lambda: records.starts()[-1]["ended"], "the end")
 
     assert (directory.result() or {})["reason"] == "completed"

@@ -13,9 +13,9 @@ from lab import Lab
 
 from patron_core import verbs
 from patron_core.executors.base import Executor, Job
-from patron_core.executors.skypilot import SkyExecutor, prefix
+from patron_core.executors.skypilot import SkyExecutor
 from patron_core.states import RunState
-from patron_core.store import Run, Store, ledger, runs
+from patron_core.store import Run, Store, attempts, ledger, runs
 from patron_core.supervisor import Supervisor
 
 PATIENCE_S = 500.0
@@ -118,5 +118,8 @@ class Core:
         assert seen.state in states, (seen.state, seen.reason, verbs.view(self.store, run.id).to_dict(), self.errors)
         return seen
 
-    def job_name(self, run: Run, attempt: str = "train-1") -> str:
-        return f"{prefix()}{run.id}-{attempt}"
+    def job_id(self, run: Run) -> int:
+        """SkyPilot's id of the managed job that trains the run."""
+        *_, last = [attempt for attempt in attempts.for_run(self.store, run.id) if attempt.kind == "train"]
+        assert last.handle is not None
+        return int(last.handle["job_id"])
