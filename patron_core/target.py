@@ -13,6 +13,7 @@ from typing import Any
 from patron_core import catalog, machine, settings
 from patron_core.errors import InvalidInput, Refused
 from patron_core.executors import executor_names
+from patron_core.executors.skypilot import setup_of_machines
 from patron_core.money import format_usd
 from patron_core.prices import Price, checked_price, fallback_price
 from patron_core.store import Store
@@ -21,7 +22,7 @@ from trainer.devices import DEVICES, Device, find_device
 
 LOCAL_DEVICE = "local"  # this machine
 GIVEN_SOURCE = "given"
-_NEAR = 1.1  # a region that costs this much more than the cheapest is as good; what is charged is the dearest of them
+_NEAR = 1.1  # a zone that costs this much more than the cheapest is as good; what is charged is the dearest of them
 _MOST_PLACES = 6
 
 
@@ -31,7 +32,7 @@ class Target:
     device: str = LOCAL_DEVICE
     spot: bool = False
     usd_micros_per_hour: int | None = None  # None: from SkyPilot's catalog
-    only: str = ""  # one place, as SkyPilot writes it: gcp/us-central1; empty: PATRON_SKY_INFRA, else the cheapest
+    only: str = ""  # a place as SkyPilot writes it: gcp, gcp/us-central1; empty: PATRON_SKY_INFRA, else the cheapest
     wait_s: float | None = None  # how long to look for a machine; None: PATRON_CAPACITY_WAIT_S
     fallback: bool = False  # the dated table in the place of the catalog
 
@@ -85,15 +86,21 @@ class Target:
         return replace(dearest, cloud=None, region=None, zone=None, note=f"the dearest of {', '.join(self.places())}")
 
     def _market(self) -> list[Price]:
-        """The cheapest region, and those that cost little more: any of them may be where the machine is found."""
+        """The cheapest zone, and those that cost little more: any of them may be where the machine is found."""
         device = self.find_device(None).name
         market = catalog.read_market([device])
-        found = [p for p in market.by_region() if (p.device, p.num_gpus, p.spot) == (device, 1, self.spot)]
+        only = self._only()
+        place = only.split("/") if only else []  # a cloud, a region, a zone
+        found = [
+            p
+            for p in market.of_device(device)
+            if (p.num_gpus, p.spot) == (1, self.spot) and [p.cloud, p.region, p.zone][: len(place)] == place
+        ]
         if not found:
-            kind = "spot" if self.spot else "on demand"
+            kind, where = "spot" if self.spot else "on demand", f" in {only}" if only else ""
             raise Refused(
-                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}",
-                next="python notebooks/1_estimate.py --prices, or another --device",
+                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}{where}",
+                next="python notebooks/1_estimate.py --prices, another --device, or --usd-per-hour with its real price",
             )
         found.sort(key=lambda price: price.usd_micros_per_hour)
         return [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
@@ -109,31 +116,42 @@ class Target:
 
     def places(self) -> list[str]:
         """Where to look for the machine, cheapest first, as SkyPilot writes it; empty: wherever the task file says."""
-        if only := self.only or settings.sky_infra():
-            return [only]
-        if self.is_local or self.fallback or self.usd_micros_per_hour is not None:
+        if self.is_local:
             return []
-        return ["/".join(filter(None, (price.cloud, price.region))) for price in self._market()]
+        if self._is_priced_by_hand:
+            return [self._only()] if self._only() else []
+        return [price.infra for price in self._market() if price.infra]
+
+    def _only(self) -> str:
+        return self.only or settings.sky_infra()
 
     def machine_key(self) -> str:
         """The name measurements of such a machine are kept under."""
         return machine.machine_key() if self.is_local else f"{self.executor} {self.device}"
 
-    def to_ask_for(self, store: Store | None) -> dict[str, Any]:
-        """What the executor is told: SkyPilot's name of the accelerator, spot or not. Nothing for this machine."""
+    def quote(self, *, now: float | None = None) -> dict[str, Any]:
+        """What an attempt there keeps for ever: its price, the prices that it was chosen from, what the executor is
+        told to ask for, and what is set up there. Raises Refused as `find_price` does."""
+        quote = self.find_price(now=now).to_dict()
         if self.is_local:
-            return {}
-        return {
-            "accelerator": self.find_device(store).accelerator,
+            return quote | {"machine": {}}
+        machine = {
+            "accelerator": self.find_device(None).accelerator,
             "spot": self.spot,
             "places": self.places(),
             "wait_s": self.wait_s or settings.capacity_wait_s(),
         }
+        market = [] if self._is_priced_by_hand else [price.to_dict() for price in self._market()]
+        return quote | {"machine": machine, "market": market, "setup": setup_of_machines()}
+
+    @property
+    def _is_priced_by_hand(self) -> bool:
+        return self.fallback or self.usd_micros_per_hour is not None
 
     def run_dir(self, run_id: str) -> str:
         """Where a run there keeps its record: its machine has to reach it, too. Raises InvalidInput."""
         place = settings.runs_place()
-        shared = (self.only or settings.sky_infra()).startswith(("slurm", "ssh", "k8s", "kubernetes"))
+        shared = self._only().startswith(("slurm", "ssh", "k8s", "kubernetes"))
         if not self.is_local and "://" not in place and not shared:
             raise InvalidInput(
                 [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from trainer.code import code_hash
 from trainer.data import DataError, PreparedData, prepare
 from trainer.files import cache_folder, read_json, write_json
 from trainer.machine import Machine, find_machine
@@ -34,16 +35,6 @@ HASHED = (
     "python", "torch", "cuda", "device", "device_name", "dtype", "compile", "cpu_kernel", "threads", "packages",
     "code_hash", "data_hash", "tokenizer_hash",
 )  # fmt: skip
-
-# Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
-# Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash. As their
-# number may change, so may the way in which processes add up.
-NOT_HASHED = {
-    "bucket.py", "cache.py", "checkpoint.py", "console.py", "data", "devices.py", "distributed.py", "dryrun.py",
-    "ending.py", "environment.py", "events.py", "files.py", "generate.py", "gpus.py", "launch.py", "loading.py",
-    "notices.py", "out_of_memory.py", "outcome.py", "remote.py", "restore.py", "sample.py", "saving.py", "session.py",
-    "showcase.py", "stop.py", "train.py", "uploads.py", "world.py",
-}  # fmt: skip
 
 
 def describe_environment(machine: Machine, data: PreparedData, num_devices: int = 1) -> dict[str, Any]:
@@ -62,7 +53,7 @@ def describe_environment(machine: Machine, data: PreparedData, num_devices: int 
         "packages": _package_versions(),
         "git_commit": _git(code, "rev-parse", "HEAD"),
         "git_diff_hash": _git_diff_hash(code),
-        "code_hash": _code_hash(code),
+        "code_hash": code_hash(),
         "data_hash": data.data_hash,
         "tokenizer_hash": data.tokenizer_hash,
         # sums over threads depend on their number; on a GPU they only feed it
@@ -119,14 +110,6 @@ def _package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _code_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    sources = (path for path in folder.rglob("*") if path.suffix in (".py", ".cpp"))
-    for path in sorted(path for path in sources if path.relative_to(folder).parts[0] not in NOT_HASHED):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -2,7 +2,8 @@
 
     python -m patron_core.executors.guard --key KEY --run-dir RUN_DIR [--deadline-s S] [--grace-s S] -- COMMAND ...
 
-It keeps the deadline over all starts of the job together, passes requests to stop on, writes down what happened to
+It keeps the deadline over all starts of the job together, counted from the boot of a machine that was made for one,
+since that is what is paid for; passes requests to stop on, writes down what happened to
 RUN_DIR/machines (records.py), and tells by its exit code whether to start the job again:
 
     75   start it again: it was told to go and saved a checkpoint, or died of nothing that is known
@@ -49,8 +50,10 @@ class Guard:
         self.before = self.records.starts()
         self.number = len(self.before) + 1
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
-        self.left_s = deadline_s - sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
         self.started_at, self.started_monotonic = time.time(), time.monotonic()
+        self.setup_s = self._paid_before()
+        used_s = sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
+        self.left_s = deadline_s - used_s - self.setup_s
         self.oom_kills_before = machine.oom_kills()
         self.evidence: dict[str, Any] = {}
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -85,6 +88,12 @@ class Guard:
             self.evidence["oom_kills"] = after - before
         self._write(ended=True, exit_code=exit_code, signum=signum)
         return what_to_say(exit_code, signum, self.evidence, lost_in_a_row=lost_in_a_row(self.records.starts()))
+
+    def _paid_before(self) -> float:
+        """Seconds that the machine was paid for before we began: since it booted, if it booted for this start."""
+        since = self.before[-1]["at"] if self.before else float(os.environ.get("PATRON_SUBMITTED_AT") or "inf")
+        booted_at = machine.booted_at()
+        return self.started_at - booted_at if booted_at is not None and booted_at >= since else 0.0
 
     def _listen(self) -> None:
         os.set_blocking(self.wake_w, False)
@@ -185,7 +194,8 @@ class Guard:
             "number": self.number,
             "host": os.uname().nodename,
             "started_at": self.started_at,
-            "elapsed_s": time.monotonic() - self.started_monotonic,
+            "setup_s": self.setup_s,
+            "elapsed_s": self.setup_s + time.monotonic() - self.started_monotonic,  # what is paid for
             "at": time.time(),
             "ended": ended,
             "exit_code": exit_code,

@@ -38,6 +38,11 @@ def boot_id() -> str:
     return subprocess.check_output(["sysctl", "-n", "kern.bootsessionuuid"], text=True).strip()
 
 
+def booted_at() -> float | None:
+    """Unix seconds; None where it cannot be told."""
+    return _counter(Path("/proc/stat"), "btime")
+
+
 def mark(pid: int) -> str | None:
     """The mark of a living process; None for a pid that is nobody's, or a zombie's."""
     if _IS_LINUX:

@@ -33,6 +33,7 @@ from patron_core.executors.records import Records
 from patron_core.executors.sky_view import TERMINAL, observe_job
 from patron_core.rundir import RunDir
 from patron_core.skypilot_client import Client
+from trainer.code import code_hash
 
 TASKS = Path(__file__).parents[2] / "skypilot"
 DEFAULT_POLL_S = 10.0
@@ -182,11 +183,7 @@ def poll_s() -> float:
 
 def make_task(job: Job) -> dict[str, Any]:
     """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
-    path = TASKS / ("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
-    try:
-        task: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Refused(f"the task file cannot be read: {error}", next="run Patron from its checkout") from error
+    task = _task_file("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
     task["name"] = _name(job.key)
     task["resources"] = _resources(task["resources"], job.machine)
     python = os.environ.get("PATRON_SKY_PYTHON", "")
@@ -200,11 +197,28 @@ def make_task(job: Job) -> dict[str, Any]:
         "PATRON_ATTEMPT": job.key,
         "PATRON_DEADLINE_S": f"{job.deadline_s:.1f}",
         "PATRON_GRACE_S": f"{job.grace_s:.1f}",
+        "PATRON_SUBMITTED_AT": f"{time.time():.1f}",
         "PATRON_COMMAND": shlex.join(["python" if word == sys.executable else word for word in job.command]),
         "PATRON_PYTHON": python,
     }
     if cache := os.environ.get("PATRON_SKY_CACHE"):
         task["envs"]["PATRON_CACHE"] = cache
+    return task
+
+
+def setup_of_machines() -> dict[str, str]:
+    """What every machine is set up with: a plan that was proven with one setup is not proven with another."""
+    if python := os.environ.get("PATRON_SKY_PYTHON"):
+        return {"PATRON_SKY_PYTHON": python}
+    requirements = _task_file("train.yaml")["envs"]["PATRON_REQUIREMENTS"]
+    return {"PATRON_REQUIREMENTS": requirements, "the trainer's sources": code_hash()}
+
+
+def _task_file(name: str) -> dict[str, Any]:
+    try:
+        task: dict[str, Any] = yaml.safe_load((TASKS / name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refused(f"the task file cannot be read: {error}", next="run Patron from its checkout") from error
     return task
 
 

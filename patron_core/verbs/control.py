@@ -18,7 +18,8 @@ _WITH_ATTEMPT = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING
 def launch(store: Store, run_id: str, *, actor: str, now: float | None = None) -> Run:
     """Start a funded run, exactly once: the intent and the state change are one transaction.
 
-    A run that is launching, running or done already is returned as it is. Raises Refused before it is funded.
+    A run that is launching, running or done already is returned as it is. It pays what an hour costs now, for as long
+    as its hold lasts. Raises Refused before it is funded, and where no price is known.
     """
     now = time.time() if now is None else now
     run = runs.get_run(store, run_id)
@@ -26,12 +27,10 @@ def launch(store: Store, run_id: str, *, actor: str, now: float | None = None) -
         return run
     if run.state is not RunState.FUNDED:
         raise Refused(f"run {run.id} is {run.state}, not funded", next=next_step(run))
-    price = (run.dryrun or {}).get("price") or (run.estimate or {}).get("price")
-    if not price or not price.get("usd_micros_per_hour"):
-        raise Refused(f"run {run.id} has no price, and an unknown price never counts as zero", next=f"dryrun {run.id}")
-    price = {**price, "machine": target_of(run).to_ask_for(store)}
+    quote = target_of(run).quote(now=now)
+    hourly = quote["usd_micros_per_hour"]
     with store.begin() as conn:
-        attempts.create(conn, run, kind="train", usd_micros_per_hour=price["usd_micros_per_hour"], price=price, now=now)
+        attempts.create(conn, run, kind="train", usd_micros_per_hour=hourly, price=quote, now=now)
         return runs.transition(
             conn, run.id, old=RunState.FUNDED, new=RunState.LAUNCHING, actor=actor, now=now, detail="launch"
         )

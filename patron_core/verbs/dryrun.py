@@ -37,8 +37,9 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
             next=f"python notebooks/4_watch.py --run {run.id}",
         )
     target = target_of(run)
-    price = target.find_price(now=now)
-    hold = dryrun_hold_usd_micros(run, price.usd_micros_per_hour, burst_steps)
+    quote = target.quote(now=now)
+    hourly = quote["usd_micros_per_hour"]
+    hold = dryrun_hold_usd_micros(run, hourly, burst_steps)
     number = 1 + sum(a.kind == "dryrun" for a in attempts.for_run(store, run.id))
     with store.begin() as conn:
         ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{number}", actor=actor, now=now)
@@ -46,8 +47,8 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
             conn,
             run,
             kind="dryrun",
-            usd_micros_per_hour=price.usd_micros_per_hour,
-            price=price.to_dict() | {"burst_steps": burst_steps, "machine": target.to_ask_for(store)},
+            usd_micros_per_hour=hourly,
+            price=quote | {"burst_steps": burst_steps},
             now=now,
         )
         return runs.transition(

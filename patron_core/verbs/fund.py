@@ -11,6 +11,7 @@ from typing import Any
 from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused, Unavailable
 from patron_core.estimate import Estimate
+from patron_core.executors.skypilot import setup_of_machines
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.rundir import RunDir
 from patron_core.specs import check_spec, environment_command, workload_env
@@ -94,7 +95,8 @@ def check_proof(run: Run) -> None:
     if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:
         raise Refused(f"the spec of run {run.id} is not the one that its dryrun proved", next=again)
     if not target_of(run).is_local:
-        return  # another machine's environment is told there: its trainer exits with 78 before it begins
+        _check_setup(run, again)
+        return  # what else may differ there is told there: its trainer exits with 78 before it begins
     proof = join(run.run_dir, f"dryrun-{str(run.dryrun['attempt']).rsplit('-', 1)[-1]}")
     recorded = RunDir(proof).environment() or {}
     current = current_environment(proof)
@@ -105,6 +107,17 @@ def check_proof(run: Run) -> None:
             next=again
             if run.state is RunState.AWAITING_FUNDING
             else "restore that environment; a run that has begun goes on only in its own, or plan a new run",
+        )
+
+
+def _check_setup(run: Run, again: str) -> None:
+    """Of another machine's environment, what can be known before it is paid for."""
+    proven = ((run.dryrun or {}).get("price") or {}).get("setup") or {}
+    now = setup_of_machines()
+    changed = [name for name in sorted({*proven, *now}) if proven.get(name) != now.get(name)]
+    if changed:
+        raise Refused(
+            f"what machines are set up with changed since the dryrun of run {run.id}: {', '.join(changed)}", next=again
         )
 
 

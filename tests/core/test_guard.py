@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from patron_core.decide import FAILURE_BUDGET
@@ -75,6 +76,21 @@ def test_a_machine_that_says_goodbye_is_left_with_75_within_a_second(world: Worl
     assert world.end(guard) == 75
     assert time.monotonic() - begin < 5
     assert world.last()["evidence"]["reclaim_notice"]
+
+
+def test_a_machine_that_booted_for_this_start_is_paid_for_from_its_boot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRON_SUBMITTED_AT", "0.0")
+    uptime_s = time.time() - psutil.boot_time()
+    assert world.end(world.start("pass", "--deadline-s", str(uptime_s + 600))) == 0
+    assert world.last()["elapsed_s"] == pytest.approx(uptime_s, abs=30)
+    assert world.end(world.start("pass")) == 0  # nobody's boot
+    assert world.last()["elapsed_s"] < 30
+    world.records = Records(str(world.run_dir / "late"), KEY)
+    world.run_dir = world.run_dir / "late"
+    assert world.end(world.start("pass", "--deadline-s", str(uptime_s / 2))) == EXIT_STOPPED
+    assert world.last()["evidence"] == {"deadline_hit": True, "stopped_before_start": True}
 
 
 def test_a_wish_to_stop_is_obeyed_and_ends_it_for_good(world: World) -> None:

@@ -12,13 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from patron_core import skypilot_client
+from patron_core import catalog, skypilot_client, verbs
 from patron_core.errors import InvalidInput, Refused, Unavailable
+from patron_core.executors import skypilot
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.sky_view import observe_job
 from patron_core.executors.skypilot import Watch, make_task
+from patron_core.market.offers import CATALOG_SOURCE, Market
+from patron_core.prices import Price
 from patron_core.skypilot_client import Client
+from patron_core.store import Store, runs
 from patron_core.target import Target
+from patron_core.verbs.fund import check_proof
 
 needs_sky = pytest.mark.skipif(
     importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra slurm"
@@ -174,3 +179,75 @@ def test_a_server_that_never_answers_costs_a_bounded_time(
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+# ---- what an attempt keeps of its market, and of what its machine is set up with
+
+
+def spot_h100(where: str, usd: float) -> Price:
+    cloud, region, zone = where.split("/")
+    return Price(
+        device="H100", usd_micros_per_hour=round(1e6 * usd), source=CATALOG_SOURCE, as_of="2026-11-24T09:00Z",
+        spot=True, cloud=cloud, region=region, zone=zone, accelerator="H100",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def market(monkeypatch: pytest.MonkeyPatch) -> Market:
+    prices = [
+        spot_h100("gcp/us-east1/us-east1-b", 2.0),
+        spot_h100("gcp/us-east1/us-east1-c", 2.4),
+        spot_h100("aws/us-east-1/us-east-1a", 2.1),
+        spot_h100("gcp/europe-west4/europe-west4-a", 3.0),
+    ]
+    found = Market(prices=tuple(prices))
+    monkeypatch.setattr(catalog, "read_market", lambda devices: found)
+    return found
+
+
+def test_an_attempt_keeps_the_prices_that_it_was_chosen_from(market: Market) -> None:
+    quote = Target(executor="sky", device="H100", spot=True).quote()
+    # the dearest of the places that are asked, which are within a tenth of the cheapest
+    assert quote["usd_micros_per_hour"] == 2_100_000
+    assert quote["machine"]["places"] == ["gcp/us-east1/us-east1-b", "aws/us-east-1/us-east-1a"]
+    kept = [(price["cloud"], price["zone"], price["usd_micros_per_hour"], price["as_of"]) for price in quote["market"]]
+    as_of = "2026-11-24T09:00Z"
+    assert kept == [("gcp", "us-east1-b", 2_000_000, as_of), ("aws", "us-east-1a", 2_100_000, as_of)]
+
+
+@pytest.mark.parametrize(
+    ("only", "places", "usd"),
+    [
+        ("gcp/europe-west4", ["gcp/europe-west4/europe-west4-a"], 3.0),
+        ("aws", ["aws/us-east-1/us-east-1a"], 2.1),
+        ("gcp/us-east1/us-east1-c", ["gcp/us-east1/us-east1-c"], 2.4),
+    ],
+)
+def test_a_place_that_was_named_costs_what_it_costs_there(
+    market: Market, only: str, places: list[str], usd: float
+) -> None:
+    target = Target(executor="sky", device="H100", spot=True, only=only)
+    assert target.find_price().usd_micros_per_hour == round(1e6 * usd)
+    assert target.places() == places
+    with pytest.raises(Refused, match="spot in slurm/lab") as refused:
+        Target(executor="sky", device="H100", spot=True, only="slurm/lab/gpu").find_price()
+    assert "--usd-per-hour" in refused.value.next
+
+
+def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRON_RUNS", "s3://bucket/runs")
+    target = Target(executor="sky", device="H100", spot=True, usd_micros_per_hour=3_000_000)
+    run = verbs.plan(sqlite_store, spec={"depth": 4, "data": "fineweb-edu"}, target=target, actor="ada")
+    proof = {"spec_hash": run.spec_hash, "price": target.quote()}
+    with sqlite_store.begin() as conn:
+        run = runs.set_fields(conn, run.id, now=1.0, dryrun=proof)
+    check_proof(run)
+    monkeypatch.setattr(skypilot, "code_hash", lambda: "another")
+    with pytest.raises(Refused, match=r"since the dryrun of run .*: the trainer's sources") as refused:
+        check_proof(run)
+    assert refused.value.next == f"python notebooks/2_dryrun.py --run {run.id}"
+    monkeypatch.setenv("PATRON_SKY_PYTHON", "/opt/env/bin/python")
+    with pytest.raises(Refused, match="PATRON_REQUIREMENTS, PATRON_SKY_PYTHON, the trainer's sources"):
+        check_proof(run)

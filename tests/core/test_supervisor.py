@@ -54,10 +54,9 @@ class World:
         with self.store.begin() as conn:
             ledger.deposit(conn, project="lab", usd_micros=10_000_000, key=f"d{self.now}", actor="ada", now=self.now)
         run = verbs.plan(self.store, spec=values, actor="ada", now=self.now)
-        price = {"usd_micros_per_hour": HOURLY, "burst_steps": 4}
         with self.store.begin() as conn:
             ledger.hold(conn, run, round(held_s * SECOND), key=f"hold:{run.id}", actor="ada", now=self.now)
-            runs.set_fields(conn, run.id, now=self.now, dryrun={"price": price, "environment_hash": "e"})
+            runs.set_fields(conn, run.id, now=self.now, dryrun={"environment_hash": "e"})
             for old, new in (
                 (RunState.DRAFT, RunState.DRYRUN),
                 (RunState.DRYRUN, RunState.AWAITING_FUNDING),
@@ -84,7 +83,8 @@ class World:
 
 
 @pytest.fixture
-def world(sqlite_store: Store) -> Iterator[World]:
+def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", f"{HOURLY / 1e6:.2f}")
     found = World(store=sqlite_store, machine=FakeExecutor(name="local"))
     yield found
     assert ledger.verify(sqlite_store) == []
