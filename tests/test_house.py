@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STDLIB = sys.stdlib_module_names
 KNOWN_TRAINER = {  # no torch in any of them
-    "trainer.recipe", "trainer.spec", "trainer.devices", "trainer.footprint", "trainer.remote",
+    "trainer.code", "trainer.recipe", "trainer.spec", "trainer.devices", "trainer.footprint", "trainer.remote",
 }  # fmt: skip
 PURE_CORE = {"states", "evidence", "money", "decide", "prices", "interval", "estimate", "scaling", "market"}
 PURE_NEIGHBOURS = {f"patron_core.{name}" for name in PURE_CORE} | {"patron_core.errors", "patron_core.executors.base"}
