@@ -156,8 +156,9 @@ def serve(requests: io.TextIOBase, answers: io.TextIOBase) -> None:
 
 
 def _kind(error: Exception) -> str:
-    name = type(error).__name__
-    if name == "ApiServerConnectionError" or "LOCAL_API_SERVER" in str(error):
+    name, names = type(error).__name__, {each.__name__ for each in type(error).__mro__}
+    # for some seconds SkyPilot believes in a server that it has seen, and what it raises is its HTTP library's
+    if names & {"ApiServerConnectionError", "ConnectionError"} or "LOCAL_API_SERVER" in str(error):
         return "server_down"
     if name == "NoCloudAccessError":
         return "no_cloud"
@@ -169,6 +170,10 @@ def _kind(error: Exception) -> str:
 def _words(error: Exception) -> str:
     import re
 
+    if _kind(error) == "server_down":
+        from sky.server.common import get_server_url
+
+        return f"no API server answers at {get_server_url()}"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return " ".join(plain.split())[:500] or type(error).__name__
 

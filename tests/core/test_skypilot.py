@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import socket
 import sys
@@ -152,6 +153,7 @@ def test_a_server_that_is_down_is_said_with_the_command_that_starts_it(
     monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", f"http://127.0.0.1:{_free_port()}")
     with pytest.raises(Unavailable) as refused:
         client.jobs(name="patron-")
+    assert os.environ["SKYPILOT_API_SERVER_ENDPOINT"] in refused.value.message
     assert refused.value.next == "sky api start"
     watch = Watch(client)
     begin = time.monotonic()
