@@ -104,7 +104,7 @@ class SkyExecutor:
             handle = self.find(job.key)
             if handle is None:
                 if _client.is_launching(_name(job.key)):
-                    raise Unavailable(f"the launch of {job.key} is still on its way", next="ask again in a few seconds")
+                    raise _on_its_way(job.key, "ask again in a few seconds")
                 task = make_task(job)
                 handle = _handle(job.key, _client.launch(task, _name(job.key)), job.run_dir)
                 _watch.forget()
@@ -120,6 +120,8 @@ class SkyExecutor:
         if not same:
             return None
         first = min(same, key=lambda job: int(job["job_id"]))
+        if not first["user_yaml"]:  # SkyPilot counts a job some moments before it knows what it is to do
+            raise _on_its_way(key, f"ask again in a few seconds; if it stays so: sky jobs cancel {first['job_id']}")
         return _handle(key, int(first["job_id"]), _run_dir_of(first))
 
     def poll(self, handle: Handle) -> Observation:
@@ -253,10 +255,14 @@ def _handle(key: str, job_id: int, run_dir: str) -> Handle:
     return {"executor": "sky", "key": key, "job_id": job_id, "run_dir": run_dir}
 
 
+def _on_its_way(key: str, what_next: str) -> Unavailable:
+    return Unavailable(f"the launch of {key} is still on its way", next=what_next)
+
+
 def _run_dir_of(job: dict[str, Any]) -> str:
     """From the environment that the job was submitted with."""
     try:
-        *_, task = yaml.safe_load_all(job.get("user_yaml") or "")  # after a header of SkyPilot's
+        *_, task = yaml.safe_load_all(job["user_yaml"])  # after a header of SkyPilot's
         return str(task["envs"]["PATRON_RUN_DIR"])
     except (ValueError, KeyError, TypeError, yaml.YAMLError):
         raise Unavailable(

@@ -183,6 +183,18 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def test_a_job_that_skypilot_counts_before_it_knows_its_task_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = {"job_id": 6, "job_name": skypilot.prefix() + "r1-train-1", "status": "PENDING", "user_yaml": None}
+    monkeypatch.setattr(Client, "jobs", lambda self, **asked: [half])
+    monkeypatch.setattr(Client, "launch", lambda self, task, name: pytest.fail("a second job"))
+    executor = skypilot.SkyExecutor()
+    job = Job(key="r1-train-1", command=("true",), run_dir="/runs/r1", deadline_s=60, grace_s=5)
+    for ask in (lambda: executor.find("r1-train-1"), lambda: executor.submit(job)):
+        with pytest.raises(Unavailable, match="still on its way") as refused:
+            ask()
+        assert "sky jobs cancel 6" in refused.value.next
+
+
 # ---- what an attempt keeps of its market, and of what its machine is set up with
 
 

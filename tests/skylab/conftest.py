@@ -29,16 +29,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         assert found.processes() == []
 
 
-@pytest.fixture
-def lab_home(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATRON_HOME of its own whose SkyPilot is the lab's."""
-    for name, value in lab.environ().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "patron"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path / "patron"
-
-
 @pytest.fixture(scope="session")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny model on a tiny corpus; a step takes milliseconds."""

@@ -186,7 +186,8 @@ class Lab:
         subprocess.run(command, check=True, env=_without("VIRTUAL_ENV"))
         packages = sysconfig.get_path("purelib")
         own = runtime / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-        (own / "lab.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
+        (own / "lab.pth").write_text(f"import site; site.addsitedir({packages!r})\nimport lab_ports\n")
+        shutil.copy(HERE / "shims" / "lab_ports.py", own)
         sky = runtime / "bin" / "sky"
         sky.write_text(f"#!{runtime}/bin/python\nfrom sky.cli import cli\ncli()\n")
         sky.chmod(0o755)
@@ -273,7 +274,6 @@ class Lab:
             "home/.sky/plugins.yaml": """
                 plugins:
                   - class: patron_lab_plugin.LabPlugin
-                    parameters: {poll_s: 5}
                 """,
             "home/.sky/catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nH100,Slurm\n",
         }

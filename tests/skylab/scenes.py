@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -89,6 +90,31 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
 def checkpoint_step(directory: RunDir) -> int:
     newest = directory.newest_checkpoint()
     return newest.step if newest else 0
+
+
+def a_job_by_hand(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """The task file as the `sky` command takes it, with no core: submitted, reclaimed in the middle, resumed, done."""
+    directory, asked = RunDir(folder / "by-hand"), folder / "by-hand.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    asked.write_text(json.dumps(spec | {"num_steps": STEPS}))
+    envs = {"RUN_DIR": directory.path, "SPEC": asked, "PYTHON": sys.executable}
+    flags = [part for name, value in envs.items() for part in ("--env", f"PATRON_{name}={value}")]
+    where = ["--infra", "slurm/lab/spot", "--gpus", "H100:1", "--no-use-spot"]
+    task = str(ROOT / "skypilot" / "train.yaml")
+    core.lab.sky("jobs", "launch", task, "-y", "-d", "-n", "by-hand", *where, *flags, timeout_s=240)
+    until(lambda: directory.newest_checkpoint() is not None, "a checkpoint")
+    records = Records(str(directory.path), "train-1")
+    assert core.lab.reclaim(int(records.starts()[0]["job"])) == 1
+    until(lambda: records.starts()[-1]["ended"], "the end")
+
+    assert (directory.result() or {})["reason"] == "completed"
+    starts = records.starts()
+    assert [start["exit_code"] for start in starts] == [None, 0]
+    resumed = [event.data["resumed_step"] for event in directory.all_events() if event.kind == "start"]
+    assert resumed[0] is None
+    assert resumed[1] > 0
+    steps = [event.step for event in lineage(directory.all_events()) if event.kind == "metrics"]
+    assert steps == list(range(1, STEPS + 1))
 
 
 def a_cancel_while_it_recovers(core: Core, spec: dict[str, Any], folder: Path) -> None:
@@ -202,8 +228,9 @@ def contract_deadline(core: Core, spec: dict[str, Any], folder: Path) -> None:
     contract.test_the_deadline_stops_what_listens(SkyWorld(folder, "deadline"))
 
 
-SCENES = [
+SCENES = [  # the longest first
     the_whole_loop,
+    a_job_by_hand,
     a_cancel_while_it_recovers,
     no_capacity_until_the_deadline,
     out_of_memory_is_not_tried_again,

@@ -5,7 +5,6 @@ A managed job takes a minute to start, so the scenes are played beside each othe
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,11 +22,6 @@ from world import Core, SkyWorld, until
 from patron_core.errors import Unavailable
 from patron_core.executors.base import ObservedStatus
 from patron_core.executors.skypilot import SkyExecutor
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("PATRON_LAB_SCENES") != "1",
-    reason="these scenes have not all run to their end yet: PATRON_LAB_SCENES=1 plays them, on two free cores",
-)
 
 AT_ONCE = 5  # a launch takes half a minute of a core
 Outcomes = dict[str, Future[None]]
@@ -91,8 +85,6 @@ def test_a_server_that_is_stopped_is_unreachable_and_the_job_goes_on_when_it_is_
         assert refused.value.next == "sky api start"
     finally:
         lab.sky("api", "start", timeout_s=120)
-    until(lambda: executor.poll(handle).status is not ObservedStatus.UNREACHABLE, "an answer")
+    until(lambda: executor.poll(handle).status is ObservedStatus.RUNNING, "it to run on")
     assert executor.find(handle["key"]) == handle
-    executor.cancel(handle, grace_s=0.0)
-    until(lambda: executor.poll(handle).is_final, "its end")
     assert world.num_starts() <= 2  # the restarted server may bring it back once
