@@ -16,33 +16,37 @@ from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # logits of one chunk, in the compute dtype
 
-# (logits_CV, targets_C, softcap) -> (loss_C, scale_C); logits_CV becomes d loss / d logits divided by scale_C
-HeadKernel = Callable[[Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
+# (logits_CV, targets_C, softcap, factor) -> loss_C; logits_CV becomes factor times d loss / d logits, or is scratch
+# where the factor is None
+HeadKernel = Callable[[Tensor, Tensor, float | None, float | None], Tensor]
 
 
-def softcap_cross_entropy_(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """Loss of each token, and in the place of the logits its gradient by them, to be multiplied by the second result.
+def softcap_cross_entropy_(
+    logits_CV: Tensor, targets_C: Tensor, softcap: float | None, factor: float | None = None
+) -> Tensor:
+    """Loss of each token, and in the place of the logits `factor` times its gradient by them, rounded once.
 
-    With r = sigmoid(-2 z / cap) the capped logit cap tanh(z / cap) is cap - 2 cap r and the cap's slope 4 r (1 - r).
-    exp(-2 cap r) needs no maximum to subtract, and the sum over the row, known only at its end, goes into the scale: so
-    a kernel can do all of it in one pass.
+    With r = sigmoid(-2 z / cap) the capped logit cap tanh(z / cap) is cap - 2 cap r and the cap's slope 4 r (1 - r);
+    exp(-2 cap r) needs no maximum to subtract.
     """
     z_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
     index_C1 = targets_C.unsqueeze(-1)
     if softcap is None:
         loss_C = z_CV.logsumexp(dim=-1) - z_CV.gather(-1, index_C1).squeeze(-1)
-        grad_CV = z_CV.softmax(dim=-1)
-        grad_CV.scatter_add_(-1, index_C1, torch.full_like(index_C1, -1, dtype=grad_CV.dtype))
-        logits_CV.copy_(grad_CV)
-        return loss_C, torch.ones_like(loss_C)
+        if factor is not None:
+            grad_CV = z_CV.softmax(dim=-1)
+            grad_CV.scatter_add_(-1, index_C1, torch.full_like(index_C1, -1, dtype=grad_CV.dtype))
+            logits_CV.copy_(grad_CV.mul_(factor))
+        return loss_C
     r_CV = torch.sigmoid(z_CV * (-2 / softcap))
     p_CV = torch.exp(r_CV * (-2 * softcap))
-    total_C = p_CV.sum(dim=-1)
-    slope_CV = r_CV - r_CV.square()
+    total_C1 = p_CV.sum(dim=-1, keepdim=True)
     r_C1 = r_CV.gather(-1, index_C1)
-    grad_C1 = (p_CV.gather(-1, index_C1) - total_C.unsqueeze(-1)) * slope_CV.gather(-1, index_C1)
-    logits_CV.copy_(p_CV * slope_CV).scatter_(-1, index_C1, grad_C1.to(logits_CV.dtype))
-    return total_C.log() + 2 * softcap * r_C1.squeeze(-1), 4 / total_C
+    if factor is not None:
+        grad_C1 = 4 * factor * (p_CV.gather(-1, index_C1) / total_C1 - 1) * (r_C1 - r_C1.square())
+        logits_CV.copy_((p_CV * (4 * factor / total_C1)) * (r_CV - r_CV.square()))
+        logits_CV.scatter_(-1, index_C1, grad_C1.to(logits_CV.dtype))
+    return (total_C1.log() + 2 * softcap * r_C1).squeeze(-1)
 
 
 def chunk_size(num_tokens: int, vocab_size: int, dtype: torch.dtype, device_type: str) -> int:
@@ -68,15 +72,12 @@ class _HeadLoss(torch.autograd.Function):
             x_ND.split(size), targets_N.split(size), grad_x_ND.split(size), strict=True
         ):
             logits_CV = torch.mm(x_CD, weight_cast_VD.T, out=buffer_CV[: x_CD.size(0)])
-            loss_C, scale_C = kernel(logits_CV, targets_C, softcap)
-            losses.append(loss_C)
-            scale_C1 = (scale_C / num_tokens).unsqueeze(-1)
-            torch.mm(logits_CV, weight_cast_VD, out=grad_x_CD).mul_(scale_C1)
-            scaled_x_CD = (x_CD * scale_C1).to(dtype)
+            losses.append(kernel(logits_CV, targets_C, softcap, 1 / num_tokens))
+            torch.mm(logits_CV, weight_cast_VD, out=grad_x_CD)  # the logits are gradients now
             if grad_weight_VD.dtype == dtype:
-                grad_weight_VD.addmm_(logits_CV.T, scaled_x_CD)
+                grad_weight_VD.addmm_(logits_CV.T, x_CD)
             else:
-                grad_weight_VD += logits_CV.T @ scaled_x_CD
+                grad_weight_VD += logits_CV.T @ x_CD
         ctx.save_for_backward(grad_x_ND, grad_weight_VD)
         return torch.cat(losses).mean()
 
@@ -116,7 +117,7 @@ def token_losses(
     losses = []
     for x_CD, targets_C in zip(x_ND.split(size), targets_N.split(size), strict=True):
         logits_CV = torch.mm(x_CD, weight_cast_VD.T, out=buffer_CV[: x_CD.size(0)])
-        losses.append(kernel(logits_CV, targets_C, softcap)[0])  # its gradient costs less than a second kernel
+        losses.append(kernel(logits_CV, targets_C, softcap, None))
     return torch.cat(losses)
 
 

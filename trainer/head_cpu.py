@@ -33,25 +33,25 @@ def load_cpu_kernel(warn: Callable[[str, str], None]) -> HeadKernel:
             "C++ compiler such as g++",
         )
         return softcap_cross_entropy_
-    pointer, size = ctypes.c_void_p, ctypes.c_int64
+    pointer, size, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     functions = {}
     for dtype in (torch.bfloat16, torch.float32):
         function = getattr(library, f"softcap_cross_entropy_{str(dtype).removeprefix('torch.')}")
-        function.argtypes = [pointer, pointer, pointer, pointer, size, size, ctypes.c_float]
+        function.argtypes = [pointer, pointer, pointer, size, size, real, real]
         function.restype = None
         functions[dtype] = function
 
-    def kernel(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    def kernel(logits_CV: Tensor, targets_C: Tensor, softcap: float | None, factor: float | None) -> Tensor:
         function = functions.get(logits_CV.dtype)
         if softcap is None or function is None:
-            return softcap_cross_entropy_(logits_CV, targets_C, softcap)
+            return softcap_cross_entropy_(logits_CV, targets_C, softcap, factor)
         assert logits_CV.is_contiguous(), logits_CV.stride()
         rows, columns = logits_CV.shape
         targets_C = targets_C.contiguous()
-        loss_C, scale_C = torch.empty(rows), torch.empty(rows)
-        pointers = (t.data_ptr() for t in (logits_CV, targets_C, loss_C, scale_C))
-        function(*pointers, rows, columns, softcap)
-        return loss_C, scale_C
+        loss_C = torch.empty(rows)
+        pointers = (t.data_ptr() for t in (logits_CV, targets_C, loss_C))
+        function(*pointers, rows, columns, softcap, factor or 0.0)
+        return loss_C
 
     return kernel
 

@@ -55,8 +55,8 @@ def main() -> None:
 
     parts = {
         "logits_s": lambda: torch.mm(x_CD, cast_VD.T, out=buffer_CV),
-        "kernel_s": lambda: kernel(buffer_CV.zero_(), targets_C, SOFTCAP),
-        "formula_s": lambda: softcap_cross_entropy_(buffer_CV.zero_(), targets_C, SOFTCAP),
+        "kernel_s": lambda: kernel(buffer_CV.zero_(), targets_C, SOFTCAP, 1 / N),
+        "formula_s": lambda: softcap_cross_entropy_(buffer_CV.zero_(), targets_C, SOFTCAP, 1 / N),
         "grad_x_s": lambda: buffer_CV @ cast_VD,
         "grad_weight_s": lambda: buffer_CV.T @ x_CD,
     }

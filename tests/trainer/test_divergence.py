@@ -120,13 +120,13 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_reaches_a_weight(
 ) -> None:
     calls = 0
 
-    def spoiled(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    def spoiled(logits_CV: Tensor, targets_C: Tensor, softcap: float | None, factor: float | None) -> Tensor:
         nonlocal calls
         calls += 1
-        loss_C, scale_C = softcap_cross_entropy_(logits_CV, targets_C, softcap)  # logits are gradients now
+        loss_C = softcap_cross_entropy_(logits_CV, targets_C, softcap, factor)  # logits are gradients now
         if calls == 6:
             logits_CV[5, 6] = torch.inf
-        return loss_C, scale_C
+        return loss_C
 
     monkeypatch.setattr(machine, "load_cpu_kernel", lambda _warn: spoiled)
     run_dir = tmp_path / "run"
