@@ -14,7 +14,7 @@ from trainer.recipe import Recipe
 ACTIVATION_VALUES = 17.2  # kept for each token, layer and channel, compiled
 EAGER_ACTIVATION_VALUES = 25.0  # counted in the model's graph: every intermediate that backward needs
 WHOLE_HEAD_BYTES = 2.4  # a token and vocabulary entry, when the head is not chunked
-HEAD_CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # trainer.head: logits of one chunk; a test compares
+HEAD_CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**30}  # trainer.head: logits of one chunk; a test compares
 # chunks alive at once: a kernel works in place, beside it a product for the weight; eager on CUDA every intermediate
 HEAD_CHUNK_COPIES = {True: 2.0, False: 10.0}
 CPU_RUNTIME_BYTES = 750e6  # interpreter, torch, loader, freed memory that is kept; from depth 1 and 2 on a CPU

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}  # logits of one chunk, in the compute dtype
+CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**30}  # logits of one chunk, in the compute dtype
 
 # (logits_CV, targets_C, softcap, factor) -> loss_C; logits_CV becomes factor times d loss / d logits, or is scratch
 # where the factor is None
