@@ -226,7 +226,7 @@ def report(report_now, script_report):
     lines = [f"{spent} in {show.seconds(found.elapsed_s)}; stopped because {found.stopped_because}.", found.where_next]
     best = next((row for row in found.rows if row.run == found.best_run), None)
     headline = (
-        f"Best: depth {best.depth} with val_bpb {best.val_bpb:.3f} (run {best.run})"
+        f"Best: depth {best.depth} with val_bpb {best.val_bpb:.3f} (run {best.run}){best.cut_short_words}"
         if best is not None
         else "No run finished"
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from patron_core.scaling import Fit, outside, predict
+from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
@@ -44,6 +45,13 @@ class Comparison:
     tokens_per_s: float | None
     peak_memory_bytes: int | None
     attempts: int
+
+    @property
+    def cut_short_words(self) -> str:
+        """What to say beside a val_bpb of a run that did not come to its last step; empty where it did, or has none."""
+        if self.val_bpb is None or self.state == RunState.SUCCEEDED:
+            return ""
+        return f", cut short: {self.state}" + (f" ({self.reason})" if self.reason else "")
 
     @property
     def bpb_error(self) -> float | None:

@@ -99,7 +99,7 @@ def hypothesis_text(fits: Sequence[BudgetFit]) -> str:
 def result_text(report: SearchReport) -> str:
     """What came out beside what was expected, what it cost, and what to try next."""
     lines = [
-        f"- depth {row.depth}: val_bpb {row.val_bpb:.4f}, predicted {row.predicted_bpb or 0:.4f}, "
+        f"- depth {row.depth}: val_bpb {row.val_bpb:.4f}{row.cut_short_words}, predicted {row.predicted_bpb or 0:.4f}, "
         f"{format_usd(row.charged_usd_micros)}"
         for row in report.rows
         if row.val_bpb is not None

@@ -102,7 +102,9 @@ class SearchRuns:
         seen = self._top_up_while_short(self._wait(run.id))
         self.finished.append(run.id)
         row = compare(self.store, [run.id])[0]
-        outcome = f"{row.val_bpb:.3f}" if row.val_bpb is not None else f"no result: {seen.sentence}"
+        outcome = f"no result: {seen.sentence}"
+        if row.val_bpb is not None:
+            outcome = f"{row.val_bpb:.3f}{row.cut_short_words}"
         self.log.decide(
             "result",
             f"Depth {run.spec['depth']}: val_bpb {outcome}, predicted {row.predicted_bpb or 0:.3f}; "

@@ -114,6 +114,13 @@ def test_predictions_draw_with_and_without_an_outcome() -> None:
     spec_of(charts.outcome_chart([]))
 
 
+def test_a_figure_of_a_run_that_was_cut_short_says_so() -> None:
+    assert comparison(val_bpb=1.1).cut_short_words == ""
+    paused = {"state": "paused", "reason": "deadline"}
+    assert comparison(**paused).cut_short_words == ""  # no figure to be qualified
+    assert comparison(**paused, val_bpb=1.1).cut_short_words == ", cut short: paused (deadline)"
+
+
 @pytest.mark.parametrize("corpus", ["climbmix", "stdlib", "path:/nowhere"])
 def test_the_scaling_law_draws(corpus: str) -> None:
     seen = [Observation(num_params=1e6, num_tokens=1e7, val_bpb=2.0, label="mine")]
