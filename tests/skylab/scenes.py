@@ -143,16 +143,20 @@ def no_capacity_until_the_deadline(core: Core, spec: dict[str, Any], folder: Pat
     assert (money.held_usd_micros, money.charged_usd_micros) == (500 * SECOND, 0)
 
 
-def out_of_memory_is_not_tried_again(core: Core, spec: dict[str, Any], folder: Path) -> None:
-    executor = SkyExecutor()
-    job = Job(
-        key="oom-train-1",
-        command=(sys.executable, "-S", "-c", "print('CUDA out of memory'); raise SystemExit(76)"),
-        run_dir=str(folder / "oom"),
+def job_of(folder: Path, name: str, code: str) -> Job:
+    return Job(
+        key=f"{name}-train-1",
+        command=(sys.executable, "-S", "-c", code),
+        run_dir=str(folder / name),
         deadline_s=300,
         grace_s=15,
         machine=MACHINE,
     )
+
+
+def out_of_memory_is_not_tried_again(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    executor = SkyExecutor()
+    job = job_of(folder, "oom", "print('CUDA out of memory'); raise SystemExit(76)")
     handle = executor.submit(job)
     until(lambda: executor.poll(handle).is_final, "the end", 2.0)
     end = executor.poll(handle)
@@ -165,14 +169,7 @@ def out_of_memory_is_not_tried_again(core: Core, spec: dict[str, Any], folder: P
 
 def a_core_that_dies_right_after_the_submit(core: Core, spec: dict[str, Any], folder: Path) -> None:
     """Killed with its launch on the way. Whoever comes next finds the job, and starts no second."""
-    job = Job(
-        key="dies-train-1",
-        command=(sys.executable, "-S", "-c", "print('ready')"),
-        run_dir=str(folder / "dies"),
-        deadline_s=300,
-        grace_s=15,
-        machine=MACHINE,
-    )
+    job = job_of(folder, "dies", "print('ready')")
     code = f"from patron_core.executors.skypilot import *\nSkyExecutor().submit({job!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     client = skypilot_client.Client()
