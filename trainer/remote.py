@@ -177,7 +177,8 @@ def _advice(error: Exception, code: str, url: str) -> tuple[str, bool]:
     text = str(error)
     if any(sign in text for sign in ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "token request")):
         return f"no credentials were found: {credentials}", True
-    if "301" in text or "PermanentRedirect" in code:
+    # S3 redirects without saying where to; obstore puts that into words
+    if "incorrectly configured region" in text or code in ("PermanentRedirect", "AuthorizationHeaderMalformed"):
         return "the bucket is in another region: set AWS_REGION to the bucket's", True
     return "the server does not answer as it should; check the network and AWS_ENDPOINT_URL, then try again", False
 

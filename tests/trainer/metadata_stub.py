@@ -27,7 +27,7 @@ class MetadataStub:
         self.aws: dict[str, dict[str, str]] = {}  # paths below /latest/meta-data/ that exist
         self.tokens: set[str] = set()  # valid now
         self.tokens_made = 0
-        self.faults: deque[str] = deque()  # each spoils one request: 503, hang, drop, garbage, empty, 302
+        self.faults: deque[str] = deque()  # each spoils one request: 503, hang, drop, garbage, endless, 302
         self.requests: list[str] = []
         self._version = 1
         self._let_go = threading.Event()
@@ -120,7 +120,7 @@ class MetadataStub:
                             break
                 elif fault == "503":
                     self._answer(503, "Service Unavailable", {"Metadata-Flavor": "Google"})
-                self.close_connection = True  # all that `drop` does
+                self.close_connection = fault in ("drop", "hang", "endless")  # with `drop` that is all
                 return True
 
             def _gcp(self, key: str, query: dict[str, str]) -> None:

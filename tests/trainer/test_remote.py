@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import make_server
 
 import pytest
 from s3 import S3Server
@@ -67,6 +70,25 @@ def test_a_server_that_is_away_is_not_wrong_and_asked_for_a_bounded_time(
     with pytest.raises(RemoteError, match="check the network") as caught:
         Remote(f"{bucket}/run", timeout_s=1, retry_s=0.5).get("x")
     assert not caught.value.wrong
+
+
+def test_a_bucket_in_another_region_is_said_as_that(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As S3 answers then: a redirect without an address."""
+
+    def elsewhere(_environ: Any, start_response: Any) -> list[bytes]:
+        start_response("301 Moved Permanently", [("x-amz-bucket-region", "eu-west-1")])
+        return [b"<Error><Code>PermanentRedirect</Code></Error>"]
+
+    server = make_server("127.0.0.1", 0, elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    try:
+        with pytest.raises(RemoteError, match="set AWS_REGION") as caught:
+            Remote(f"{bucket}/run", timeout_s=5, retry_s=0.5).get("x")
+        assert caught.value.wrong
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_failing_server_is_tried_again(bucket: str, s3_server: S3Server) -> None:
