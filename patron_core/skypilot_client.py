@@ -150,7 +150,8 @@ def serve(requests: io.TextIOBase, answers: io.TextIOBase) -> None:
         try:
             answer = {"value": _CALLS[call](**asked)}
         except Exception as error:  # the process boundary: whatever it was, the other side decides
-            answer = {"error": _kind(error), "message": _words(error)}
+            kind = _kind(error)
+            answer = {"error": kind, "message": _nobody_answers() if kind == "server_down" else _words(error)}
         answers.write(json.dumps(answer, default=str) + "\n")
         answers.flush()
 
@@ -167,13 +168,15 @@ def _kind(error: Exception) -> str:
     return "bad_task" if name in ("InvalidSkyPilotConfigError", "ValueError", "ParserError") else "failed"
 
 
+def _nobody_answers() -> str:
+    from sky.server.common import get_server_url
+
+    return f"no API server answers at {get_server_url()}"
+
+
 def _words(error: Exception) -> str:
     import re
 
-    if _kind(error) == "server_down":
-        from sky.server.common import get_server_url
-
-        return f"no API server answers at {get_server_url()}"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return " ".join(plain.split())[:500] or type(error).__name__
 
