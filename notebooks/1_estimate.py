@@ -17,9 +17,10 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import charts, price_view, show, verbs
+    from patron_core import verbs
     from patron_core.money import parse_usd
-    from patron_core.script import Arguments, open_session
+    from patron_core.ui import charts, price_view, show
+    from patron_core.ui.script import Arguments, open_session
 
 
 @app.class_definition

@@ -18,10 +18,12 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import show, supervisor, verbs
-    from patron_core.script import Arguments, open_session
+    from patron_core import verbs
+    from patron_core.lifecycle import supervisor
     from patron_core.states import RunState
     from patron_core.store import Store
+    from patron_core.ui import show
+    from patron_core.ui.script import Arguments, open_session
 
     SMALL = verbs.Question().spec  # what a laptop trains in a minute
     STARTUP = ("provisioning", "data", "tokenizer", "compile")

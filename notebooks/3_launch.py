@@ -17,11 +17,12 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import show, verbs
+    from patron_core import verbs
     from patron_core.errors import InvalidInput
-    from patron_core.script import Arguments, open_session
     from patron_core.states import RunState
     from patron_core.store import Store
+    from patron_core.ui import show
+    from patron_core.ui.script import Arguments, open_session
 
     WAITING = (RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FUNDED)
 

@@ -17,11 +17,13 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import charts, show, supervisor, verbs
+    from patron_core import verbs
     from patron_core.errors import InvalidInput
-    from patron_core.script import Arguments, open_session
+    from patron_core.lifecycle import supervisor
     from patron_core.states import ACTIVE, TERMINAL, RunState
     from patron_core.store import Store
+    from patron_core.ui import charts, show
+    from patron_core.ui.script import Arguments, open_session
 
 
 @app.class_definition

@@ -14,9 +14,10 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import charts, show, verbs
-    from patron_core.script import Arguments, open_session
+    from patron_core import verbs
     from patron_core.store import Store
+    from patron_core.ui import charts, show
+    from patron_core.ui.script import Arguments, open_session
 
     METRICS = {"val_bpb": "val/bpb", "training loss": "train/loss", "tokens per second": "train/tokens_per_s"}
 

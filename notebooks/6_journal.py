@@ -17,9 +17,10 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import show, verbs
-    from patron_core.script import Arguments, open_session
+    from patron_core import verbs
     from patron_core.store import Store
+    from patron_core.ui import show
+    from patron_core.ui.script import Arguments, open_session
 
     ANY = "any"
 

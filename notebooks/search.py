@@ -18,9 +18,10 @@ with app.setup:
     import marimo as mo
     from pydantic import Field
 
-    from patron_core import background, show, verbs
-    from patron_core.script import Arguments, open_session
+    from patron_core import verbs
     from patron_core.store import Store
+    from patron_core.ui import background, show
+    from patron_core.ui.script import Arguments, open_session
 
     ASKED = verbs.Question()
     SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")

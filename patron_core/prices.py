@@ -10,7 +10,7 @@ from typing import Any
 
 from patron_core.errors import Refused
 from patron_core.money import format_usd
-from trainer.devices import DEVICES, find_device
+from trainer.contract.devices import DEVICES, find_device
 
 FALLBACK_AS_OF = "2025-06-30"
 FALLBACK_SOURCE = "fallback table"

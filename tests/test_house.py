@@ -12,18 +12,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STDLIB = sys.stdlib_module_names
-KNOWN_TRAINER = {  # no torch in any of them
-    "trainer.code", "trainer.recipe", "trainer.spec", "trainer.devices", "trainer.footprint", "trainer.remote",
+CORE_TOP = {"__init__", "errors", "money", "interval", "settings", "states", "prices"}
+PURE_CORE = {
+    "states", "money", "prices", "interval", "estimate", "scaling", "market", "lifecycle/decide", "lifecycle/evidence",
 }  # fmt: skip
-PURE_CORE = {"states", "evidence", "money", "decide", "prices", "interval", "estimate", "scaling", "market"}
-PURE_NEIGHBOURS = {f"patron_core.{name}" for name in PURE_CORE} | {"patron_core.errors", "patron_core.executors.base"}
+PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE} | {
+    "patron_core.errors",
+    "patron_core.executors.base",
+}
 ALLOWED = {
     "notebooks": {"patron_core", "marimo", "altair", "polars", "pydantic"},
     "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore"},
 }
 LAZY_ONLY = {
-    "mlflow": {"patron_core/tracking.py"},
-    "sky": {"patron_core/sky_catalog.py", "patron_core/skypilot_client.py"},
+    "mlflow": {"patron_core/mirror/tracking.py"},
+    "sky": {"patron_core/machines/sky_catalog.py", "patron_core/executors/skypilot_client.py"},
 }
 
 
@@ -41,6 +44,10 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
                 yield f"{node.module}.{alias.name}", id(node) in top
 
 
+def _for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def sources(folder: str) -> list[Path]:
     return sorted(p for p in (ROOT / folder).rglob("*.py") if "__marimo__" not in p.parts)
 
@@ -53,14 +60,64 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
             assert root in ALLOWED[folder] or root in STDLIB, f"{path.relative_to(ROOT)} imports {module}"
 
 
-def test_the_core_knows_only_the_pure_part_of_the_trainer_and_no_heavy_package() -> None:
+def test_only_what_everybody_uses_lies_at_the_top_of_the_core() -> None:
+    assert {path.stem for path in (ROOT / "patron_core").glob("*.py")} == CORE_TOP
+
+
+def test_the_contract_knows_nothing_of_the_rest_of_the_trainer() -> None:
+    for path in sources("trainer/contract"):
+        for module, at_top in imports(path):
+            root = module.split(".")[0]
+            assert root not in {"torch", "polars", "numpy"}, f"{path.relative_to(ROOT)} imports {module}"
+            assert root != "trainer" or module == "trainer" or module.startswith("trainer.contract"), f"{path} {module}"
+            assert root != "obstore" or not at_top, f"{path.relative_to(ROOT)} imports {module} at import"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def needs(path: Path, files: set[str]) -> set[str]:
+    """The files that run when this one is imported; `from package import file` needs the file, not its siblings."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    idle = {id(n) for node in tree.body if _for_types(node) for n in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in idle:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner if inner <= files else {node.module, *inner}
+    return found & files
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """Imports for type checking alone do not count: they never run."""
+    files = {module_of(path): path for folder in ("patron_core", "trainer") for path in sources(folder)}
+    graph = {name: needs(path, set(files)) - {name} for name, path in files.items()}
+    done: set[str] = set()
+
+    def walk(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above[above.index(name) :], name])
+        if name in done:
+            return
+        for other in sorted(graph[name]):
+            walk(other, (*above, name))
+        done.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+def test_the_core_knows_only_the_contract_of_the_trainer_and_no_heavy_package() -> None:
     for path in sources("patron_core"):
         for module, _ in imports(path):
             root = module.split(".")[0]
             assert root not in {"torch", "marimo", "notebooks"}, f"{path.relative_to(ROOT)} imports {module}"
             if root == "trainer":
-                known = any(module == pure or module.startswith(pure + ".") for pure in KNOWN_TRAINER)
-                assert known, f"{path.relative_to(ROOT)} imports {module}"
+                assert module.startswith("trainer.contract"), f"{path.relative_to(ROOT)} imports {module}"
 
 
 @pytest.mark.parametrize("package", sorted(LAZY_ONLY))
@@ -75,8 +132,8 @@ def test_heavy_packages_have_one_door_and_open_it_late(package: str) -> None:
 def test_pure_modules_do_no_input_or_output() -> None:
     impure = {"os", "pathlib", "subprocess", "time", "socket", "sqlite3", "sqlalchemy", "httpx", "random", "datetime"}
     for path in sources("patron_core"):
-        name = path.relative_to(ROOT / "patron_core").parts[0].removesuffix(".py")
-        if name not in PURE_CORE:
+        inner = path.relative_to(ROOT / "patron_core").with_suffix("")
+        if inner.parts[0] not in PURE_CORE and inner.as_posix() not in PURE_CORE:
             continue
         for module, _ in imports(path):
             assert module.split(".")[0] not in impure, f"{path.relative_to(ROOT)} imports {module}"

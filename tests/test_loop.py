@@ -16,13 +16,14 @@ import psutil
 import pytest
 from corpus import write_corpus
 
-from patron_core import tracking, verbs
+from patron_core import verbs
 from patron_core.errors import Refused
+from patron_core.lifecycle.supervisor import Supervisor, ensure_running
+from patron_core.mirror import tracking
 from patron_core.money import cost_usd_micros
-from patron_core.rundir import RunDir, curve, lineage
+from patron_core.rundir.rundir import RunDir, curve, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs
-from patron_core.supervisor import Supervisor, ensure_running
 
 BUDGET_USD_MICROS = 500_000
 
@@ -107,7 +108,7 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     while runs.get_run(store, run.id).state is not RunState.RUNNING:
         assert time.monotonic() < end
         time.sleep(0.1)
-    process_with(str(living_home), "patron_core.supervisor").kill()
+    process_with(str(living_home), "patron_core.lifecycle.supervisor").kill()
 
     directory = RunDir(run.run_dir)
     drive(supervisor, run, lambda seen: (c := directory.newest_checkpoint()) is not None and c.step >= 40)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.model import Model, param_group
+from trainer.model.gpt import Model, param_group
 
 SAVED = ("weight", "optimizer state")  # quantities that are in a checkpoint
 

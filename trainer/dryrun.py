@@ -20,11 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trainer.bucket import local_folder
-from trainer.events import attempt_segments, free_attempt_name
-from trainer.files import read_json, write_json
-from trainer.outcome import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
-from trainer.remote import Remote, is_url
+from trainer.checkpoint.bucket import local_folder
+from trainer.contract.events import attempt_segments, free_attempt_name
+from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
+from trainer.contract.files import read_json, write_json
+from trainer.contract.remote import Remote, is_url
 
 DEFAULT_BURST_STEPS = 8
 POLL_S = 0.1

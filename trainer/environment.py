@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from trainer.code import code_hash
+from trainer.contract.code import code_hash
+from trainer.contract.exits import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
+from trainer.contract.files import cache_folder, read_json, write_json
+from trainer.contract.remote import read_anywhere
+from trainer.contract.spec import SpecError, TrainSpec, canonical_json
 from trainer.data import DataError, PreparedData, prepare
-from trainer.files import cache_folder, read_json, write_json
-from trainer.machine import Machine, find_machine
-from trainer.outcome import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
-from trainer.remote import read_anywhere
-from trainer.spec import SpecError, TrainSpec, canonical_json
-from trainer.world import World
+from trainer.runtime.machine import Machine, find_machine
+from trainer.runtime.world import World
 
 PACKAGES = ("torch", "numpy", "polars", "tokenizers", "triton")
 HASHED = (

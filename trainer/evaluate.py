@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.head import HeadKernel, softcap_cross_entropy_, token_losses
-from trainer.world import ALONE, World
+from trainer.model.head import HeadKernel, softcap_cross_entropy_, token_losses
+from trainer.runtime.world import ALONE, World
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from trainer import divergence
-from trainer.checkpoint import (
+from trainer.checkpoint.checkpoint import (
     Checkpoint,
     Checkpointer,
     CheckpointError,
@@ -33,20 +33,20 @@ from trainer.checkpoint import (
     SaveReport,
     Snapshot,
 )
-from trainer.console import Console, short_duration
+from trainer.checkpoint.saving import BackgroundSaver, SaveSchedule
+from trainer.contract.events import EventWriter
+from trainer.contract.exits import Diverged, Stopped, UserError
+from trainer.contract.spec import TrainSpec
 from trainer.data import PreparedData, TrainLoader, val_batches
 from trainer.divergence import Culprit
 from trainer.evaluate import EvalResult, evaluate
-from trainer.events import EventWriter
-from trainer.head import head_loss
-from trainer.machine import Machine
-from trainer.model import build_model
-from trainer.optim import Optimizer
-from trainer.outcome import Diverged, Stopped, UserError
-from trainer.saving import BackgroundSaver, SaveSchedule
-from trainer.spec import TrainSpec
-from trainer.stop import StopWatch
-from trainer.world import ALONE, World
+from trainer.model.gpt import build_model
+from trainer.model.head import head_loss
+from trainer.optim.optimizer import Optimizer
+from trainer.preemption.stop import StopWatch
+from trainer.runtime.console import Console, short_duration
+from trainer.runtime.machine import Machine
+from trainer.runtime.world import ALONE, World
 
 COLLECT_GARBAGE_EVERY_STEPS = 5000
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch comes with them: imported once the arguments are good
-    from trainer.generate import Generation, Sampling
-    from trainer.loading import Talker
+    from trainer.sampling.generate import Generation, Sampling
+    from trainer.sampling.loading import Talker
 
 EXIT_DONE, EXIT_ERROR, EXIT_BAD_ARGUMENTS = 0, 1, 2
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors=errors)
-    from trainer.loading import LoadError
+    from trainer.sampling.loading import LoadError
 
     try:
         return _talk(args)
@@ -63,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
 def _talk(args: argparse.Namespace) -> int:
     import torch
 
-    from trainer.generate import Sampling
-    from trainer.loading import LoadError, load_talker
+    from trainer.sampling.generate import Sampling
+    from trainer.sampling.loading import LoadError, load_talker
 
     prompts = [_checked(prompt) for prompt in args.prompt]
     if not prompts and not sys.stdin.isatty():
@@ -98,7 +98,7 @@ def _talk(args: argparse.Namespace) -> int:
 def _sample(
     talker: Talker, prompt: str, sampling: Sampling, num_rows: int, title: str, *, show: bool
 ) -> list[dict[str, Any]]:
-    from trainer.generate import Generation, PromptTooLong
+    from trainer.sampling.generate import Generation, PromptTooLong
 
     try:
         generation = Generation(talker.model, talker.tokenizer, prompt, sampling, num_rows=num_rows)

@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import Checkpoint, Checkpointer
-from trainer.console import Console
+from trainer.checkpoint.checkpoint import Checkpoint, Checkpointer
+from trainer.contract.events import EventWriter
+from trainer.contract.exits import BadSpec, Stopped
+from trainer.contract.files import cache_folder, newest_checkpoint_name
+from trainer.contract.spec import SpecError, TrainSpec
 from trainer.data import DataError, PreparedData, prepare
 from trainer.environment import check_environment, check_same_everywhere, describe_environment
-from trainer.events import EventWriter
-from trainer.files import cache_folder, newest_checkpoint_name
-from trainer.loading import keep_tokenizer
 from trainer.loop import TrainingLoop
-from trainer.machine import Machine, find_machine
-from trainer.out_of_memory import Micro, held_bytes
-from trainer.outcome import BadSpec, Stopped
-from trainer.showcase import closing_prompts, closing_samples
-from trainer.spec import SpecError, TrainSpec
-from trainer.stop import StopWatch
-from trainer.world import World
+from trainer.preemption.stop import StopWatch
+from trainer.runtime.console import Console
+from trainer.runtime.machine import Machine, find_machine
+from trainer.runtime.out_of_memory import Micro, held_bytes
+from trainer.runtime.world import World
+from trainer.sampling.loading import keep_tokenizer
+from trainer.sampling.showcase import closing_prompts, closing_samples
 
 BURST_EVAL_MICRO_BATCHES = 4
 MEASURED_PHASES = ("data", "tokenizer", "model", "compile", "start")

@@ -4,7 +4,7 @@
 
     python -m trainer.launch --nproc N SPEC.json RUN_DIR [...]     the same with N processes, on as many GPUs
 
-SPEC.json and RUN_DIR are paths, or URLs: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER (see trainer.bucket, trainer.remote).
+SPEC.json and RUN_DIR are paths, or URLs: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER (see contract.remote).
 Start it as often as you like: it resumes from the newest good checkpoint in RUN_DIR, and a finished run ends at once.
 Exit codes: 0 done; 75 checkpointed, start again to resume; 76 out of memory; 77 diverged; 78 bad spec, too little
 data, or an environment that would change results; 1 anything else. result.json in RUN_DIR holds the last word.
@@ -28,18 +28,19 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer import out_of_memory
-from trainer.bucket import Bucket, leave, local_folder
-from trainer.console import Console
-from trainer.ending import Ending
-from trainer.events import EventWriter, NoEvents, free_attempt_name
-from trainer.files import read_json, run_lock, write_json
-from trainer.notices import watching_for_notices
-from trainer.outcome import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, TrainerExit
-from trainer.remote import is_url, read_anywhere
-from trainer.spec import SpecError, TrainSpec
-from trainer.stop import StopRequest, StopWatch
-from trainer.world import World, join
+from trainer.checkpoint.bucket import Bucket, leave, local_folder
+from trainer.contract.events import EventWriter, NoEvents, free_attempt_name
+from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, TrainerExit
+from trainer.contract.files import read_json, run_lock, write_json
+from trainer.contract.remote import is_url, read_anywhere
+from trainer.contract.spec import SpecError, TrainSpec
+from trainer.preemption.ending import Ending
+from trainer.preemption.notices import watching_for_notices
+from trainer.preemption.stop import StopRequest, StopWatch
+from trainer.runtime import out_of_memory
+from trainer.runtime.console import Console
+from trainer.runtime.joining import join
+from trainer.runtime.world import World
 
 if TYPE_CHECKING:
     from trainer.session import Session  # torch comes with it: imported only once the spec is good

@@ -4,7 +4,8 @@
     estimate_table(range(6, 13, 2), DEVICES.values(), price_of=...)                      many
     fit_to_budget(spec, device, price=..., budget_s=..., budget_usd_micros=...)          the longest run that fits
 
-Devices: trainer.devices (DEVICES, find_device, local_device). Prices: patron_core.prices. Loss: patron_core.scaling.
+Devices: trainer.contract.devices (DEVICES, find_device, local_device).
+Prices: patron_core.prices. Loss: patron_core.scaling.
 """
 
 from patron_core.estimate.calibration import Calibration

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from patron_core.errors import InvalidInput
-from trainer.spec import TrainSpec
+from trainer.contract.spec import TrainSpec
 
 # A burst sees a moment; a CPU is shared with whatever else its owner does during the run.
 LEAST_SPREAD = {"cpu": 0.15}

@@ -16,9 +16,9 @@ from patron_core.interval import Interval, total
 from patron_core.money import cost_usd_micros
 from patron_core.prices import Price, checked_price
 from patron_core.scaling import Fit, corpus_fit, outside, predict
-from trainer.devices import Device
-from trainer.recipe import Recipe, make_recipe
-from trainer.spec import TrainSpec
+from trainer.contract.devices import Device
+from trainer.contract.recipe import Recipe, make_recipe
+from trainer.contract.spec import TrainSpec
 
 
 class Money(NamedTuple):

@@ -1,4 +1,4 @@
-"""Whether a training step fits into a device: its parts (trainer.footprint), an interval, and what is usable. Pure."""
+"""Whether a training step fits into a device: its parts (contract.footprint), an interval, and what is usable. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from patron_core.estimate.calibration import Calibration
 from patron_core.interval import Interval
-from trainer.devices import Device
-from trainer.footprint import FRAGMENTATION, memory_parts
-from trainer.recipe import Recipe
+from trainer.contract.devices import Device
+from trainer.contract.footprint import FRAGMENTATION, memory_parts
+from trainer.contract.recipe import Recipe
 
 CUDA_CONTEXT_BYTES = 0.8e9  # not in torch's own count, but gone
 SPREAD = (0.85, 1.0, 1.20)

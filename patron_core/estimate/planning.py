@@ -14,9 +14,9 @@ from patron_core.estimate.wall import corpus_train_tokens
 from patron_core.money import format_usd
 from patron_core.prices import Price
 from patron_core.scaling import Fit
-from trainer.devices import Device
-from trainer.recipe import Recipe
-from trainer.spec import TrainSpec
+from trainer.contract.devices import Device
+from trainer.contract.recipe import Recipe
+from trainer.contract.spec import TrainSpec
 
 EVAL_SHARE = 0.10  # of the stepping time that evaluations may take
 MAX_EVALS = 20

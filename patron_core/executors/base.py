@@ -8,7 +8,7 @@ The life of a job, as poll() tells it:
     unreachable                      nothing is known right now; ask again. Never means failed, never means ended.
 
 `ended` and `gone` are final: every later poll says the same. What they mean for the run is not judged here but in
-patron_core.decide, from the observation, its evidence and the run directory.
+patron_core.lifecycle.decide, from the observation, its evidence and the run directory.
 """
 
 from __future__ import annotations

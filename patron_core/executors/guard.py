@@ -30,11 +30,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from patron_core.decide import EXIT_KILLED, EXIT_RESUME_ME, EXIT_STOPPED, FAILURE_BUDGET
-from patron_core.executors import machine
+from patron_core.executors import processes
 from patron_core.executors.base import is_key
 from patron_core.executors.records import Records
-from patron_core.rundir import RunDir
+from patron_core.lifecycle.decide import EXIT_KILLED, EXIT_RESUME_ME, EXIT_STOPPED, FAILURE_BUDGET
+from patron_core.rundir.rundir import RunDir
 
 HEARTBEAT_S = 2.0
 LOOK_S = 0.5  # between looks for a request to stop
@@ -54,7 +54,7 @@ class Guard:
         self.setup_s = self._paid_before()
         used_s = sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
         self.left_s = deadline_s - used_s - self.setup_s
-        self.oom_kills_before = machine.oom_kills()
+        self.oom_kills_before = processes.oom_kills()
         self.evidence: dict[str, Any] = {}
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.kill_at = float("inf")  # monotonic
@@ -83,7 +83,7 @@ class Guard:
         exit_code, signum = (code, None) if code >= 0 else (None, -code)
         if exit_code == EXIT_RESUME_ME and self._ended_at_a_deadline():
             self.evidence["deadline_hit"] = True
-        before, after = self.oom_kills_before, machine.oom_kills()
+        before, after = self.oom_kills_before, processes.oom_kills()
         if before is not None and after is not None:
             self.evidence["oom_kills"] = after - before
         self._write(ended=True, exit_code=exit_code, signum=signum)
@@ -92,7 +92,7 @@ class Guard:
     def _paid_before(self) -> float:
         """Seconds that the machine was paid for before we began: since it booted, if it booted for this start."""
         since = self.before[-1]["at"] if self.before else float(os.environ.get("PATRON_SUBMITTED_AT") or "inf")
-        booted_at = machine.booted_at()
+        booted_at = processes.booted_at()
         return self.started_at - booted_at if booted_at is not None and booted_at >= since else 0.0
 
     def _listen(self) -> None:
@@ -111,9 +111,9 @@ class Guard:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {machine.ATTEMPT_VARIABLE: self.key},
+            env=os.environ | {processes.ATTEMPT_VARIABLE: self.key},
             start_new_session=True,
-            preexec_fn=machine.dying_with(os.getpid()),
+            preexec_fn=processes.dying_with(os.getpid()),
         )
         threading.Thread(target=self._pass_on, args=(workload,), daemon=True).start()
         return workload
@@ -136,7 +136,7 @@ class Guard:
                 self._obey(workload.pid, now)
                 next_look = now + LOOK_S
             if now >= next_heartbeat:
-                self.evidence["memory"] = machine.memory_reading(workload.pid)
+                self.evidence["memory"] = processes.memory_reading(workload.pid)
                 with suppress(OSError):  # a bucket that does not answer must not end the watch
                     self._write(ended=False)
                 next_heartbeat = now + HEARTBEAT_S
@@ -144,7 +144,7 @@ class Guard:
                 os.read(self.wake_r, 4096)
                 next_look = 0.0
         for _ in range(100):
-            if not machine.kill_processes_of(self.key):
+            if not processes.kill_processes_of(self.key):
                 break
             time.sleep(0.01)
         return int(workload.returncode)

@@ -21,11 +21,11 @@ from typing import Any, Literal
 
 from patron_core import settings
 from patron_core.errors import Conflict, Unavailable
-from patron_core.executors import machine
+from patron_core.executors import processes
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus, is_key
 from patron_core.executors.runner import take_lock
-from patron_core.files import read_json, tail, write_json
-from patron_core.rundir import RunDir
+from patron_core.rundir.files import read_json, tail, write_json
+from patron_core.rundir.rundir import RunDir
 
 _START_WITHIN_S = 60.0  # from the claim to the runner's first word, on a machine that swaps
 _PENDING = Observation(status=ObservedStatus.PENDING)
@@ -120,7 +120,7 @@ def _claim(job: Job) -> Path:
         "env": dict(job.env),
         "deadline_s": job.deadline_s,
         "grace_s": job.grace_s,
-        "boot_id": machine.boot_id(),
+        "boot_id": processes.boot_id(),
         "host": os.uname().nodename,
         "submitted_at": time.time(),
         "submitted_monotonic": time.monotonic(),
@@ -164,7 +164,7 @@ def _wake(job_dir: Path) -> None:
     started = read_json(job_dir / "started.json")
     if started is None:
         _bury_unstarted(job_dir, {"stopped_before_start": True})
-    elif not machine.send_signal(started["runner"]["pid"], started["runner"]["mark"], signal.SIGUSR1):
+    elif not processes.send_signal(started["runner"]["pid"], started["runner"]["mark"], signal.SIGUSR1):
         _observe(job_dir.name, job_dir)  # kills what a killed runner left
 
 
@@ -191,7 +191,7 @@ def _observe(key: str, job_dir: Path) -> Observation:
     if started is None:
         return _observe_unstarted(job, job_dir)
     heartbeat = read_json(job_dir / "heartbeat.json") or {}
-    is_this_boot = started["boot_id"] == machine.boot_id()
+    is_this_boot = started["boot_id"] == processes.boot_id()
     evidence: dict[str, Any] = dict(heartbeat.get("evidence", {}))
     uptime_s = heartbeat.get("elapsed_s")
     if runner == "alive":
@@ -202,9 +202,9 @@ def _observe(key: str, job_dir: Path) -> Observation:
         return _on_another_machine(started["host"])
     if is_this_boot:
         evidence["runner_killed"] = True
-        if machine.kill_processes_of(key):
+        if processes.kill_processes_of(key):
             return Observation(status=ObservedStatus.RUNNING, uptime_s=uptime_s, evidence=evidence)
-        before, after = started["oom_kills_before"], machine.oom_kills()
+        before, after = started["oom_kills_before"], processes.oom_kills()
         if before is not None and after is not None:
             evidence["oom_kills"] = after - before
     elif started["host"] == os.uname().nodename:
@@ -229,7 +229,7 @@ def _observe_end(job_dir: Path) -> Observation | None:
 
 def _observe_unstarted(job: dict[str, Any], job_dir: Path) -> Observation:
     """Its runner is on its way, or whoever claimed it died before starting one."""
-    is_this_boot = job["boot_id"] == machine.boot_id()
+    is_this_boot = job["boot_id"] == processes.boot_id()
     if not is_this_boot and job["host"] != os.uname().nodename and not _is_overdue(job, job["submitted_at"]):
         return _on_another_machine(job["host"])
     if is_this_boot and time.monotonic() - job["submitted_monotonic"] < _START_WITHIN_S:
@@ -245,21 +245,21 @@ def _observe_without_folder(key: str, job_dir: Path) -> Observation:
         return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": f"{job_dir.parent} is not there"})
     evidence = {"error": f"{job_dir} was deleted"}
     # nobody can watch it any more, so it may not go on
-    left = machine.kill_processes_of(key)
+    left = processes.kill_processes_of(key)
     return Observation(status=ObservedStatus.RUNNING if left else ObservedStatus.GONE, evidence=evidence)
 
 
 def _runner_state(job_dir: Path, started: dict[str, Any] | None) -> Literal["alive", "dead", "unknown"]:
     if started is None:
         return "unknown"
-    if machine.is_alive(started["runner"]["pid"], started["runner"]["mark"]):
+    if processes.is_alive(started["runner"]["pid"], started["runner"]["mark"]):
         return "alive"
     lock = take_lock(job_dir)
     if lock is None:
         return "alive"  # in another container of this machine, or on one that shares this folder
     lock.close()
     # a lock that is free says something about this machine only: not every shared folder passes locks on
-    return "dead" if started["boot_id"] == machine.boot_id() or started["host"] == os.uname().nodename else "unknown"
+    return "dead" if started["boot_id"] == processes.boot_id() or started["host"] == os.uname().nodename else "unknown"
 
 
 def _is_overdue(job: dict[str, Any], since: float) -> bool:

@@ -26,8 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from patron_core.executors import machine
-from patron_core.files import read_json, write_json
+from patron_core.executors import processes
+from patron_core.rundir.files import read_json, write_json
 
 HEARTBEAT_S = 1.0
 _LOCK_PATIENCE_S = 2.0
@@ -54,7 +54,7 @@ class Runner:
         self.told_to_stop = False
         self.told_by_machine = False  # a SIGTERM that is not from the executor: somebody shuts this machine down
         self.evidence: dict[str, Any] = {}
-        self.oom_kills_before = machine.oom_kills()
+        self.oom_kills_before = processes.oom_kills()
         self.wake_r, self.wake_w = os.pipe()
 
     def run(self, on_record_w: int) -> None:
@@ -80,8 +80,8 @@ class Runner:
         write_json(
             self.job_dir / "started.json",
             {
-                "runner": {"pid": os.getpid(), "mark": machine.mark(os.getpid())},
-                "boot_id": machine.boot_id(),
+                "runner": {"pid": os.getpid(), "mark": processes.mark(os.getpid())},
+                "boot_id": processes.boot_id(),
                 "host": os.uname().nodename,
                 "started_at": self.started_at,
                 "started_monotonic": self.started_monotonic,
@@ -112,9 +112,9 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self.job["env"] | {machine.ATTEMPT_VARIABLE: self.job["key"]},
+                env=os.environ | self.job["env"] | {processes.ATTEMPT_VARIABLE: self.job["key"]},
                 start_new_session=True,
-                preexec_fn=machine.dying_with(os.getpid()),
+                preexec_fn=processes.dying_with(os.getpid()),
             )
 
     def _watch(self, pid: int) -> int:
@@ -136,7 +136,7 @@ class Runner:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         for _ in range(100):  # those that left the group, too: nothing may burn on
-            if not machine.kill_processes_of(self.job["key"]):
+            if not processes.kill_processes_of(self.job["key"]):
                 break
             time.sleep(0.01)
         self.evidence["max_rss_bytes"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -167,13 +167,13 @@ class Runner:
                 os.killpg(pid, signal.SIGKILL)
 
     def _heartbeat(self, pid: int) -> None:
-        self.evidence["memory"] = machine.memory_reading(pid)
+        self.evidence["memory"] = processes.memory_reading(pid)
         with suppress(OSError):  # a full disk must not end the watch
             write_json(
                 self.job_dir / "heartbeat.json",
                 {
                     "elapsed_s": time.monotonic() - self.started_monotonic,
-                    "workload": {"pid": pid, "mark": machine.mark(pid)},
+                    "workload": {"pid": pid, "mark": processes.mark(pid)},
                     "evidence": self.evidence,
                 },
                 durable=False,
@@ -181,7 +181,7 @@ class Runner:
 
     def _write_exit(self, exit_code: int | None, signum: int | None) -> None:
         elapsed_s = time.monotonic() - self.started_monotonic
-        before, after = self.oom_kills_before, machine.oom_kills()
+        before, after = self.oom_kills_before, processes.oom_kills()
         if before is not None and after is not None:
             self.evidence["oom_kills"] = after - before
         write_json(

@@ -31,9 +31,9 @@ from patron_core.errors import Conflict, PatronError, Refused, Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import TERMINAL, observe_job
-from patron_core.rundir import RunDir
-from patron_core.skypilot_client import Client
-from trainer.code import code_hash
+from patron_core.executors.skypilot_client import Client
+from patron_core.rundir.rundir import RunDir
+from trainer.contract.code import code_hash
 
 TASKS = Path(__file__).parents[2] / "skypilot"
 DEFAULT_POLL_S = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.devices import DEVICES
+from trainer.contract.devices import DEVICES
 
 MEMORY_TOLERANCE = 0.10  # catalogs say GB or GiB
 
@@ -17,7 +17,7 @@ MEMORY_TOLERANCE = 0.10  # catalogs say GB or GiB
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
     name: str  # SkyPilot's exact name
-    device: str  # ours: a row of trainer.gpus
+    device: str  # ours: a row of trainer.contract.gpus
     memory_gib: float  # as catalogs give it
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from patron_core.mirror.position import Point, Position, flatten
-from patron_core.rundir import RunDir
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, mirrors, runs
 from patron_core.store.records import Run

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from patron_core.rundir import Cursor, Event, attempt_order, lineage
+from patron_core.rundir.rundir import Cursor, Event, attempt_order, lineage
 
 ATTEMPT_KEY = "patron/attempt"  # counts the starts, at the step that each went on from: charts draw markers at them
 MAX_PARAM_CHARS, MAX_KEY_CHARS = 6000, 250  # MLflow's limits

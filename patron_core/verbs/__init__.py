@@ -6,8 +6,8 @@ Each verb is a function of the store, plain arguments, an actor and, where it sp
 plain typed data and raises a PatronError that says what to do next.
 """
 
-from patron_core.catalog import CLOUDS, PRICED_CLOUDS
-from patron_core.target import LOCAL_DEVICE, Target
+from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
+from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, next_step, pause

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from patron_core.errors import Refused
-from patron_core.specs import check_spec
+from patron_core.lifecycle.workload import check_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run

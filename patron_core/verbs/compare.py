@@ -11,8 +11,8 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
-from trainer.recipe import Recipe
-from trainer.spec import TrainSpec
+from trainer.contract.recipe import Recipe
+from trainer.contract.spec import TrainSpec
 
 if TYPE_CHECKING:
     import polars as pl

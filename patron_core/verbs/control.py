@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from patron_core.apply import settle
 from patron_core.errors import Refused
+from patron_core.lifecycle.apply import settle
+from patron_core.machines.target import target_of
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, runs
 from patron_core.store.records import Run
-from patron_core.target import target_of
 
 # an attempt may be alive in these, so the supervisor has to end it
 _WITH_ATTEMPT = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})

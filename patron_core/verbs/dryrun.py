@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
 from patron_core.estimate.calibration import STARTUP_PHASES
+from patron_core.lifecycle.decide import STOP_MARGIN_S
+from patron_core.machines.target import target_of
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
-from patron_core.target import target_of
 from patron_core.verbs.plan import fit_of
-from trainer.spec import TrainSpec
+from trainer.contract.spec import TrainSpec
 
 BURST_STEPS = 8
 MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time

@@ -8,20 +8,20 @@ import subprocess
 import time
 from typing import Any
 
-from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.executors.skypilot import setup_of_machines
+from patron_core.lifecycle.decide import STOP_MARGIN_S
+from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
+from patron_core.machines.target import target_of
 from patron_core.money import cost_usd_micros, format_usd
-from patron_core.rundir import RunDir
-from patron_core.specs import check_spec, environment_command, workload_env
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
-from patron_core.target import target_of
 from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
-from trainer.remote import join
+from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _TOP_UP = frozenset({RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from patron_core import machine
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
+from patron_core.lifecycle.workload import WORKLOAD, check_spec
+from patron_core.machines import this_machine
+from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.prices import Price, fallback_price
 from patron_core.scaling import Fit, Observation, refit
-from patron_core.specs import WORKLOAD, check_spec
 from patron_core.store import Store, calibrations, runs
 from patron_core.store.records import Run
-from patron_core.target import LOCAL_DEVICE, Target
 from patron_core.verbs.money import DEFAULT_PROJECT
-from trainer.devices import DEVICES, Device, find_device
-from trainer.spec import TrainSpec
+from trainer.contract.devices import DEVICES, Device, find_device
+from trainer.contract.spec import TrainSpec
 
 
 def device_names() -> list[str]:
@@ -28,7 +28,7 @@ def device_names() -> list[str]:
 def device_named(store: Store | None, name: str) -> Device:
     """A row of the GPU table, or `local` for this machine. Raises InvalidInput with the names there are."""
     if name == LOCAL_DEVICE:
-        return machine.this_device(store)
+        return this_machine.this_device(store)
     found = find_device(name)
     if found is None:
         raise InvalidInput(
@@ -40,7 +40,7 @@ def device_named(store: Store | None, name: str) -> Device:
 
 def price_for(device: Device, *, local: bool, spot: bool = False) -> Price:
     """This machine's price from the settings; a GPU's from the dated fallback table, which says that it is one."""
-    return machine.this_price() if local else fallback_price(device.name, spot=spot)
+    return this_machine.this_price() if local else fallback_price(device.name, spot=spot)
 
 
 def estimates(
@@ -155,7 +155,7 @@ def calibration_for(store: Store | None, spec: TrainSpec, *, machine_key: str | 
     """The newest dryrun on this machine, or one with that key, of the same model, else of the nearest depth."""
     if store is None:
         return None
-    key = machine_key or machine.machine_key()
+    key = machine_key or this_machine.machine_key()
     found = [Calibration.from_dict(row.values) for row in calibrations.latest(store, key, kind="dryrun")]
     if not found:
         return None

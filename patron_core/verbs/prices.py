@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from patron_core import catalog, settings
+from patron_core import settings
 from patron_core.errors import Refused
 from patron_core.estimate import Estimate
+from patron_core.machines import catalog
+from patron_core.machines.target import LOCAL_DEVICE
 from patron_core.market.offers import Market, fallback_market
 from patron_core.market.placement import Placement, choose
 from patron_core.market.spot_cost import ReclaimRate
 from patron_core.market.ways import Limits, work_of
 from patron_core.store import Store
-from patron_core.target import LOCAL_DEVICE
 from patron_core.verbs.plan import estimates
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from patron_core.errors import InvalidInput
 from patron_core.estimate import BudgetFit
+from patron_core.lifecycle.workload import check_spec
 from patron_core.money import format_usd
-from patron_core.specs import check_spec
 from patron_core.verbs.compare import Comparison
 
 # What a laptop can train in a minute: short sequences, a small vocabulary, small batches for many steps.

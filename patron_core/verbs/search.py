@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 
-from patron_core import machine
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, Calibration
+from patron_core.machines import this_machine
 from patron_core.money import format_usd
 from patron_core.scaling import Candidate, recommend
 from patron_core.store import Store, ledger
@@ -51,9 +51,9 @@ class _Search:
 
     def run(self) -> SearchReport:
         self._authorise()
-        if machine.known_profile(self.store) is None:
+        if this_machine.known_profile(self.store) is None:
             self.log.progress("measuring this machine", None)
-        machine.measured_profile(self.store)
+        this_machine.measured_profile(self.store)
         fits = self._enumerate()
         if not self.log.has("fit"):
             best = fits[0].estimate.recipe.depth
@@ -97,7 +97,7 @@ class _Search:
                 self.log.decide("drop", f"{error.message[0].upper()}{error.message[1:]}.", depth=depth)
         if not fits:
             raise Refused(
-                f"no depth fits the budget{machine.busy_words()}",
+                f"no depth fits the budget{this_machine.busy_words()}",
                 next="take more --minutes, a larger --budget, or smaller --depths",
             )
         fits.sort(key=lambda fit: fit.estimate.val_bpb.mid)
@@ -146,7 +146,7 @@ class _Search:
             proven.append((run, measured))
         if not proven:
             raise Refused(
-                f"no depth passed its dryrun within the budget{machine.busy_words()}",
+                f"no depth passed its dryrun within the budget{this_machine.busy_words()}",
                 next="take more --minutes or smaller --depths, or try again when the machine is idle",
             )
         return proven

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from patron_core import machine
-from patron_core.decide import STOP_MARGIN_S
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
+from patron_core.lifecycle.decide import STOP_MARGIN_S
+from patron_core.lifecycle.workload import check_spec
+from patron_core.machines import this_machine
 from patron_core.money import affordable_s, format_usd
-from patron_core.specs import check_spec
 from patron_core.states import EndReason, RunState
 from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
@@ -33,11 +33,11 @@ class SearchRuns:
 
     def fit(self, depth: int, *, calibration: Calibration | None, run: Run | None = None) -> BudgetFit:
         spec = check_spec(self.question.spec | {"depth": depth})
-        price = machine.this_price()
+        price = this_machine.this_price()
         available = (run.dryrun or {}).get("measured", {}).get("train_tokens_available") if run else None
         return fit_to_budget(
             spec,
-            machine.this_device(self.store),
+            this_machine.this_device(self.store),
             price=price,
             budget_s=60 * self.question.minutes,
             budget_usd_micros=max(1, self.money_left()),
@@ -63,7 +63,7 @@ class SearchRuns:
         )
         self.by_depth[depth] = run.id
         if run.state is RunState.DRAFT:
-            hold = dryrun_hold_usd_micros(run, machine.this_price().usd_micros_per_hour)
+            hold = dryrun_hold_usd_micros(run, this_machine.this_price().usd_micros_per_hour)
             if hold > self.money_left():
                 self.log.decide(
                     "skip",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from patron_core import supervisor
 from patron_core.errors import Refused
 from patron_core.estimate import Estimate
+from patron_core.lifecycle import supervisor
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run, Wallet

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core import supervisor
-from patron_core.evidence import words
-from patron_core.observe import attempt_dir
-from patron_core.rundir import Event, RunDir, events_so_far, lineage
+from patron_core.lifecycle import supervisor
+from patron_core.lifecycle.evidence import words
+from patron_core.lifecycle.observe import attempt_dir
+from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary

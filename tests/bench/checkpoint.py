@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import Checkpointer, Snapshot
-from trainer.events import EventWriter
-from trainer.head import head_loss
-from trainer.machine import find_machine
-from trainer.model import build_model
-from trainer.optim import Optimizer
-from trainer.recipe import make_recipe
-from trainer.saving import BackgroundSaver
-from trainer.spec import TrainSpec
+from trainer.checkpoint.checkpoint import Checkpointer, Snapshot
+from trainer.checkpoint.saving import BackgroundSaver
+from trainer.contract.events import EventWriter
+from trainer.contract.recipe import make_recipe
+from trainer.contract.spec import TrainSpec
+from trainer.model.gpt import build_model
+from trainer.model.head import head_loss
+from trainer.optim.optimizer import Optimizer
+from trainer.runtime.machine import find_machine
 
 PERIOD_S = 60.0  # one checkpoint a minute
 METRICS = ("loss", "tokens_per_s", "step_s", "mfu", "lr_multiplier", "peak_memory_bytes")

@@ -10,8 +10,8 @@ import time
 from patron_core.estimate import estimate, fit_to_budget
 from patron_core.prices import fallback_price
 from patron_core.scaling import Observation, refit
-from trainer.devices import DEVICES
-from trainer.spec import TrainSpec
+from trainer.contract.devices import DEVICES
+from trainer.contract.spec import TrainSpec
 
 NUM_ESTIMATES = 10_000
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.jobs import Job, JobError, checkout_problem, run_job
-from tests.bench.trainer import describe_machine, fresh_caches, versions
+from tests.bench.training import describe_machine, fresh_caches, versions
 
 EXPECTED_JOB_S = 75.0  # until one was timed: imports, compilation and a few steps on a datacentre GPU
 FULL = Job(

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import torch
 
-from trainer.devices import describe_cpu
-from trainer.head import chunk_size, head_loss, softcap_cross_entropy_
-from trainer.head_cpu import load_cpu_kernel
-from trainer.machine import keep_freed_memory
-from trainer.recipe import make_recipe
+from trainer.contract.devices import describe_cpu
+from trainer.contract.recipe import make_recipe
+from trainer.model.head import chunk_size, head_loss, softcap_cross_entropy_
+from trainer.model.head_cpu import load_cpu_kernel
+from trainer.runtime.machine import keep_freed_memory
 
 SOFTCAP = 15.0
 

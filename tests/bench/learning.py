@@ -14,10 +14,10 @@ import torch
 
 from tests.bench.jobs import Job
 from tests.bench.sides import make_spec, micro_batches, start_upstream, training_loop
+from trainer.contract.spec import TrainSpec
 from trainer.data import PreparedData, prepare, val_batches
 from trainer.environment import cache_folder
-from trainer.model import build_model
-from trainer.spec import TrainSpec
+from trainer.model.gpt import build_model
 
 
 def learn(job: Job, folder: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
+from trainer.contract.spec import TrainSpec
 from trainer.data import PreparedData, TrainLoader, prepare
 from trainer.data.loader import count_rows
-from trainer.spec import TrainSpec
 
 
 def main() -> None:

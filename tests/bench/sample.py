@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from trainer.cache import Cache
-from trainer.generate import cast_matrices, next_logits
-from trainer.machine import Machine, find_machine
-from trainer.model import build_model
-from trainer.recipe import make_recipe
-from trainer.spec import TrainSpec
+from trainer.contract.recipe import make_recipe
+from trainer.contract.spec import TrainSpec
+from trainer.model.cache import Cache
+from trainer.model.gpt import build_model
+from trainer.runtime.machine import Machine, find_machine
+from trainer.sampling.generate import cast_matrices, next_logits
 
 
 def main() -> None:

@@ -16,18 +16,18 @@ import torch
 
 from tests.bench.jobs import Job
 from tests.bench.upstream import Batch, Upstream
-from trainer.checkpoint import Checkpointer
-from trainer.console import Console
+from trainer.checkpoint.checkpoint import Checkpointer
+from trainer.contract.devices import peak_flops
+from trainer.contract.events import EventWriter
+from trainer.contract.spec import TrainSpec
 from trainer.data import PreparedData, TrainLoader
 from trainer.data.loader import count_rows
 from trainer.data.shards import TokenShard
-from trainer.devices import peak_flops
-from trainer.events import EventWriter
 from trainer.loop import TrainingLoop
-from trainer.machine import find_machine
-from trainer.spec import TrainSpec
-from trainer.stop import StopWatch
-from trainer.world import ALONE
+from trainer.preemption.stop import StopWatch
+from trainer.runtime.console import Console
+from trainer.runtime.machine import find_machine
+from trainer.runtime.world import ALONE
 
 WARM_UP_STEPS = 2
 SCHEDULE_STEPS = 10_000  # the steps measured lie at the beginning of a long run

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from patron_core import tracking
+from patron_core.mirror import tracking
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
 

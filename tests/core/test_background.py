@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from patron_core import background
-from patron_core.background import Work
 from patron_core.errors import Refused
+from patron_core.ui import background
+from patron_core.ui.background import Work
 
 LIMIT_S = 20.0
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from patron_core import catalog, price_view
 from patron_core.errors import InvalidInput, Unavailable
+from patron_core.machines import catalog
 from patron_core.market.accelerators import ACCELERATORS, names_of
 from patron_core.market.offers import catalog_market, fallback_market
-from trainer.devices import DEVICES
+from patron_core.ui import price_view
+from trainer.contract.devices import DEVICES
 
 needs_sky = pytest.mark.skipif(
     importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra gcp"
@@ -294,7 +295,7 @@ def test_wrong_names_are_refused_before_anything_is_read(home: Path) -> None:
 
 
 def test_reading_prices_never_imports_sky_here() -> None:
-    code = "import sys, patron_core.catalog; print('sky' in sys.modules)"
+    code = "import sys, patron_core.machines.catalog; print('sky' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -10,14 +10,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from patron_core import charts, show
 from patron_core.estimate import estimate_table
 from patron_core.prices import fallback_price
 from patron_core.scaling import Observation, refit
 from patron_core.store import LedgerEntry
+from patron_core.ui import charts, show
 from patron_core.verbs import Comparison
-from trainer.devices import DEVICES
-from trainer.spec import TrainSpec
+from trainer.contract.devices import DEVICES
+from trainer.contract.spec import TrainSpec
 
 
 def curve(num_points: int, key: str = "train/loss") -> pl.DataFrame:
@@ -144,7 +144,9 @@ def test_money_over_time_adds_up() -> None:
 
 
 def test_charts_cost_nothing_until_one_is_drawn() -> None:
-    code = "import sys, patron_core.charts, patron_core.show; print('altair' in sys.modules, 'polars' in sys.modules)"
+    code = (
+        "import sys; from patron_core.ui import charts, show; print('altair' in sys.modules, 'polars' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from patron_core.decide import (
+from patron_core.executors.base import Observation, ObservedStatus
+from patron_core.lifecycle.decide import (
     BACK_OFF_S,
     FAILURE_BUDGET,
     STOP_GRACE_S,
@@ -18,7 +19,6 @@ from patron_core.decide import (
     failures_after,
     verdict,
 )
-from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.states import EndReason, RunState
 
 HOUR_USD_MICROS = 3_600_000  # a second costs a thousandth of a dollar

@@ -23,9 +23,9 @@ from patron_core.estimate import (
 )
 from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
-from trainer.devices import DEVICES, cpu_device
-from trainer.footprint import memory_parts
-from trainer.spec import TrainSpec
+from trainer.contract.devices import DEVICES, cpu_device
+from trainer.contract.footprint import memory_parts
+from trainer.contract.spec import TrainSpec
 
 A100, H100 = DEVICES["A100-40GB"], DEVICES["H100"]
 A100_PRICE, H100_PRICE = fallback_price("A100-40GB", spot=False), fallback_price("H100", spot=False)
@@ -429,8 +429,9 @@ def test_eval_cadence_spends_at_most_a_tenth():
 
 def test_constants_agree_with_the_trainer():
     from patron_core.estimate import wall
-    from trainer import attention, footprint, head
+    from trainer.contract import footprint
     from trainer.data import tokenizer
+    from trainer.model.gpt import attention, head
 
     assert footprint.HEAD_CHUNK_BYTES == head.CHUNK_BYTES
     for name in ("MAX_SCORED_WINDOW", "query_blocks"):

@@ -23,7 +23,7 @@ from patron_core.executors import executor_names, get_executor, local, machine, 
 from patron_core.executors.base import Executor, Handle, Job, Observation, ObservedStatus
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.executors.local import LocalExecutor
-from patron_core.files import write_json
+from patron_core.rundir.files import write_json
 
 PATIENCE_S = 30.0
 

@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from patron_core.decide import FAILURE_BUDGET
 from patron_core.executors.guard import EXIT_KILLED, EXIT_STOPPED, lost_in_a_row, what_to_say
 from patron_core.executors.records import Records
+from patron_core.lifecycle.decide import FAILURE_BUDGET
 
 KEY = "r1-train-1"
 PATIENCE_S = 30.0

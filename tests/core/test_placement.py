@@ -20,8 +20,8 @@ from patron_core.market.spot_cost import ASSUMED_RATE, ReclaimRate, spot_time
 from patron_core.market.spot_policy import Terms, choose_machine
 from patron_core.market.ways import Limits, Way, Work, terms_of, work_of
 from patron_core.prices import Price, fallback_price
-from trainer.devices import DEVICES
-from trainer.spec import TrainSpec
+from trainer.contract.devices import DEVICES
+from trainer.contract.spec import TrainSpec
 
 HOUR = 3600.0
 

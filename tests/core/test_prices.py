@@ -4,7 +4,7 @@ import pytest
 
 from patron_core.errors import InvalidInput, Refused
 from patron_core.prices import Price, checked_price, fallback_price, local_price, plausible_usd_micros_per_hour
-from trainer.devices import DEVICES
+from trainer.contract.devices import DEVICES
 
 
 def price(device: str, usd_micros_per_hour) -> Price:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from patron_core.errors import Conflict
-from patron_core.rundir import Event, RunDir, curve, lineage
+from patron_core.rundir.rundir import Event, RunDir, curve, lineage
 
 ATTEMPT = "rabc-train-1"
 

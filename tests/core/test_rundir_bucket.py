@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from s3 import S3Server
 
-from patron_core import places
 from patron_core.errors import Conflict, Unavailable
 from patron_core.executors.records import Records
-from patron_core.rundir import RunDir, events_so_far
-from trainer.remote import Remote
+from patron_core.rundir.rundir import RunDir, events_so_far, places
+from trainer.contract.remote import Remote
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_a_long_listing_is_skipped_where_it_was_read(
     run: RunDir, remote: Remote, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With pages of two names; a new attempt that comes earlier in the alphabet is found all the same."""
-    monkeypatch.setattr("trainer.remote.PAGE_OBJECTS", 2)
+    monkeypatch.setattr("trainer.contract.remote.PAGE_OBJECTS", 2)
     for number in range(9):
         _segment(remote, "a-train-2", number, number)
     _, cursor = run.read_events()

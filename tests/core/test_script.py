@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from patron_core.errors import Conflict, NotFound, Refused
-from patron_core.script import Arguments, Session, open_session, parse_arguments
+from patron_core.ui.script import Arguments, Session, open_session, parse_arguments
 
 
 class Args(Arguments):

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from patron_core import catalog, skypilot_client, verbs
+from patron_core import verbs
 from patron_core.errors import InvalidInput, Refused, Unavailable
-from patron_core.executors import skypilot
+from patron_core.executors import skypilot, skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.sky_view import observe_job
 from patron_core.executors.skypilot import Watch, make_task
+from patron_core.executors.skypilot_client import Client
+from patron_core.machines import catalog
+from patron_core.machines.target import Target
 from patron_core.market.offers import CATALOG_SOURCE, Market
 from patron_core.prices import Price
-from patron_core.skypilot_client import Client
 from patron_core.store import Store, runs
-from patron_core.target import Target
 from patron_core.verbs.fund import check_proof
 
 needs_sky = pytest.mark.skipif(

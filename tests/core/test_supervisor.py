@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from patron_core import show, verbs
-from patron_core.decide import BACK_OFF_S, FAILURE_BUDGET, STOP_GRACE_S, STOP_MARGIN_S
+from patron_core import verbs
 from patron_core.executors.base import Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
+from patron_core.lifecycle.decide import BACK_OFF_S, FAILURE_BUDGET, STOP_GRACE_S, STOP_MARGIN_S
+from patron_core.lifecycle.supervisor import LEASE, LEASE_TTL_S, Supervisor, Tick
 from patron_core.money import cost_usd_micros
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, leases, ledger, runs
-from patron_core.supervisor import LEASE, LEASE_TTL_S, Supervisor, Tick
+from patron_core.ui import show
 
 HOURLY = 3_600_000  # a thousandth of a dollar a second
 SECOND = 1_000

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from patron_core.decide import EXIT_RESUME_ME
 from patron_core.executors.guard import EXIT_KILLED, EXIT_STOPPED
+from patron_core.lifecycle.decide import EXIT_RESUME_ME
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "skypilot").glob("*.yaml"))

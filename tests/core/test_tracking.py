@@ -21,15 +21,16 @@ from typing import Any
 import pytest
 from s3 import S3Server
 
-from patron_core import places, settings, tracking
+from patron_core import settings
 from patron_core.errors import Unavailable
+from patron_core.mirror import tracking
 from patron_core.mirror.copy import ARTIFACT_RETRY_S, PENDING_TAG, RUN_TAG, Copy, Overtaken
 from patron_core.mirror.position import Position, flatten
-from patron_core.rundir import Event
+from patron_core.rundir.rundir import Event, places
 from patron_core.states import RunState
 from patron_core.store import Store, mirrors, runs
 from patron_core.store.records import Run
-from trainer.remote import Remote
+from trainer.contract.remote import Remote
 
 NOW = 1_800_000_000.0
 SPEC = {"depth": 2, "seed": 42, "features": {"rope": True}, "note": "x" * 7000, "odd,key": None}
@@ -701,7 +702,7 @@ class TestProcess:
         assert (race.exit_codes, race.printed) == ([0, 0], ["", "", ""])
 
     def test_importing_it_is_cheap(self) -> None:
-        code = "import sys, patron_core.tracking; print([m for m in ('mlflow', 'polars') if m in sys.modules])"
+        code = "import sys, patron_core.mirror.tracking; print([m for m in ('mlflow', 'polars') if m in sys.modules])"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "[]"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from patron_core.decide import ActionKind, Situation, decide
-from patron_core.evidence import words
 from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.executors.sky_view import observe_job
+from patron_core.lifecycle.decide import ActionKind, Situation, decide
+from patron_core.lifecycle.evidence import words
 from patron_core.states import SENTENCE, EndReason, RunState
 
 GIB = 2**30

@@ -13,8 +13,8 @@ from types import ModuleType
 import labs
 import pytest
 
+from patron_core.lifecycle.supervisor import LOOP_LEASE
 from patron_core.store import Run, Store, leases
-from patron_core.supervisor import LOOP_LEASE
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ from typing import Any
 
 from patron_core import verbs
 from patron_core.estimate import Calibration
-from patron_core.outcome import record_run
+from patron_core.lifecycle.learned import record_run
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs, searches
 from patron_core.verbs.fund import current_environment
-from trainer.spec import TrainSpec, canonical_json
+from trainer.contract.spec import TrainSpec, canonical_json
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.py"))
 HOUR_USD_MICROS = 100_000

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from labs import NOTEBOOKS
 
-from patron_core.script import Arguments, parse_arguments
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, ledger
 from patron_core.store import runs as store_runs
+from patron_core.ui.script import Arguments, parse_arguments
 
 ERROR_SHOWN = re.compile(r"<marimo-callout[^>]*danger")
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -140,7 +140,7 @@ def test_estimate_says_where_to_run_and_why_not_elsewhere(home: Path, capsys: py
 def test_estimate_without_skypilot_says_which_command_installs_it(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("patron_core.catalog.has_sky", lambda: False)
+    monkeypatch.setattr("patron_core.machines.catalog.has_sky", lambda: False)
     assert as_script("1_estimate", "--prices", "--json") == 3
     assert answer(capsys)["error"]["next"].startswith("uv sync --extra gcp")
 

@@ -13,14 +13,17 @@ import test_executors as contract
 from lab import ROOT
 from world import HOURLY, MACHINE, SECOND, Core, SkyWorld, until
 
-from patron_core import gc, skypilot_client, tracking, verbs
-from patron_core.decide import Situation, verdict
+from patron_core import verbs
 from patron_core.errors import Unavailable
+from patron_core.executors import skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.skypilot import SkyExecutor, prefix
+from patron_core.lifecycle import orphans
+from patron_core.lifecycle.decide import Situation, verdict
+from patron_core.mirror import tracking
 from patron_core.money import cost_usd_micros
-from patron_core.rundir import RunDir, curve, lineage
+from patron_core.rundir.rundir import RunDir, curve, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import attempts, ledger, mirrors
 
@@ -200,12 +203,12 @@ def orphans_are_ended(core: Core, spec: dict[str, Any], folder: Path) -> None:
     client = skypilot_client.Client()
     until(lambda: world.executor.poll(handle).status is ObservedStatus.RUNNING, "it to run", 2.0)
     name = prefix() + handle["key"]
-    found = [orphan for orphan in gc.find_orphans(core.store, client) if orphan.name == name]
+    found = [orphan for orphan in orphans.find_orphans(core.store, client) if orphan.name == name]
     assert [orphan.why for orphan in found] == ["no attempt of this lab has that name"]
     assert "unknown price" in found[0].sentence
-    gc.end_orphans(core.store, client, found)
+    orphans.end_orphans(core.store, client, found)
     until(lambda: world.executor.poll(handle).is_final, "its end", 2.0)
-    assert [o for o in gc.find_orphans(core.store, client) if o.name == name] == []
+    assert [o for o in orphans.find_orphans(core.store, client) if o.name == name] == []
     client.close()
 
 

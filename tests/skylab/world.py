@@ -14,9 +14,9 @@ from lab import Lab
 from patron_core import verbs
 from patron_core.executors.base import Executor, Job
 from patron_core.executors.skypilot import SkyExecutor
+from patron_core.lifecycle.supervisor import Supervisor
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, ledger, runs
-from patron_core.supervisor import Supervisor
 
 PATIENCE_S = 500.0
 HOURLY = 3_600_000  # a thousandth of a dollar a second
@@ -67,7 +67,7 @@ class SkyWorld:
 
 
 class Core:
-    """A store and a supervisor that ticks in the background, as `python -m patron_core.supervisor` would."""
+    """A store and a supervisor that ticks in the background, as `python -m patron_core.lifecycle.supervisor` would."""
 
     def __init__(self, lab: Lab):
         self.lab = lab

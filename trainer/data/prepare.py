@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.contract.spec import TrainSpec
 from trainer.data.errors import DataError
 from trainer.data.files import Progress, no_progress, sha256_text
 from trainer.data.loader import count_rows
@@ -18,7 +19,6 @@ from trainer.data.packing import PACKING_VERSION
 from trainer.data.shards import TokenShard, are_cached, ensure_shards
 from trainer.data.sources import REMOTES, Part, Source, open_source
 from trainer.data.tokenizer import Tokenizer, ensure_tokenizer, is_trained, tokenizer_path
-from trainer.spec import TrainSpec
 
 OnPhase = Callable[[str, float], None]  # name, seconds
 CHARS_PER_TOKEN = 4  # a guess, until the first part is tokenised

@@ -1,0 +1,208 @@
+"""Carry out one action about one run. The only writer of attempts and of what they cost.
+
+No network call inside a transaction: an executor is called between two of them. A crash in between loses nothing,
+because the next look finds the intent, or the job under its key, and goes on from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from patron_core.executors.base import Executor, Job
+from patron_core.lifecycle import workload
+from patron_core.lifecycle.decide import STOP_GRACE_S, STOP_MARGIN_S, Action, ActionKind, failures_after
+from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
+from patron_core.lifecycle.observe import Scene, attempt_dir
+from patron_core.money import affordable_s, cost_usd_micros
+from patron_core.rundir.rundir import RunDir
+from patron_core.states import TERMINAL, EndReason, RunState
+from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store.records import Attempt, Run
+from trainer.contract.spec import canonical_json
+
+SUPERVISOR = "supervisor"
+CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
+
+
+def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now: float) -> None:
+    """Raises Conflict when somebody else changed the run first; the next look will see what they did."""
+    run, attempt = scene.run, scene.attempt
+    match action.kind:
+        case ActionKind.SUBMIT if attempt is not None:
+            _submit(store, run, attempt, executor, now=now)
+        case ActionKind.STARTED | ActionKind.RECOVERING if action.new_state is not None:
+            with store.begin() as conn:
+                _move(
+                    conn, run, action.new_state, reason=action.reason, now=now, detail=action.why, seen=action.evidence
+                )
+        case ActionKind.STOP | ActionKind.KILL if attempt is not None:
+            _stop(store, run, attempt, action, executor, now=now)
+        case ActionKind.END if attempt is not None:
+            _end(store, scene, attempt, action, executor, now=now)
+        case ActionKind.RELAUNCH:
+            relaunch(store, run, attempt, now=now)
+        case ActionKind.CLOSE if action.new_state is not None:
+            with store.begin() as conn:
+                _move(conn, run, action.new_state, reason=action.reason, now=now, detail=action.why)
+        case _:
+            _charge_while_running(store, scene, now=now)
+
+
+def relaunch(store: Store, run: Run, previous: Attempt | None, *, now: float) -> None:
+    """Record the intent of another attempt at the price of the one before."""
+    if previous is None:
+        raise ValueError(f"run {run.id} has no attempt to follow")
+    with store.begin() as conn:
+        attempts.create(
+            conn,
+            run,
+            kind="train",
+            usd_micros_per_hour=previous.usd_micros_per_hour,
+            price=previous.price,
+            now=now,
+        )
+        _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail="resume from the newest checkpoint")
+
+
+def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
+    """Start it under its key, which starts at most one job ever, and record the handle."""
+    hold = ledger.run_money(store, run.id).held_usd_micros
+    deadline_s = max(1.0, affordable_s(hold, attempt.usd_micros_per_hour) - STOP_MARGIN_S)
+    directory = attempt_dir(run, attempt)
+    RunDir(directory).write_spec(canonical_json(run.spec))
+    handle = executor.submit(
+        Job(
+            key=attempt.id,
+            command=_command(run, attempt, directory, deadline_s),
+            run_dir=directory,
+            env=workload.workload_env(),
+            deadline_s=deadline_s,
+            grace_s=STOP_MARGIN_S,
+            kind=attempt.kind,
+            machine=attempt.price.get("machine") or {},
+        )
+    )
+    with store.begin() as conn:
+        attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
+
+
+def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
+    if attempt.kind == "dryrun":
+        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]))
+    expected = (run.dryrun or {}).get("environment_hash")
+    return workload.train_command(directory, attempt.id, deadline_s, expected)
+
+
+def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
+    """Ask first, and write down that it was asked after: asking twice is harmless, forgetting is not."""
+    if attempt.handle is None:
+        return
+    if action.kind is ActionKind.KILL:
+        executor.cancel(attempt.handle, grace_s=0.0)
+        return
+    executor.cancel(attempt.handle, grace_s=STOP_GRACE_S)
+    with store.begin() as conn:
+        attempts.stop_asked(conn, attempt.id, cause=str(action.stop_cause), now=now)
+        runs.add_event(
+            conn, run.id, kind="stop_asked", actor=SUPERVISOR, now=now, detail={"cause": str(action.stop_cause)}
+        )
+
+
+def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
+    run, seen = scene.run, scene.observation
+    reason = action.reason or EndReason.LOST
+    if seen is None and (handle := executor.find(attempt.id)) is not None:
+        with store.begin() as conn:  # it had been submitted after all: own it, then stop it properly
+            attempts.submitted(conn, attempt.id, handle=handle, deadline_s=attempt.deadline_s, now=now)
+        return
+    directory = RunDir(attempt_dir(run, attempt))
+    newest = directory.newest_checkpoint()
+    step = newest.step if newest else None
+    progressed = step is not None and step > (scene.known_checkpoint_step or 0)
+    evidence = {
+        **action.evidence,
+        "checkpoint_step": step,
+        "log_tail": directory.log_tail(attempt.id, 20),
+        "last_word": last_word(directory, attempt.id),
+    }
+    new_state = action.new_state or _state_after_unsubmitted(run, attempt, reason)
+    report: dict[str, Any] | None = None
+    if attempt.kind == "dryrun" and reason is EndReason.COMPLETED:
+        report = dryrun_report(run, attempt, directory)
+        if report is None:
+            reason, new_state = EndReason.USER_ERROR, RunState.FAILED
+    result = run_result(directory)
+    with store.begin() as conn:
+        _charge(conn, run, attempt, seen.uptime_s if seen else 0.0, now=now)
+        attempts.ended(
+            conn,
+            attempt.id,
+            reason=reason,
+            exit_code=seen.exit_code if seen else None,
+            evidence=evidence,
+            now=now,
+        )
+        runs.set_fields(conn, run.id, now=now, failures=failures_after(reason, run.failures, progressed=progressed))
+        if report is not None:
+            runs.set_fields(conn, run.id, now=now, dryrun=report)
+            record_dryrun(conn, run, report, now=now)
+        if attempt.kind == "train":
+            runs.set_fields(conn, run.id, now=now, result=result)
+            if new_state is RunState.SUCCEEDED:
+                record_run(conn, run, result, now=now)
+        _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
+
+
+def _state_after_unsubmitted(run: Run, attempt: Attempt, reason: EndReason) -> RunState:
+    """A launch that was stopped before anything started."""
+    return RunState.CANCELLED if reason is EndReason.CANCELLED or attempt.kind == "dryrun" else RunState.PAUSED
+
+
+def _move(
+    conn: Connection,
+    run: Run,
+    new: RunState,
+    *,
+    reason: EndReason | None,
+    now: float,
+    detail: str,
+    seen: dict[str, Any] | None = None,
+) -> None:
+    """Through the one door, by way of `running` where a run ended before anybody saw it run; then settle."""
+    old = runs.get_run(conn, run.id).state
+    if old is RunState.LAUNCHING and new is RunState.SUCCEEDED:
+        runs.transition(conn, run.id, old=old, new=RunState.RUNNING, actor=SUPERVISOR, now=now)
+        old = RunState.RUNNING
+    if new is not old:
+        runs.transition(
+            conn, run.id, old=old, new=new, reason=reason, actor=SUPERVISOR, now=now, detail=detail, evidence=seen
+        )
+    if new in TERMINAL or new in (RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.DRAFT):
+        settle(conn, run, now=now)
+
+
+def settle(conn: Connection, run: Run, *, now: float) -> int:
+    """Give back what is left of the hold. Returns micro-dollars released; again, it releases nothing."""
+    number = len(attempts.for_run(conn, run.id))
+    funded = ledger.run_money(conn, run.id).funded_usd_micros
+    return ledger.release(conn, run, key=f"release:{run.id}:{number}:{funded}", actor=SUPERVISOR, now=now)
+
+
+def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
+    attempt, seen = scene.attempt, scene.observation
+    if attempt is None or seen is None or seen.uptime_s is None:
+        return
+    if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
+        with store.begin() as conn:
+            _charge(conn, scene.run, attempt, seen.uptime_s, now=now)
+
+
+def _charge(conn: Connection, run: Run, attempt: Attempt, uptime_s: float | None, *, now: float) -> None:
+    """Charge for machine time up to `uptime_s`, never more than is held. Again, it charges nothing."""
+    if uptime_s is None:
+        return
+    owed = cost_usd_micros(max(0.0, uptime_s), attempt.usd_micros_per_hour)
+    charged = ledger.charge_up_to(conn, run, attempt.id, owed, now=now)
+    attempts.meter(conn, attempt.id, charged_s=uptime_s, charged_usd_micros=charged)

@@ -1,0 +1,91 @@
+"""What an attempt left behind, as the core keeps it: a dryrun's report, a run's result, measurements to learn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+
+from patron_core.estimate import Calibration
+from patron_core.rundir.rundir import RunDir
+from patron_core.store import calibrations
+from patron_core.store.records import Attempt, Run
+from trainer.contract.spec import TrainSpec
+
+_RESULT_KEYS = (
+    "val_bpb",
+    "min_val_bpb",
+    "step",
+    "tokens",
+    "train_s",
+    "wall_s",
+    "mfu",
+    "tokens_per_s",
+    "peak_memory_bytes",
+    "message",
+)
+_LAST_WORD_KEYS = ("message", "memory", "divergence", "last_checkpoint_step")
+
+
+def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, Any] | None:
+    """What the burst measured and proved; None where it left no measurement."""
+    result, environment = directory.result(), directory.environment()
+    if not result or not environment or not isinstance(result.get("burst"), dict):
+        return None
+    return {
+        "attempt": attempt.id,
+        "spec_hash": run.spec_hash,
+        "environment_hash": environment.get("hash"),
+        "measured": result["burst"],
+        "rehearsal": result.get("rehearsal"),
+        "price": attempt.price,
+        "calibration": _calibration(run, result["burst"], f"dryrun {attempt.id}").to_dict(),
+    }
+
+
+def run_result(directory: RunDir) -> dict[str, Any]:
+    """The final figures, as far as there are any."""
+    result = directory.result() or {}
+    return {key: result[key] for key in _RESULT_KEYS if key in result}
+
+
+def last_word(directory: RunDir, attempt_id: str) -> dict[str, Any]:
+    """What this attempt itself says about its end; empty when it could not say anything."""
+    result = directory.result() or {}
+    if result.get("attempt") != attempt_id:
+        return {}
+    return {key: result[key] for key in _LAST_WORD_KEYS if result.get(key) is not None}
+
+
+def record_dryrun(conn: Connection, run: Run, report: dict[str, Any], *, now: float) -> None:
+    calibrations.record(
+        conn, machine=machine_of(run), kind="dryrun", values=report["calibration"], run_id=run.id, now=now
+    )
+
+
+def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float) -> None:
+    """One more point for the scaling law of this corpus."""
+    if not isinstance(result.get("val_bpb"), int | float):
+        return
+    recipe = TrainSpec.from_dict(run.spec).recipe()
+    values = {
+        "corpus": run.spec["data"],
+        "depth": recipe.depth,
+        "num_params": recipe.num_params.scaling,
+        "num_tokens": recipe.train_tokens,
+        "val_bpb": result["val_bpb"],
+        "vocab_size": recipe.vocab_size,
+        "sequence_len": recipe.sequence_len,
+        "batch_tokens": recipe.batch_tokens,
+    }
+    calibrations.record(conn, machine=machine_of(run), kind="run", values=values, run_id=run.id, now=now)
+
+
+def machine_of(run: Run) -> str:
+    return str((run.estimate or {}).get("machine", run.executor))
+
+
+def _calibration(run: Run, burst: dict[str, Any], source: str) -> Calibration:
+    device = str((run.estimate or {}).get("device", "cpu"))
+    spec = TrainSpec.from_dict(run.spec)
+    return Calibration.from_burst(spec, burst, device=device, source=source)

@@ -1,0 +1,173 @@
+"""Where a run is to run: the executor, the machine it asks for, what an hour of it costs. Kept with the run's estimate.
+
+Target()                                                   this machine
+Target(executor="sky", device="H100", spot=True)           a GPU of the table, through SkyPilot
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from patron_core import settings
+from patron_core.errors import InvalidInput, Refused
+from patron_core.executors import executor_names
+from patron_core.executors.skypilot import setup_of_machines
+from patron_core.machines import catalog, this_machine
+from patron_core.money import format_usd
+from patron_core.prices import Price, checked_price, fallback_price
+from patron_core.store import Store
+from patron_core.store.records import Run
+from trainer.contract.devices import DEVICES, Device, find_device
+
+LOCAL_DEVICE = "local"  # this machine
+GIVEN_SOURCE = "given"
+_NEAR = 1.1  # a zone that costs this much more than the cheapest is as good; what is charged is the dearest of them
+_MOST_PLACES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    executor: str = "local"
+    device: str = LOCAL_DEVICE
+    spot: bool = False
+    usd_micros_per_hour: int | None = None  # None: from SkyPilot's catalog
+    only: str = ""  # a place as SkyPilot writes it: gcp, gcp/us-central1; empty: PATRON_SKY_INFRA, else the cheapest
+    wait_s: float | None = None  # how long to look for a machine; None: PATRON_CAPACITY_WAIT_S
+    fallback: bool = False  # the dated table in the place of the catalog
+
+    @property
+    def is_local(self) -> bool:
+        return self.device == LOCAL_DEVICE
+
+    def check(self) -> None:
+        """Raises InvalidInput with every problem at once."""
+        problems = []
+        if self.executor not in executor_names():
+            problems.append(f"on: {self.executor!r}; allowed {', '.join(executor_names())}")
+        if self.executor == "local" and not self.is_local:
+            problems.append(f"device: {self.device!r}; on this machine it is {LOCAL_DEVICE}, elsewhere add --on sky")
+        if self.executor != "local" and (found := find_device(self.device)) is None:
+            problems.append(f"device: {self.device!r}; allowed on {self.executor} {', '.join(DEVICES)}")
+        elif self.executor != "local" and found is not None and found.accelerator is None:
+            problems.append(f"device: {self.device!r} cannot be rented")
+        if self.is_local and self.spot:
+            problems.append("spot: this machine is nobody's to take away")
+        if problems:
+            raise InvalidInput(problems, next="for instance --on sky --device H100 --spot")
+
+    def find_device(self, store: Store | None) -> Device:
+        """What a run there trains on."""
+        if self.is_local:
+            return this_machine.this_device(store)
+        found = find_device(self.device)
+        if found is None:
+            raise InvalidInput([f"device: {self.device!r}; allowed {', '.join(DEVICES)}"], next="name one of them")
+        return found
+
+    def find_price(self, *, now: float | None = None) -> Price:
+        """An hour of it. Raises Refused for a price that is not known or not plausible."""
+        if self.is_local:
+            return this_machine.this_price(now=now)
+        return self._within_cap(checked_price(self._price(now)))
+
+    def _price(self, now: float | None) -> Price:
+        if self.usd_micros_per_hour is not None:
+            return Price(
+                device=self.find_device(None).name,
+                usd_micros_per_hour=self.usd_micros_per_hour,
+                source=GIVEN_SOURCE,
+                as_of=this_machine.today(now),
+                spot=self.spot,
+            )
+        if self.fallback:
+            return fallback_price(self.device, spot=self.spot)
+        dearest = self._market()[-1]
+        return replace(dearest, cloud=None, region=None, zone=None, note=f"the dearest of {', '.join(self.places())}")
+
+    def _market(self) -> list[Price]:
+        """The cheapest zone, and those that cost little more: any of them may be where the machine is found."""
+        device = self.find_device(None).name
+        market = catalog.read_market([device])
+        only = self._only()
+        place = only.split("/") if only else []  # a cloud, a region, a zone
+        found = [
+            p
+            for p in market.of_device(device)
+            if (p.num_gpus, p.spot) == (1, self.spot) and [p.cloud, p.region, p.zone][: len(place)] == place
+        ]
+        if not found:
+            kind, where = "spot" if self.spot else "on demand", f" in {only}" if only else ""
+            raise Refused(
+                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}{where}",
+                next="python notebooks/1_estimate.py --prices, another --device, or --usd-per-hour with its real price",
+            )
+        found.sort(key=lambda price: price.usd_micros_per_hour)
+        return [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
+
+    def _within_cap(self, price: Price) -> Price:
+        cap = settings.max_usd_micros_per_hour()
+        if cap is not None and price.usd_micros_per_hour > cap:
+            raise Refused(
+                f"{price.sentence()} PATRON_MAX_USD_PER_HOUR allows {format_usd(cap)}",
+                next="another device, --spot, or a larger PATRON_MAX_USD_PER_HOUR",
+            )
+        return price
+
+    def places(self) -> list[str]:
+        """Where to look for the machine, cheapest first, as SkyPilot writes it; empty: wherever the task file says."""
+        if self.is_local:
+            return []
+        if self._is_priced_by_hand:
+            return [self._only()] if self._only() else []
+        return [price.infra for price in self._market() if price.infra]
+
+    def _only(self) -> str:
+        return self.only or settings.sky_infra()
+
+    def machine_key(self) -> str:
+        """The name measurements of such a machine are kept under."""
+        return this_machine.machine_key() if self.is_local else f"{self.executor} {self.device}"
+
+    def quote(self, *, now: float | None = None) -> dict[str, Any]:
+        """What an attempt there keeps for ever: its price, the prices that it was chosen from, what the executor is
+        told to ask for, and what is set up there. Raises Refused as `find_price` does."""
+        quote = self.find_price(now=now).to_dict()
+        if self.is_local:
+            return quote | {"machine": {}}
+        machine = {
+            "accelerator": self.find_device(None).accelerator,
+            "spot": self.spot,
+            "places": self.places(),
+            "wait_s": self.wait_s or settings.capacity_wait_s(),
+        }
+        market = [] if self._is_priced_by_hand else [price.to_dict() for price in self._market()]
+        return quote | {"machine": machine, "market": market, "setup": setup_of_machines()}
+
+    @property
+    def _is_priced_by_hand(self) -> bool:
+        return self.fallback or self.usd_micros_per_hour is not None
+
+    def run_dir(self, run_id: str) -> str:
+        """Where a run there keeps its record: its machine has to reach it, too. Raises InvalidInput."""
+        place = settings.runs_place()
+        shared = self._only().startswith(("slurm", "ssh", "k8s", "kubernetes"))
+        if not self.is_local and "://" not in place and not shared:
+            raise InvalidInput(
+                [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],
+                next="export PATRON_RUNS=s3://BUCKET/runs (or gs://...)",
+            )
+        return f"{place.rstrip('/')}/{run_id}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Target:
+        return cls(**values)
+
+
+def target_of(run: Run) -> Target:
+    """As planned; this machine for runs from before there was a choice."""
+    return Target.from_dict((run.estimate or {}).get("target") or {})

@@ -1,0 +1,1 @@
+"""A run directory, read: a folder or a URL, and what a workload wrote into it."""

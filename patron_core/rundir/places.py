@@ -1,0 +1,195 @@
+"""Where a run directory is: a folder, or s3:// and gs:// URLs. The same few calls for both.
+
+A bucket that does not answer raises Unreachable within about ANSWER_WITHIN_S; it is never taken for one that is empty.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from patron_core.errors import Unavailable
+from patron_core.rundir.files import tail
+from trainer.contract.remote import Remote, RemoteError, is_url
+
+ANSWER_WITHIN_S = 10.0
+LOG_LINE_BYTES = 400  # assumed, to fetch only the end of a log
+Skip = Callable[[str], str | None]
+
+
+class Unreachable(Unavailable, OSError):
+    """A bucket cannot be asked now. An OSError too, so that who handles a missing disk handles this."""
+
+
+class Place(Protocol):
+    """Names are relative, with slashes. What is not there is None or empty, and no error."""
+
+    def exists(self) -> bool: ...
+    def read(self, name: str) -> bytes | None: ...
+    def tail(self, name: str, lines: int) -> str: ...
+    def names(self, folder: str, skip: Skip) -> list[str]:
+        """Of the files in `folder`. skip(name) may give a later name: what lies between them may be left out."""
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Of the files in `folder` and below, by their name inside it."""
+
+    def is_away(self, folder: str) -> bool:
+        """Whether all of it went: unmounted, not deleted."""
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Write unless it is there; False then."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """All of it or nothing."""
+
+
+def place_of(where: str | Path) -> Place:
+    return Bucket(str(where)) if is_url(where) else Folder(Path(where))
+
+
+class Folder:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def exists(self) -> bool:
+        return self.path.is_dir()
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.path / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def tail(self, name: str, lines: int) -> str:
+        return tail(self.path / name, lines)
+
+    def names(self, folder: str, skip: Skip) -> list[str]:
+        try:
+            return os.listdir(self.path / folder)  # noqa: PTH208 (names only, and half the time)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        root = self.path / folder
+        found = {}
+        for parent, _, names in os.walk(root):
+            for name in names:
+                path = Path(parent, name)
+                try:
+                    found[path.relative_to(root).as_posix()] = path.stat().st_size
+                except OSError:
+                    continue  # pruned just now
+        return found
+
+    def is_away(self, folder: str) -> bool:
+        return not (self.path / folder).is_dir()
+
+    def create(self, name: str, content: bytes) -> bool:
+        with self._written(name, content) as temporary:
+            try:
+                _publish(temporary, self.path / name)
+            except FileExistsError:
+                return False
+        return True
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._written(name, content) as temporary:
+            temporary.replace(self.path / name)
+
+    @contextmanager
+    def _written(self, name: str, content: bytes) -> Iterator[Path]:
+        """A durable temporary file beside the one named."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            yield Path(temporary)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+
+class Bucket:
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def exists(self) -> bool:
+        """Whoever begins a run writes its spec first; asking for one object costs a tenth of a listing."""
+        return self.read("spec.json") is not None
+
+    def read(self, name: str) -> bytes | None:
+        with _asking():
+            return _remote(self.url).get(name)
+
+    def tail(self, name: str, lines: int) -> str:
+        with _asking():
+            content = _remote(self.url).get_end(name, max(1, lines) * LOG_LINE_BYTES)
+        return "\n".join(content.decode("utf-8", errors="replace").splitlines()[-lines:]) if lines > 0 else ""
+
+    def names(self, folder: str, skip: Skip) -> list[str]:
+        """A page of 1000 whose last name is to be skipped is followed by a listing from further on."""
+        found: list[str] = []
+        after: str | None = None
+        while True:
+            jump = None
+            with _asking():
+                for page in _remote(self.url).pages(folder, after):
+                    names = [name.removeprefix(f"{folder}/") for name, _ in page]
+                    found += names
+                    target = skip(names[-1]) if names else None
+                    if target is not None and target > names[-1]:
+                        jump = f"{folder}/{target}"
+                        break
+            if jump is None:
+                return found
+            after = jump
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        with _asking():
+            return {name.removeprefix(f"{folder}/"): size for name, size in _remote(self.url).sizes(folder).items()}
+
+    def is_away(self, folder: str) -> bool:
+        return False  # it would have raised
+
+    def create(self, name: str, content: bytes) -> bool:
+        with _asking():
+            return _remote(self.url).create(name, content)
+
+    def write(self, name: str, content: bytes) -> None:
+        with _asking():
+            _remote(self.url).put(name, content)
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    try:
+        yield
+    except RemoteError as error:
+        raise Unreachable(error.message, next=error.advice) from None
+
+
+@functools.lru_cache(maxsize=64)
+def _remote(url: str) -> Remote:
+    """One for each run, with its open connections."""
+    return Remote(url, timeout_s=ANSWER_WITHIN_S / 2, retry_s=ANSWER_WITHIN_S / 2)
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Give `source` the name `target`, which must be free: FileExistsError otherwise."""
+    try:
+        os.link(source, target)  # unlike a rename, a link never replaces what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a mounted bucket has no links; it is one writer's folder, so look and rename
+        if target.exists():
+            raise FileExistsError(target) from None
+        source.rename(target)

@@ -1,0 +1,272 @@
+"""A run directory, read: the contract between a workload and the core. The only reader of it in the core.
+
+    spec.json  environment.json  result.json  events/<attempt>-<n>.jsonl  checkpoints/step-000300/  logs/<attempt>.log
+
+Everything here may be written by another machine at this moment, torn, or not there yet; none of that is an error to a
+reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifest is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from patron_core.errors import Conflict
+from patron_core.rundir.files import to_object
+from patron_core.rundir.places import Folder, place_of
+from trainer.contract.remote import join
+
+Cursor = dict[str, Any]
+FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
+
+_SEGMENT = re.compile(r"(?P<attempt>.+)-(?P<number>\d+)\.jsonl")
+_ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
+_CHECKPOINT = re.compile(r"step-(\d+)/(.+)")
+_OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
+# what a resume undoes: it happened, but after the checkpoint that the run went back to
+_REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    seq: int
+    time: float
+    attempt: str
+    kind: str
+    step: int | None
+    data: dict[str, Any]  # everything else on its line
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    step: int
+    path: str  # a folder or a URL
+    bytes: int  # of the files that are there
+    complete: bool  # a manifest is there, and every file has the size that it states; in a bucket: it is durable
+
+
+class RunDir:
+    """A folder, or s3:// or gs://, for which every call may raise Unreachable: that is not known to be empty."""
+
+    def __init__(self, where: str | Path):
+        self.where = str(where)
+        self._place = place_of(where)
+
+    @property
+    def path(self) -> Path:
+        """Of a folder."""
+        assert isinstance(self._place, Folder), f"{self.where} is no folder"
+        return self._place.path
+
+    def exists(self) -> bool:
+        return self._place.exists()
+
+    def write_spec(self, canonical_json: str) -> None:
+        """Freeze the spec. Writing the same one again changes nothing; a different one raises Conflict."""
+        content = canonical_json.encode()
+        if not self._place.create("spec.json", content) and self._place.read("spec.json") != content:
+            raise Conflict(
+                f"{join(self.where, 'spec.json')} holds a different spec, and a run's spec is frozen",
+                next="make a new run for the changed spec",
+            )
+
+    def spec(self) -> dict[str, Any] | None:
+        return to_object(self._place.read("spec.json"))
+
+    def environment(self) -> dict[str, Any] | None:
+        return to_object(self._place.read("environment.json"))
+
+    def result(self) -> dict[str, Any] | None:
+        """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
+        return to_object(self._place.read("result.json"))
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """By step, the incomplete ones too: they are what a crash left, and take up space."""
+        return [self._inspect_checkpoint(*found) for found in sorted(self._checkpoint_files().items())]
+
+    def newest_checkpoint(self) -> CheckpointInfo | None:
+        newest_first = sorted(self._checkpoint_files().items(), reverse=True)
+        return next((c for found in newest_first if (c := self._inspect_checkpoint(*found)).complete), None)
+
+    def _checkpoint_files(self) -> dict[int, dict[str, int]]:
+        """Step -> the sizes of its files."""
+        found: dict[int, dict[str, int]] = {}
+        for name, size in self._place.sizes("checkpoints").items():
+            if match := _CHECKPOINT.fullmatch(name):
+                found.setdefault(int(match[1]), {})[match[2]] = size
+        return found
+
+    def _inspect_checkpoint(self, step: int, sizes: dict[str, int]) -> CheckpointInfo:
+        name = f"checkpoints/step-{step:06d}"
+        manifest = to_object(self._place.read(f"{name}/manifest.json")) if "manifest.json" in sizes else None
+        files = manifest.get("files") if manifest else None
+        complete = isinstance(files, dict) and len(files) > 0
+        for file, stated in (files if isinstance(files, dict) else {}).items():
+            stated_bytes = stated.get("bytes") if isinstance(stated, dict) else None
+            complete = complete and sizes.get(file) == stated_bytes
+        return CheckpointInfo(step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=complete)
+
+    def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
+        """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
+
+        The cursor is JSON: segments (attempt -> last number read), garbage_lines and missing_segments (counts so far).
+        """
+        segments: dict[str, int] = dict((cursor or {}).get("segments", {}))
+        garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
+        missing_segments: int = (cursor or {}).get("missing_segments", 0)
+        events: list[Event] = []
+        for attempt, number, name in self._new_segments(segments):
+            content = self._place.read(f"events/{name}")
+            if content is None:
+                if self._place.is_away("events"):
+                    break  # all of it went away: unmounted, not deleted; read on from here when it is back
+                continue  # a later segment of this attempt counts it as missing; without one it may come back
+            if attempt in segments:
+                missing_segments += number - segments[attempt] - 1
+            segments[attempt] = number
+            parsed, garbage = _parse_segment(content)
+            events += parsed
+            garbage_lines += garbage
+        return events, {
+            "segments": segments,
+            "garbage_lines": garbage_lines,
+            "missing_segments": missing_segments,
+        }
+
+    def all_events(self) -> list[Event]:
+        return self.read_events()[0]
+
+    def reclaim_notice(self, attempt: str) -> str | None:
+        """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
+        notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
+        sources = [str(event.data.get("source")) for event in notices]
+        return next((source for source in sources if source not in _OTHER_STOPS), None)
+
+    def log_tail(self, attempt: str, lines: int) -> str:
+        return self._place.tail(f"logs/{attempt}.log", lines)
+
+    def _new_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
+        new = self._list_segments(read)
+        if _has_gap(new, read):
+            # a listing is not a snapshot: one renamed while we listed may be missed, and a second look finds it
+            new = self._list_segments(read)
+        return new
+
+    def _list_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
+        def read_up_to(name: str) -> str | None:
+            match = _SEGMENT.fullmatch(name)
+            number = read.get(match["attempt"]) if match else None
+            return None if match is None or number is None else f"{match['attempt']}-{number:06d}.jsonl"
+
+        new = []
+        for name in self._place.names("events", read_up_to):
+            match = _SEGMENT.fullmatch(name)
+            if match and int(match["number"]) > read.get(match["attempt"], -1):
+                new.append((match["attempt"], int(match["number"]), name))
+        return sorted(new, key=lambda segment: (attempt_order(segment[0]), segment[1]))
+
+
+_followed: dict[str, tuple[list[Event], Cursor]] = {}
+_following = threading.Lock()
+
+
+def events_so_far(directory: RunDir) -> list[Event]:
+    """All events, of which only those are read that are new since the last call in this process; do not change them."""
+    with _following:
+        events, cursor = _followed.pop(directory.where, ([], {}))
+    new, cursor = directory.read_events(cursor)
+    events = sorted(events + new, key=lambda event: attempt_order(event.attempt)) if new else events
+    with _following:
+        _followed[directory.where] = (events, cursor)  # the last one used comes last
+        while len(_followed) > FOLLOWED_RUNS:
+            del _followed[next(iter(_followed))]
+    return events
+
+
+def attempt_order(attempt: str) -> tuple[int, str, str]:
+    """Sorts attempts as they happened: by their number, a dryrun before a train of the same number."""
+    match = _ATTEMPT.fullmatch(attempt)
+    return (int(match["ordinal"]), match["kind"], attempt) if match else (0, "", attempt)
+
+
+def lineage(events: Sequence[Event]) -> list[Event]:
+    """The true history: what each resume went back behind is dropped, the marks of every attempt are kept.
+
+    A start that resumed from step s undoes the earlier metrics, evals and checkpoints of steps above s; one from
+    scratch undoes all of them.
+    """
+    limit = float("inf")
+    kept = []
+    for event in reversed(events):
+        if event.kind in _REWOUND and (0 if event.step is None else event.step) > limit:
+            continue
+        kept.append(event)
+        if event.kind == "start":
+            resumed_step = event.data.get("resumed_step")
+            limit = min(limit, resumed_step if isinstance(resumed_step, int) else -1)
+    kept.reverse()
+    return kept
+
+
+def curve(events: Iterable[Event], key: str) -> list[tuple[int, float]]:
+    """(step, value) of a metric ("train/loss") or of an eval's field ("val_bpb"), in the order of the events."""
+    points = []
+    for event in events:
+        if event.step is None:
+            continue
+        if event.kind == "metrics":
+            metrics = event.data.get("metrics")
+            value = metrics.get(key) if isinstance(metrics, dict) else None
+        elif event.kind == "eval":
+            value = event.data.get(key)
+        else:
+            continue
+        if isinstance(value, int | float):
+            points.append((event.step, float(value)))
+    return points
+
+
+def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
+    last = dict(read)
+    for attempt, number, _ in new:
+        if attempt in last and number != last[attempt] + 1:
+            return True
+        last[attempt] = number
+    return False
+
+
+def _parse_segment(content: bytes) -> tuple[list[Event], int]:
+    """The events of a segment, and how many of its lines are none."""
+    lines = [line for line in content.split(b"\n") if line.strip()]
+    try:
+        items = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is twice as fast as one a line
+        if len(items) != len(lines):
+            raise ValueError("a line holds no single value")
+    except ValueError:
+        items = [_parse_line(line) for line in lines]
+    events = [event for item in items if (event := _to_event(item)) is not None]
+    return events, len(lines) - len(events)
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _to_event(item: Any) -> Event | None:
+    try:
+        seq, time, attempt, kind = item.pop("seq"), item.pop("time"), item.pop("attempt"), item.pop("kind")
+        step = item.pop("step", None)
+    except (AttributeError, KeyError, TypeError):
+        return None
+    good = isinstance(seq, int) and isinstance(time, int | float) and isinstance(attempt, str) and isinstance(kind, str)
+    if not good or not (step is None or isinstance(step, int)):
+        return None
+    return Event(seq=seq, time=time, attempt=attempt, kind=kind, step=step, data=item)

@@ -1,0 +1,178 @@
+"""The face of a notebook on the command line: --help, checked arguments, one JSON object, honest exit codes.
+
+A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (`python notebooks/x.py
+--depth 4 --json`) the flags are parsed from argv; in the editor, as an app and under test the defaults are used. Exit
+codes: 0 done, 1 failure, 2 bad arguments, 3 refused (with what to do next), 4 a confirmation flag is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TextIO, TypeVar
+
+from patron_core.errors import ConfirmationNeeded, InternalError, PatronError
+from patron_core.ui.flags import Arguments, parse_arguments
+
+__all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
+
+INTERRUPTED = 130  # what shells use for Ctrl-C
+QUIET_STATUS_EVERY_S = 10.0  # of a log file; a terminal is rewritten each time
+
+A = TypeVar("A", bound=Arguments)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[T]):
+    """What a verb returned, or the error it raised, in the one shape. In scripts an error has ended the process."""
+
+    value: T | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None
+
+    def error_markdown(self) -> str:
+        error = (self.error or {}).get("error", {})
+        problems = error.get("problems") or [error.get("message")]
+        said = str(problems[0]) if len(problems) == 1 else "\n".join(f"- {problem}" for problem in problems)
+        title = str(error.get("code", "error")).replace("_", " ").capitalize()
+        return f"**{title}**\n\n{said}\n\nNext: `{error.get('next')}`"
+
+
+class Session(Generic[A]):
+    """One run of a notebook: its arguments, and where its answers go."""
+
+    def __init__(self, args: A, *, is_script: bool, out: TextIO):
+        self.args = args
+        self.is_script = is_script
+        self.on_interrupt = "what was started goes on without this script"  # said after Ctrl-C
+        self._out = out
+        self._json = is_script and args.json_output
+        self._status_at = -math.inf
+        self._status_shown = False
+
+    def call(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> Outcome[T]:
+        """Call a verb. A PatronError ends a script with its code; elsewhere the outcome carries it to be shown."""
+        try:
+            return Outcome(value=verb(*args, **kwargs))
+        except PatronError as error:
+            if self.is_script:
+                self.fail(error)
+            return Outcome(error=error.to_dict())
+        except KeyboardInterrupt:
+            if not self.is_script:
+                raise
+            self.say(f"interrupted: {self.on_interrupt}")
+            sys.exit(INTERRUPTED)
+        except Exception as error:
+            if not self.is_script:
+                raise  # the notebook shows the traceback
+            traceback.print_exc(file=sys.stderr)
+            self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback"))
+
+    def emit(self, answer: Mapping[str, Any], text: str = "") -> None:
+        """A script's result: the JSON object with --json, else the text. Nothing in the editor and in apps."""
+        self._clear_status()
+        if self._json:
+            print(to_json(answer), file=self._out, flush=True)
+        elif self.is_script and text:
+            print(text, file=self._out, flush=True)
+
+    def say(self, line: str) -> None:
+        """A line for people: on stderr, in scripts."""
+        if self.is_script:
+            self._clear_status()
+            print(line, file=sys.stderr, flush=True)
+
+    def status(self, line: str) -> None:
+        """Where things stand: one line that is rewritten on a terminal, and now and then a line elsewhere."""
+        if not self.is_script:
+            return
+        if sys.stderr.isatty():
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+            self._status_shown = True
+        elif time.monotonic() - self._status_at >= QUIET_STATUS_EVERY_S:
+            self._status_at = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    def confirm(self, given: bool, what: str, flag: str) -> None:
+        """In a script, end with 4 unless the confirmation flag was given. Elsewhere a button confirms."""
+        if self.is_script and not given:
+            self.fail(ConfirmationNeeded(f"{what}; nothing was done", next=f"the same command with {flag}"))
+
+    def end(self, exit_code: int) -> None:
+        """End a script whose answer is out. Nothing in the editor and in apps."""
+        if self.is_script and exit_code:
+            sys.exit(exit_code)
+
+    def fail(self, error: PatronError) -> NoReturn:
+        self._clear_status()
+        if self._json:
+            print(to_json(error.to_dict()), file=self._out, flush=True)
+        else:
+            print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+    def _clear_status(self) -> None:
+        if self._status_shown:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            self._status_shown = False
+
+
+def open_session(model: type[A], *, mode: str | None, file: str, description: str) -> Session[A]:
+    """The session of the notebook `file`; `mode` is marimo's `app_meta().mode`.
+
+    argv is read only where this notebook is the program itself, so that tests and servers keep theirs.
+    """
+    _allow_matplotlib()
+    is_script = mode == "script" and bool(sys.argv[0]) and Path(sys.argv[0]).resolve() == Path(file).resolve()
+    if not is_script:
+        return Session(model.model_validate({}), is_script=False, out=sys.stdout)
+    argv = sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:]
+    args = parse_arguments(model, argv, prog=Path(file).name, description=description)
+    out = sys.stdout
+    if args.json_output:
+        sys.stdout = sys.stderr  # so that no library's print spoils the one JSON line
+    return Session(args, is_script=True, out=out)
+
+
+def to_json(answer: Mapping[str, Any]) -> str:
+    """One line of strict JSON: what is not a finite number becomes null."""
+    return json.dumps(_finite(answer), sort_keys=True, default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _skip_matplotlib() -> None:
+    """Make a notebook that is the program start a quarter faster.
+
+    Where matplotlib is installed (MLflow brings it), marimo's script runner imports it to close figures after each
+    cell: 0.5 s of 2, for notebooks that draw with altair. It looks before the first cell runs; `open_session`, in the
+    first cell, lets it in again.
+    """
+    app = getattr(sys.modules.get("__main__"), "app", None)
+    if type(app).__module__.startswith("marimo.") and "matplotlib" not in sys.modules:
+        sys.modules["matplotlib"] = None  # type: ignore[assignment]  # Python's own way to say: not here
+
+
+def _allow_matplotlib() -> None:
+    if sys.modules.get("matplotlib", ...) is None:
+        del sys.modules["matplotlib"]
+
+
+_skip_matplotlib()

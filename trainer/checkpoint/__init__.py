@@ -1,0 +1,1 @@
+"""Checkpoints: written while training goes on, restored from the newest that is whole, kept in a bucket."""

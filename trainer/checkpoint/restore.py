@@ -1,0 +1,206 @@
+"""Bring what a run left under its URL into a local folder, so that the run goes on where it stopped, on any machine.
+
+What comes down: spec.json, environment.json and result.json, the attempt's log, and the newest checkpoint that is
+whole, unless the folder holds it or a newer one. A checkpoint up there counts when its manifest is there;
+each file is checked against the manifest as it comes. What is damaged is passed over with a warning. Of the events only
+their numbers are needed: a writer goes on behind them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.contract.events import SEGMENT_NAME, attempt_segments, last_seq
+from trainer.contract.files import read_json, sync_folder
+from trainer.contract.remote import Remote
+
+SMALL_FILES = ("spec.json", "environment.json", "result.json")
+SEQ_GAP = 1000  # what a machine that is still dying may number after we looked must not meet our numbers
+_CHECKPOINT = re.compile(r"checkpoints/step-(\d+)/(.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segments:
+    """What is up there of one attempt's events."""
+
+    next_number: int = 0
+    last_seq: int = 0
+
+
+@dataclass(kw_only=True)
+class Restored:
+    """What was found up there: the whole checkpoints with their validation, and the `step` of the one brought down."""
+
+    manifests: dict[int, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[int, float | None] = field(default_factory=dict)
+    segments: dict[str, Segments] = field(default_factory=dict)
+    step: int | None = None
+    bytes: int = 0
+    seconds: float = 0.0
+    warnings: list[tuple[str, str]] = field(default_factory=list)
+
+    def first_seq(self, folder: Path, attempt: str) -> int:
+        """The number of the attempt's next event."""
+        here = last_seq(attempt_segments(folder / "events", attempt))
+        there = self.segments.get(attempt, Segments()).last_seq
+        return there + SEQ_GAP if there > here else here + 1
+
+
+class Damaged(Exception):
+    """A checkpoint that is not what its manifest says."""
+
+
+def restore(remote: Remote, folder: Path, attempt: str | None) -> Restored:
+    """Raises RemoteError when the place does not answer: the run must not begin anew because of that."""
+    found = Restored(segments=_segments(remote))
+    for name in SMALL_FILES:
+        _bring_small_file(remote, folder, name)
+    if attempt is not None:
+        _bring_small_file(remote, folder, f"logs/{attempt}.log", keep_local=True)
+    _restore_checkpoint(remote, folder, found)
+    return found
+
+
+def whole_checkpoints(remote: Remote) -> dict[int, dict[str, Any]]:
+    """Step -> manifest of the checkpoints that are all there; what a half-done upload or delete left is not."""
+    sizes: dict[int, dict[str, int]] = {}
+    for name, size in remote.sizes("checkpoints").items():
+        if match := _CHECKPOINT.fullmatch(name):
+            sizes.setdefault(int(match[1]), {})[match[2]] = size
+    whole = {}
+    for step, files in sizes.items():
+        manifest = _get_json(remote, f"{checkpoint_name(step)}/manifest.json") if "manifest.json" in files else None
+        stated = manifest.get("files") if manifest else None
+        if isinstance(stated, dict) and all(files.get(name) == entry["bytes"] for name, entry in stated.items()):
+            whole[step] = manifest or {}
+    return whole
+
+
+def checkpoint_name(step: int) -> str:
+    return f"checkpoints/step-{step:06d}"
+
+
+def find_damage(folder: Path) -> str | None:
+    """What does not match the manifest of a local checkpoint; None when everything does."""
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None:
+        return "manifest.json is missing or not JSON"
+    for name, stated in manifest["files"].items():
+        try:
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != stated["sha256"]:
+                    return f"the content of {name} differs from its manifest's hash"
+        except OSError as error:
+            return f"{name}: {error}"
+    return None
+
+
+def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
+    """The newest whole one. A machine that is going down may prune while we read: then look again."""
+    tried: set[int] = set()
+    while True:
+        manifests = {step: manifest for step, manifest in whole_checkpoints(remote).items() if step not in tried}
+        found.manifests, found.scores = manifests, {step: _score(remote, step) for step in manifests}
+        here = _newest_local(folder)
+        steps = [step for step in sorted(found.scores, reverse=True) if here is None or step > here]
+        if not steps:
+            return
+        step = steps[0]
+        size = sum(entry["bytes"] for entry in manifests[step]["files"].values())
+        _say(f"fetching the checkpoint of step {step}, {size:,} bytes, from {remote.url}")
+        start = time.monotonic()
+        try:
+            _download(remote, folder, step, manifests[step])
+        except (Damaged, FileNotFoundError) as error:
+            tried.add(step)
+            message = f"step {step} in {remote.url} is not used: {error}"
+            found.warnings.append(("checkpoint_damaged", message))
+            _say(f"warning: {message}")
+            continue
+        found.step, found.bytes, found.seconds = step, size, time.monotonic() - start
+        return
+
+
+def _download(remote: Remote, folder: Path, step: int, manifest: dict[str, Any]) -> None:
+    final = folder / checkpoint_name(step)
+    temporary = final.with_name(f".tmp-{final.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name, stated in manifest["files"].items():
+            digest = hashlib.sha256()
+            with (temporary / name).open("wb") as file:
+                for chunk in remote.stream(f"{checkpoint_name(step)}/{name}"):
+                    file.write(chunk)
+                    digest.update(chunk)
+            if digest.hexdigest() != stated["sha256"]:
+                raise Damaged(f"the content of {name} differs from its manifest's hash")
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        sync_folder(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _newest_local(folder: Path) -> int | None:
+    """The newest local step that is whole; damaged ones are left for the loader to set aside."""
+    paths = [path for path in (folder / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    for path in sorted(paths, key=lambda path: int(path.name.removeprefix("step-")), reverse=True):
+        if find_damage(path) is None:
+            return int(path.name.removeprefix("step-"))
+    return None
+
+
+def _segments(remote: Remote) -> dict[str, Segments]:
+    """Where each attempt's events end up there."""
+    newest: dict[str, tuple[int, str]] = {}
+    for name in remote.sizes("events"):
+        if match := SEGMENT_NAME.fullmatch(name.removeprefix("events/")):
+            number = int(match["number"])
+            newest[match["attempt"]] = max(newest.get(match["attempt"], (-1, "")), (number, name))
+    return {
+        attempt: Segments(next_number=number + 1, last_seq=_last_seq(remote.get(name) or b""))
+        for attempt, (number, name) in newest.items()
+    }
+
+
+def _last_seq(content: bytes) -> int:
+    lines = content.splitlines()
+    return int(json.loads(lines[-1])["seq"]) if lines else 0
+
+
+def _score(remote: Remote, step: int) -> float | None:
+    state = _get_json(remote, f"{checkpoint_name(step)}/state.json") or {}
+    return state.get("val_bpb_here")
+
+
+def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bool = False) -> None:
+    """The file as it is up there; what is not there stays as it is here."""
+    path = folder / name
+    if keep_local and path.exists():
+        return
+    content = remote.get(name)
+    if content is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _get_json(remote: Remote, name: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(remote.get(name) or b"null")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _say(text: str) -> None:
+    print(f"trainer: {text}", file=sys.stderr, flush=True)

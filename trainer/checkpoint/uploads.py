@@ -1,0 +1,199 @@
+"""What goes up to a bucket from the local folder of a run, and in what order. Each `push` is one round, by one thread.
+
+Records      events, log, spec.json, environment.json, tokenizer.json, and at the end result.json
+Checkpoints  files first, manifest.json last: without it up there a checkpoint does not count
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.restore import Restored, Segments, checkpoint_name
+from trainer.contract.events import SEGMENT_NAME
+from trainer.contract.files import read_json
+from trainer.contract.remote import Remote
+
+LOG_EVERY_S = 30.0
+DEFAULT_KEEP = 2  # until the spec is there
+
+
+class Records:
+    """`result_due` is set at the end; an older attempt's result.json is taken away, it is not this one's.
+
+    Two threads may push events, one after the other.
+    """
+
+    def __init__(self, remote: Remote, folder: Path, restored: Restored, attempt: str):
+        self.result_due = False
+        self._remote, self._folder, self._attempt = remote, folder, attempt
+        self._segments: dict[str, Segments] = dict(restored.segments)
+        self._read: set[str] = set()  # local segments
+        self._sent: dict[str, tuple[int, int]] = {}  # small files: time and size when they went up
+        self._stale_result = True
+        self._log_at = 0.0
+        self._lock = threading.Lock()
+
+    def push(self) -> None:
+        for name in ("spec.json", "environment.json", "tokenizer.json"):
+            self._put_small(name)
+        if self._stale_result and not (self._folder / "result.json").exists():
+            self._remote.delete(["result.json"])
+            self._stale_result = False
+        self.push_events()
+        if self.result_due or time.monotonic() >= self._log_at:
+            self._put_small(f"logs/{self._attempt}.log")
+            self._log_at = time.monotonic() + LOG_EVERY_S
+        if self.result_due:
+            self._put_small("result.json")
+
+    def push_events(self) -> None:
+        """All that was closed since the last round as one object an attempt; lines that are up there stay out of it."""
+        with self._lock:
+            self._push_closed_segments()
+
+    def _push_closed_segments(self) -> None:
+        new: dict[str, list[bytes]] = {}
+        names = []
+        for path, attempt in self._closed_segments():
+            after = self._segments.get(attempt, Segments()).last_seq
+            lines = [line for line in path.read_bytes().splitlines(keepends=True) if json.loads(line)["seq"] > after]
+            new.setdefault(attempt, []).extend(lines)
+            names.append(path.name)
+        for attempt, lines in new.items():
+            if lines:
+                self._create_segment(attempt, b"".join(lines), last_seq=int(json.loads(lines[-1])["seq"]))
+        self._read.update(names)
+
+    def _closed_segments(self) -> list[tuple[Path, str]]:
+        found = []
+        for path in (self._folder / "events").glob("*.jsonl"):
+            match = SEGMENT_NAME.fullmatch(path.name)
+            if match and path.name not in self._read:
+                found.append((match["attempt"], int(match["number"]), path))
+        return [(path, attempt) for attempt, _, path in sorted(found)]
+
+    def _create_segment(self, attempt: str, content: bytes, *, last_seq: int) -> None:
+        number = self._segments.get(attempt, Segments()).next_number
+        name = _segment_name(attempt, number)
+        while not self._remote.create(name, content):
+            if self._remote.get(name) == content:  # ours: it arrived, and the answer was lost
+                break
+            number += 1
+            name = _segment_name(attempt, number)
+        self._segments[attempt] = Segments(next_number=number + 1, last_seq=last_seq)
+
+    def _put_small(self, name: str) -> None:
+        try:
+            status = (self._folder / name).stat()
+            if self._sent.get(name) == (status.st_mtime_ns, status.st_size):
+                return
+            content = (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return
+        self._remote.put(name, content)
+        self._sent[name] = (status.st_mtime_ns, status.st_size)
+
+
+class Checkpoints:
+    """`check_writer` raises when the run is somebody else's by now; `on_durable` gets step, bytes and seconds.
+
+    `push_events` brings up all that happened so far, and comes before a manifest: a run that goes on from a checkpoint
+    has its whole curve up to there.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        folder: Path,
+        restored: Restored,
+        *,
+        check_writer: Callable[[], None],
+        push_events: Callable[[], None],
+        on_durable: Callable[[int, int, float], None],
+    ):
+        self._remote, self._folder = remote, folder
+        self._check_writer, self._push_events, self._on_durable = check_writer, push_events, on_durable
+        self._up = dict(restored.manifests)
+        self._scores = dict(restored.scores)
+
+    @property
+    def durable_step(self) -> int | None:
+        """The newest checkpoint that is whole up there."""
+        return max(self._up.copy(), default=None)
+
+    def push(self) -> None:
+        while (step := self._next()) is not None:
+            self._upload(step)
+
+    def _next(self) -> int | None:
+        """The newest that shall be kept and is not up there as it is; when saves outrun the network, others wait."""
+        here = self._local_manifests()
+        scores = self._scores | {step: self._local_score(step) for step in here}
+        wanted = steps_to_keep(scores, self._keep())
+        return max((step for step in wanted & here.keys() if self._up.get(step) != here[step]), default=None)
+
+    def _local_manifests(self) -> dict[int, dict[str, Any]]:
+        found = {}
+        for path in (self._folder / "checkpoints").glob("step-*/manifest.json"):
+            manifest = read_json(path)
+            if manifest is not None:
+                found[int(path.parent.name.removeprefix("step-"))] = manifest
+        return found
+
+    def _local_score(self, step: int) -> float | None:
+        return (read_json(self._folder / checkpoint_name(step) / "state.json") or {}).get("val_bpb_here")
+
+    def _keep(self) -> int:
+        return int((read_json(self._folder / "spec.json") or {}).get("checkpoint_keep", DEFAULT_KEEP))
+
+    def _upload(self, step: int) -> None:
+        start = time.monotonic()
+        name, score = checkpoint_name(step), self._local_score(step)
+        staged = self._folder / ".uploading"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir()
+            for path in (self._folder / name).iterdir():  # links: pruning here must not disturb what is going up
+                (staged / path.name).hardlink_to(path)
+            manifest = json.loads((staged / "manifest.json").read_bytes())
+        except FileNotFoundError:
+            return  # pruned just now
+        self._check_writer()
+        self._up.pop(step, None)
+        self._remote.delete([f"{name}/manifest.json"])  # of a damaged one: from here on it does not count
+        for file in manifest["files"]:
+            self._remote.put(f"{name}/{file}", staged / file)
+            self._check_writer()
+        self._push_events()
+        self._remote.put(f"{name}/manifest.json", staged / "manifest.json")
+        self._up[step], self._scores[step] = manifest, score
+        self._on_durable(step, sum(entry["bytes"] for entry in manifest["files"].values()), time.monotonic() - start)
+        shutil.rmtree(staged, ignore_errors=True)
+        self._prune()
+
+    def _prune(self) -> None:
+        """Also what is half or damaged: it is older than one that is whole, or this run has gone back behind it."""
+        kept = steps_to_keep(self._scores, self._keep())
+        names = self._remote.sizes("checkpoints")
+        gone = [name for name in names if not any(name.startswith(f"{checkpoint_name(step)}/") for step in kept)]
+        self._remote.delete(sorted(gone, key=lambda name: not name.endswith("/manifest.json")))
+        for step in self._scores.keys() - kept:
+            del self._scores[step]
+            self._up.pop(step, None)
+
+
+def steps_to_keep(scores: Mapping[int, float | None], keep: int) -> set[int]:
+    """The newest `keep`, and the one with the best validation."""
+    kept = set(sorted(scores)[-keep:])
+    scored = {step: score for step, score in scores.items() if score is not None}
+    return kept | ({min(scored, key=lambda step: scored[step])} if scored else set())
+
+
+def _segment_name(attempt: str, number: int) -> str:
+    return f"events/{attempt}-{number:06d}.jsonl"

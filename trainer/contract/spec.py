@@ -1,0 +1,219 @@
+"""The trainer's input: one frozen, validated description of a run, read from spec.json.
+
+Pure standard library, so that whoever prepares a run checks it with the very code that will read it. A spec names every
+value that can change the result; what is None is derived from depth by `trainer.contract.recipe`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from trainer.contract.recipe import HEAD_DIM, Features, Recipe, make_recipe
+
+SOURCES = ("stdlib", "fineweb-edu", "climbmix")  # or path:/some/where
+
+
+class SpecError(ValueError):
+    """A spec that cannot run. `problems` holds every fault found, each naming the value and the allowed range."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """One run of the trainer. Times in seconds, sizes in tokens; None means: from the recipe."""
+
+    depth: int
+    # model
+    sequence_len: int = 2048
+    vocab_size: int = 32768
+    window_pattern: str = "SSSL"
+    dim: int | None = None
+    head_dim: int = HEAD_DIM
+    features: Features = field(default_factory=Features)
+    # horizon and optimisation
+    ratio: float = 12.0
+    horizon_tokens: int | None = None
+    batch_tokens: int | None = None
+    num_steps: int | None = None
+    device_batch_size: int | None = None  # sequences in a micro-batch; None: the largest that fits the batch and 16
+    warmup_steps: int = 40
+    warmdown_ratio: float = 0.65
+    final_lr_frac: float = 0.05
+    weight_decay: float = 0.28
+    lr_scale: float = 1.0
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    seed: int = 42
+    # data
+    data: str = "stdlib"
+    data_shards: int | None = None  # shards to fetch of a remote source; None: as many as the horizon needs
+    # evaluation, checkpoints, log
+    eval_every_steps: int = 250  # also at step 0 and at the end; 0: only at the end
+    eval_tokens: int = 80 * 524288
+    checkpoint_every_s: float | None = None  # None: from the measured cost of a save; 0: only at the end
+    checkpoint_every_steps: int | None = None  # beats checkpoint_every_s
+    checkpoint_keep: int = 2
+    log_every_steps: int = 1
+    # machine
+    device: str = "auto"  # auto, cpu, cuda
+    dtype: str = "auto"  # auto, bfloat16, float32
+    compile: bool | None = None  # None: on CUDA only
+    deadline_s: float | None = None  # the process stops by itself this long after it started
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainSpec:
+        """A checked spec. Raises SpecError with every problem at once."""
+        known = {f.name for f in fields(cls)}
+        problems = [
+            f"{name}: unknown key; known keys are {', '.join(sorted(known))}" for name in values if name not in known
+        ]
+        if "depth" not in values:
+            problems.append("depth: missing; allowed 1 to 64")
+        problems += _range_problems(values)
+        if problems:
+            raise SpecError(problems)
+        given = dict(values)
+        given["features"] = Features(**given.get("features", {}))
+        spec = cls(**given)
+        try:
+            recipe = spec.recipe()
+        except ValueError as error:
+            raise SpecError([str(error)]) from error
+        if spec.device_batch_size and recipe.batch_tokens % (spec.device_batch_size * spec.sequence_len):
+            raise SpecError(
+                [
+                    f"device_batch_size: {spec.device_batch_size} x sequence_len {spec.sequence_len} does not divide "
+                    f"the batch of {recipe.batch_tokens} tokens"
+                ]
+            )
+        return spec
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainSpec:
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise SpecError([f"spec is not JSON: {error}"]) from error
+        if not isinstance(values, dict):
+            raise SpecError([f"spec must be a JSON object, not {type(values).__name__}"])
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self) -> str:
+        return canonical_json(self.to_dict())
+
+    def hash(self) -> str:
+        """Sixteen hex digits that change when any value does."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def recipe(self) -> Recipe:
+        return make_recipe(
+            self.depth,
+            sequence_len=self.sequence_len,
+            vocab_size=self.vocab_size,
+            window_pattern=self.window_pattern,
+            dim=self.dim,
+            head_dim=self.head_dim,
+            ratio=self.ratio,
+            horizon_tokens=self.horizon_tokens,
+            batch_tokens=self.batch_tokens,
+            num_steps=self.num_steps,
+            warmup_steps=self.warmup_steps,
+            warmdown_ratio=self.warmdown_ratio,
+            final_lr_frac=self.final_lr_frac,
+            weight_decay=self.weight_decay,
+            lr_scale=self.lr_scale,
+            learning_rates=self.learning_rates,
+            features=self.features,
+        )
+
+    def micro_batch_size(self, num_processes: int = 1) -> int:
+        """Sequences in a micro-batch: as given, else the largest power of two up to 16 that divides a process's share.
+
+        Raises SpecError for a batch that cannot be divided over the processes.
+        """
+        rows = self.recipe().batch_tokens // self.sequence_len
+        sizes = [self.device_batch_size] if self.device_batch_size else [16, 8, 4, 2, 1]
+        for size in sizes:
+            if rows % (size * num_processes) == 0:
+                return size
+        raise SpecError(
+            [
+                f"a step of {rows} sequences cannot be divided over {num_processes} processes in micro-batches of "
+                f"{' or '.join(map(str, sizes))} (device_batch_size). Choose a number of processes that divides "
+                f"{rows // min(sizes)}, or another device_batch_size or batch_tokens in a new run"
+            ]
+        )
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+# name: (types, lowest, highest); None is allowed where the field's default is None
+_RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
+    "depth": ((int,), 1, 64),
+    "sequence_len": ((int,), 16, 65536),
+    "vocab_size": ((int,), 272, 262144),
+    "dim": ((int,), 16, 16384),
+    "head_dim": ((int,), 16, 256),
+    "ratio": ((int, float), 0.01, 1000),
+    "horizon_tokens": ((int,), 1, 10**14),
+    "batch_tokens": ((int,), 16, 2**26),
+    "num_steps": ((int,), 1, 10**8),
+    "device_batch_size": ((int,), 1, 4096),
+    "warmup_steps": ((int,), 0, 10**6),
+    "warmdown_ratio": ((int, float), 0, 1),
+    "final_lr_frac": ((int, float), 0, 1),
+    "weight_decay": ((int, float), 0, 10),
+    "lr_scale": ((int, float), 1e-6, 1e3),
+    "seed": ((int,), 0, 2**31 - 1),
+    "data_shards": ((int,), 1, 10**5),
+    "eval_every_steps": ((int,), 0, 10**8),
+    "eval_tokens": ((int,), 1, 10**10),
+    "checkpoint_every_s": ((int, float), 0, 10**6),
+    "checkpoint_every_steps": ((int,), 1, 10**8),
+    "checkpoint_keep": ((int,), 1, 1000),
+    "log_every_steps": ((int,), 1, 10**6),
+    "deadline_s": ((int, float), 1, 10**8),
+}
+_CHOICES = {"device": ("auto", "cpu", "cuda"), "dtype": ("auto", "bfloat16", "float32"), "compile": (None, True, False)}
+
+
+def _range_problems(values: Mapping[str, Any]) -> list[str]:
+    defaults = {f.name: f.default for f in fields(TrainSpec)}
+    problems = []
+    for name, (types, low, high) in _RANGES.items():
+        value = values.get(name, low)
+        if value is None and defaults[name] is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
+            problems.append(f"{name}: {value!r}; allowed {low} to {high}")
+    for name, choices in _CHOICES.items():
+        if name in values and not any(values[name] is c or values[name] == c for c in choices):
+            problems.append(f"{name}: {values[name]!r}; allowed {', '.join(map(str, choices))}")
+    source = values.get("data", "stdlib")
+    if not isinstance(source, str) or (source not in SOURCES and not source.startswith("path:")):
+        problems.append(f"data: {source!r}; allowed {', '.join(SOURCES)} or path:/a/file/or/folder")
+    pattern = values.get("window_pattern", "L")
+    if not isinstance(pattern, str) or not pattern or set(pattern) - {"S", "L"}:
+        problems.append(f"window_pattern: {pattern!r}; made of S and L, for instance SSSL or L")
+    known_features = {f.name for f in fields(Features)}
+    switches = values.get("features", {})
+    if not isinstance(switches, Mapping) or not all(
+        k in known_features and isinstance(v, bool) for k, v in switches.items()
+    ):
+        problems.append(f"features: {switches!r}; true or false for any of {', '.join(sorted(known_features))}")
+    rates = values.get("learning_rates", {})
+    if not isinstance(rates, Mapping) or not all(isinstance(v, int | float) and v >= 0 for v in rates.values()):
+        problems.append(f"learning_rates: {rates!r}; a number >= 0 by group")
+    return problems

@@ -1,0 +1,1 @@
+"""The model family: its decoder, attention, the head in one pass, and the cache for generating."""

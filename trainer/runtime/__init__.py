@@ -1,0 +1,1 @@
+"""What a process runs on: its device, its fellow processes, its console, and running out of memory."""
