@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from patron_core.errors import Conflict, InvalidInput, Unavailable
-from patron_core.executors import executor_names, get_executor, local, machine, runner
+from patron_core.executors import executor_names, get_executor, local, processes, runner
 from patron_core.executors.base import Executor, Handle, Job, Observation, ObservedStatus
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.executors.local import LocalExecutor
@@ -122,7 +122,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PATRON_HOME", str(tmp_path / "home"))
     yield tmp_path / "home"
     for job_dir in (tmp_path / "home" / "jobs").glob("*"):
-        machine.kill_processes_of(job_dir.name)
+        processes.kill_processes_of(job_dir.name)
 
 
 @pytest.fixture(params=[LocalWorld, FakeWorld])
@@ -348,7 +348,7 @@ def test_the_runner_is_nobodys_zombie(here: LocalWorld) -> None:
 def test_nothing_that_it_started_burns_on(here: LocalWorld) -> None:
     handle = here.executor.submit(here.job("leaves_children"))
     assert _end(here, handle).exit_code == 0
-    assert machine.processes_of("r1-train-1") == []
+    assert processes.processes_of("r1-train-1") == []
 
 
 def test_a_killed_runner_takes_its_workload_along(here: LocalWorld) -> None:
@@ -361,7 +361,7 @@ def test_a_killed_runner_takes_its_workload_along(here: LocalWorld) -> None:
     assert end.evidence["runner_killed"]
     assert end.evidence["memory"]["rss_bytes"] > 0
     assert end.uptime_s is not None
-    assert machine.processes_of("r1-train-1") == []
+    assert processes.processes_of("r1-train-1") == []
     assert here.executor.poll(handle) == end
     here.executor.cancel(handle, grace_s=0)
     assert here.executor.submit(here.job("ignores")) == handle
@@ -371,9 +371,9 @@ def test_a_killed_runner_takes_its_workload_along(here: LocalWorld) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the next poll does it")
 def test_the_workload_of_a_killed_runner_dies_even_if_nobody_looks(here: LocalWorld) -> None:
     handle = _ready(here, here.job("ignores"))
-    assert machine.processes_of("r1-train-1")
+    assert processes.processes_of("r1-train-1")
     os.kill(_started(handle)["runner"]["pid"], signal.SIGKILL)
-    here.until(lambda: not machine.processes_of("r1-train-1"))
+    here.until(lambda: not processes.processes_of("r1-train-1"))
 
 
 def test_a_sigterm_to_the_runner_is_a_notice(here: LocalWorld) -> None:
@@ -456,8 +456,8 @@ def dead(here: LocalWorld, claimed: Handle) -> Handle:
     process = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
     process.wait()
     started = {
-        "runner": {"pid": process.pid, "mark": f"{machine.boot_id()}:1"},
-        "boot_id": machine.boot_id(),
+        "runner": {"pid": process.pid, "mark": f"{processes.boot_id()}:1"},
+        "boot_id": processes.boot_id(),
         "host": os.uname().nodename,
         "started_at": time.time(),
         "started_monotonic": time.monotonic(),
@@ -469,7 +469,7 @@ def dead(here: LocalWorld, claimed: Handle) -> Handle:
 
 
 def test_a_pid_given_again_is_not_taken_for_the_runner(here: LocalWorld, dead: Handle) -> None:
-    _edit(dead, "started.json", runner={"pid": os.getpid(), "mark": f"{machine.boot_id()}:1"})
+    _edit(dead, "started.json", runner={"pid": os.getpid(), "mark": f"{processes.boot_id()}:1"})
     end = here.executor.poll(dead)
     assert (end.status, end.uptime_s) == (ObservedStatus.GONE, 12.5)
     assert end.evidence["runner_killed"]
@@ -520,7 +520,7 @@ def test_a_job_whose_folder_was_deleted_is_ended(here: LocalWorld, home: Path) -
     job_dir = Path(handle["job_dir"])
     job_dir.rename(home / "moved")
     assert _end(here, handle).status is ObservedStatus.GONE
-    assert machine.processes_of("r1-train-1") == []
+    assert processes.processes_of("r1-train-1") == []
     here.executor.cancel(handle, grace_s=0)
 
 
@@ -543,8 +543,8 @@ def test_oom_kills_are_read_from_either_cgroup_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str, kills: int
 ) -> None:
     (tmp_path / name).write_text(content)
-    monkeypatch.setattr(machine, "_memory_cgroup", lambda: tmp_path)
-    assert machine.oom_kills() == kills
+    monkeypatch.setattr(processes, "_memory_cgroup", lambda: tmp_path)
+    assert processes.oom_kills() == kills
 
 
 # --- the fake one: what it can be told to do

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.gpt import head, head_cpu
+from trainer.model import head, head_cpu
 from trainer.model.head_cpu import load_cpu_kernel
 
 
