@@ -431,7 +431,7 @@ def test_constants_agree_with_the_trainer():
     from patron_core.estimate import wall
     from trainer.contract import footprint
     from trainer.data import tokenizer
-    from trainer.model.gpt import attention, head
+    from trainer.model import attention, head
 
     assert footprint.HEAD_CHUNK_BYTES == head.CHUNK_BYTES
     for name in ("MAX_SCORED_WINDOW", "query_blocks"):

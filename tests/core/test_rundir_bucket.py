@@ -10,7 +10,8 @@ from s3 import S3Server
 
 from patron_core.errors import Conflict, Unavailable
 from patron_core.executors.records import Records
-from patron_core.rundir.rundir import RunDir, events_so_far, places
+from patron_core.rundir import places
+from patron_core.rundir.rundir import RunDir, events_so_far
 from trainer.contract.remote import Remote
 
 

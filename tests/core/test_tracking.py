@@ -26,7 +26,8 @@ from patron_core.errors import Unavailable
 from patron_core.mirror import tracking
 from patron_core.mirror.copy import ARTIFACT_RETRY_S, PENDING_TAG, RUN_TAG, Copy, Overtaken
 from patron_core.mirror.position import Position, flatten
-from patron_core.rundir.rundir import Event, places
+from patron_core.rundir import places
+from patron_core.rundir.rundir import Event
 from patron_core.states import RunState
 from patron_core.store import Store, mirrors, runs
 from patron_core.store.records import Run
