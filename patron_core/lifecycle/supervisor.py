@@ -26,10 +26,8 @@ from patron_core.executors.base import Executor
 from patron_core.lifecycle.apply import apply
 from patron_core.lifecycle.decide import ActionKind, decide
 from patron_core.lifecycle.observe import look
-from patron_core.mirror import tracking
-from patron_core.money import to_usd
-from patron_core.states import ACTIVE, TERMINAL, RunState
-from patron_core.store import Store, leases, ledger, mirrors, runs
+from patron_core.mirror.rounds import Rounds
+from patron_core.store import Store, leases, runs
 from patron_core.store.records import Run
 
 log = logging.getLogger("patron.supervisor")
@@ -42,7 +40,6 @@ START_WITHIN_S = 10.0  # from starting the background process to its lease; a se
 TICK_EVERY_S = 1.0
 MIRROR_EVERY_S = 3.0
 ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
-RECENT_RESTING = 50  # how many runs that rest are checked for a mirror that is not complete yet
 
 _started_at: dict[str, float] = {}  # by PATRON_HOME, monotonic
 
@@ -65,6 +62,9 @@ class Supervisor:
     executor_named: Callable[[str], Executor] = get_executor
     mirror: bool = True
     holder: str = field(default_factory=lambda: f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+    def __post_init__(self) -> None:
+        self._rounds = Rounds(store=self.store)
 
     def tick(self, *, now: float | None = None) -> Tick:
         """Look at every live run once and do what is due."""
@@ -105,29 +105,7 @@ class Supervisor:
 
     def mirror_runs(self, *, now: float) -> list[str]:
         """Bring MLflow up to date with every run that may have news. Returns what went wrong, as sentences."""
-        errors: list[str] = []
-        live = [run for run in runs.active_runs(self.store) if run.state in ACTIVE]
-        resting = runs.list_runs(self.store, states=[*TERMINAL, RunState.PAUSED], limit=RECENT_RESTING)
-        for run in [*live, *(run for run in resting if not self.is_mirrored(run))]:
-            money = ledger.run_money(self.store, run.id)
-            extra = {
-                "money/charged_usd": to_usd(money.charged_usd_micros),
-                "money/held_usd": to_usd(money.held_usd_micros),
-            }
-            try:
-                report = tracking.sync(self.store, run, now=now, extra=extra)
-            except PatronError as error:  # a run directory that cannot be read must not stop the others
-                errors.append(f"{run.id}: mirror: {error.message}")
-                continue
-            if report.error is not None:
-                errors.append(f"{run.id}: mlflow: {report.error}")
-        return errors
-
-    def is_mirrored(self, run: Run) -> bool:
-        if run.result is None:
-            return True  # never trained: there is nothing to mirror
-        mirror = mirrors.get(self.store, run.id)
-        return mirror is not None and bool(mirror.position.get("finished"))
+        return self._rounds.go(now=now)
 
 
 def tick(store: Store, *, now: float | None = None, mirror: bool = False) -> Tick:
