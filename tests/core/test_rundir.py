@@ -135,6 +135,17 @@ def test_an_event_may_hold_what_is_no_number(run: RunDir) -> None:
     assert loss != loss
 
 
+def test_what_was_written_again_is_read_once(run: RunDir) -> None:
+    """A writer that does not know whether its disk kept a segment writes its lines into the next one, too."""
+    _segment(run, 0, _metrics(1, 1, 5.0), _metrics(2, 2, 4.0), _metrics(2, 2, 4.0))
+    events, cursor = run.read_events()
+    assert _seqs(events) == [1, 2]
+    _segment(run, 1, _metrics(2, 2, 4.0), _metrics(4, 4, 3.0), _metrics(3, 3, 3.5))
+    _segment(run, 0, _metrics(1, 1, 5.0, "rabc-train-2"), attempt="rabc-train-2")
+    assert _seqs(run.read_events(cursor)[0]) == [4, 3, 1]
+    assert _seqs(run.all_events()) == [1, 2, 4, 3, 1]
+
+
 def test_what_is_named_like_a_file_and_is_none_is_no_file(run: RunDir) -> None:
     """A folder, and a pipe: whoever opens that waits for a writer."""
     _segment(run, 0, _metrics(0, 1, 5.0))
