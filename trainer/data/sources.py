@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import polars as pl
-
 from trainer.data.download import download
 from trainer.data.errors import DataError
 from trainer.data.files import Progress, sha256_text
@@ -218,6 +216,12 @@ def _cut_at_blank_lines(lines: Iterator[str], piece_chars: int) -> Iterator[str]
 
 
 def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    try:
+        import polars as pl  # only here: a machine that trains on text needs none
+    except ImportError as error:
+        raise DataError(
+            f"{path} is parquet, and polars, which reads it, is not installed.", next="pip install polars"
+        ) from error
     frame = pl.scan_parquet(path)
     try:
         columns = frame.collect_schema().names()
