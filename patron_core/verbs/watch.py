@@ -173,7 +173,7 @@ def wait(
     """
     end = time.monotonic() + timeout_s
     while True:
-        supervisor.keep_going(store)
+        supervisor.ensure_running(store)
         seen = view(store, run_id)
         if on_view is not None:
             on_view(seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from patron_core import verbs
 from patron_core.executors.base import Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
+from patron_core.lifecycle import post
 from patron_core.lifecycle.decide import BACK_OFF_S, FAILURE_BUDGET, STOP_GRACE_S, STOP_MARGIN_S
-from patron_core.lifecycle.supervisor import LEASE, LEASE_TTL_S, Supervisor, Tick
+from patron_core.lifecycle.supervisor import Supervisor, Tick
 from patron_core.money import cost_usd_micros
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, leases, ledger, runs
@@ -37,7 +39,7 @@ class World:
     now: float = START
 
     def __post_init__(self) -> None:
-        self.supervisor = Supervisor(store=self.store, executor_named=lambda name: self.machine, mirror=False)
+        self.supervisor = Supervisor(store=self.store, executor_named=lambda name: self.machine)
 
     def tick(self, seconds: float = 0.0) -> Tick:
         self.now += seconds
@@ -320,17 +322,19 @@ def test_a_lost_run_directory_is_said_and_not_paid_for_twice(world: World) -> No
 
 def test_two_supervisors_one_acts(world: World) -> None:
     run = world.launched()
-    leases.acquire(world.store, LEASE, holder="other", ttl_s=LEASE_TTL_S, now=world.now)
+    leases.acquire(world.store, post.SUPERVISOR.name, holder="other", ttl_s=0.2)
     assert not world.tick().acted
     assert world.state(run) is RunState.LAUNCHING
-    assert world.tick(LEASE_TTL_S + 1).acted
+    while leases.current(world.store, post.SUPERVISOR.name) is not None:
+        time.sleep(0.02)
+    assert world.tick().acted
     assert world.state(run) is RunState.RUNNING
 
 
 def test_two_supervisors_that_both_act_charge_once(world: World) -> None:
     world.machine.script(ENDED)
     run = world.launched()
-    second = Supervisor(store=world.store, executor_named=lambda name: world.machine, mirror=False)
+    second = Supervisor(store=world.store, executor_named=lambda name: world.machine)
     for _ in range(30):
         world.tick(5)
         second.tick(now=world.now)
@@ -357,7 +361,7 @@ def test_a_run_whose_executor_breaks_does_not_stop_the_others(world: World) -> N
         return world.machine
 
     calls: list[str] = []
-    supervisor = Supervisor(store=world.store, executor_named=executor_named, mirror=False)
+    supervisor = Supervisor(store=world.store, executor_named=executor_named)
     seen = supervisor.tick(now=world.now)
     assert any("boom" in error for error in seen.errors)
     assert {world.state(broken), world.state(fine)} == {RunState.LAUNCHING, RunState.RUNNING}
