@@ -14,12 +14,13 @@ import pytest
 from patron_core import verbs
 from patron_core.executors.base import Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
-from patron_core.lifecycle.decide import BACK_OFF_S, FAILURE_BUDGET, STOP_GRACE_S, STOP_MARGIN_S
+from patron_core.lifecycle.decide import BACK_OFF_S, FAILURE_BUDGET
 from patron_core.lifecycle.supervisor import LEASE, LEASE_TTL_S, Supervisor, Tick
 from patron_core.money import cost_usd_micros
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, leases, ledger, runs
 from patron_core.ui import show
+from trainer.contract.grace import kill_after_s
 
 HOURLY = 3_600_000  # a thousandth of a dollar a second
 SECOND = 1_000
@@ -210,7 +211,7 @@ def test_money_that_runs_out_pauses_with_a_checkpoint_and_a_top_up_resumes(world
     run = world.launched(held_s=100)
     world.run_for(200)
     assert (world.state(run), world.reason(run)) == (RunState.PAUSED, EndReason.OUT_OF_FUNDS)
-    assert 100 - STOP_MARGIN_S - 6 <= world.charged(run) / SECOND <= 100
+    assert 100 - kill_after_s(run.run_dir) - 6 <= world.charged(run) / SECOND <= 100
     with world.store.begin() as conn:
         ledger.hold(conn, run, 200 * SECOND, key="more", actor="ada", now=world.now)
         runs.transition(conn, run.id, old=RunState.PAUSED, new=RunState.FUNDED, actor="ada", now=world.now)
@@ -267,7 +268,7 @@ def test_a_cancel_that_is_not_heard_kills_after_the_grace(world: World) -> None:
     run = world.launched()
     world.tick()
     verbs.cancel(world.store, run.id, actor="ada", now=world.now)
-    world.run_for(STOP_GRACE_S + 20)
+    world.run_for(kill_after_s(run.run_dir) + 20)
     assert (world.state(run), world.reason(run)) == (RunState.CANCELLED, EndReason.CANCELLED)
 
 
