@@ -2,6 +2,7 @@
 
 PATRON_HOME             everything that must survive: database, runs, MLflow (default ~/.patron)
 PATRON_DATABASE_URL     default SQLite in PATRON_HOME; postgresql+psycopg://... for a team
+PATRON_DATABASE_WAIT_S  how long a database that is busy, or restarts, is waited for (default 60)
 PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME/cache)
 PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
 PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
@@ -54,18 +55,14 @@ def artifacts_folder() -> Path:
     return home() / "artifacts"
 
 
+def database_wait_s() -> float:
+    """Raises InvalidInput."""
+    return _seconds_above_zero("PATRON_DATABASE_WAIT_S", "60")
+
+
 def capacity_wait_s() -> float:
     """Raises InvalidInput."""
-    text = os.environ.get("PATRON_CAPACITY_WAIT_S") or "1800"
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise InvalidInput(
-            [f"PATRON_CAPACITY_WAIT_S: {text!r}; allowed above 0 seconds"], next="export PATRON_CAPACITY_WAIT_S=1800"
-        )
-    return seconds
+    return _seconds_above_zero("PATRON_CAPACITY_WAIT_S", "1800")
 
 
 def lab_id() -> str:
@@ -85,6 +82,17 @@ def max_usd_micros_per_hour() -> int | None:
     """Our own hourly cap, since SkyPilot's is not enforced on every cloud; None: no cap."""
     name = "PATRON_MAX_USD_PER_HOUR"
     return _usd_above_zero(name, "5.00") if os.environ.get(name) else None
+
+
+def _seconds_above_zero(name: str, default: str) -> float:
+    text = os.environ.get(name) or default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidInput([f"{name}: {text!r}; allowed above 0 seconds"], next=f"export {name}={default}")
+    return seconds
 
 
 def _usd_above_zero(name: str, example: str) -> int:
