@@ -26,7 +26,7 @@ from trainer.contract.remote import join
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _TOP_UP = frozenset({RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _REPEATING = frozenset({"steps", "evals", "checkpoints", "recovery"})
-_ENVIRONMENT_TIMEOUT_S = 60.0
+_ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
 def fund(
@@ -135,6 +135,7 @@ def current_environment(run_dir: str) -> dict[str, Any]:
         found = json.loads(done.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
+        said = said if isinstance(said, str) else said.decode(errors="replace")  # bytes where the time was over
         raise Unavailable(
             f"the environment could not be read: {said.strip()[-300:]}", next="python -m trainer.environment SPEC"
         ) from error
