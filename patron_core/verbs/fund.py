@@ -11,7 +11,6 @@ from typing import Any
 from patron_core.errors import Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.executors.skypilot import setup_of_machines
-from patron_core.lifecycle.decide import STOP_MARGIN_S
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import cost_usd_micros, format_usd
@@ -21,6 +20,7 @@ from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
+from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
@@ -84,7 +84,7 @@ def hold_for(run: Run, row: Estimate) -> int:
     startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
     # one more start: a process that dies of nothing in particular comes back on the same hold
     upper_s = 2 * startup_s + left * (row.wall_s.high - startup_s)
-    return cost_usd_micros(upper_s + STOP_MARGIN_S, row.price.usd_micros_per_hour)
+    return cost_usd_micros(upper_s + kill_after_s(run.run_dir), row.price.usd_micros_per_hour)
 
 
 def check_proof(run: Run) -> None:
