@@ -16,8 +16,9 @@ from trainer.data.errors import DataError
 from trainer.data.files import Progress, no_progress, sha256_text
 from trainer.data.loader import count_rows
 from trainer.data.packing import PACKING_VERSION
+from trainer.data.parts import Part
 from trainer.data.shards import TokenShard, are_cached, ensure_shards
-from trainer.data.sources import REMOTES, Part, Source, open_source
+from trainer.data.sources import REMOTES, Source, open_source
 from trainer.data.tokenizer import Tokenizer, ensure_tokenizer, is_trained, tokenizer_path
 
 OnPhase = Callable[[str, float], None]  # name, seconds
