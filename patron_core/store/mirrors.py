@@ -40,7 +40,8 @@ def at_rest(conn: Connection, run: Run, *, now: float) -> None:
 
 def unrested(store: Store | Connection, resting: Iterable[RunState]) -> list[Run]:
     """Every run in one of these states that was launched and is not mirrored as it is. Oldest first."""
-    launched = sa.exists().where(attempts.c.run_id == runs.c.id, attempts.c.kind == "train")
+    of_run = attempts.c.run_id == runs.c.id
+    launched = sa.exists().where(of_run, attempts.c.kind == "train", attempts.c.started_at.is_not(None))
     done = sa.exists().where(mirrors.c.run_id == runs.c.id, mirrors.c.rested_at == runs.c.updated_at)
     query = sa.select(runs).where(runs.c.state.in_(values_of(resting)), launched, ~done)
     with reading(store) as conn:

@@ -7,13 +7,14 @@ import time
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
 from patron_core.estimate.calibration import STARTUP_PHASES
-from patron_core.lifecycle.decide import STOP_MARGIN_S
 from patron_core.machines.target import target_of
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
+from patron_core.verbs.refusals import kept_with_the_run
+from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec
 
 BURST_STEPS = 8
@@ -21,6 +22,7 @@ MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
 WAITING = frozenset({RunState.DRAFT, RunState.AWAITING_FUNDING})
 
 
+@kept_with_the_run
 def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_STEPS, now: float | None = None) -> Run:
     """Start the dryrun and return; `watch.wait` tells when it is over. A dryrun under way is returned as it is.
 
@@ -68,7 +70,7 @@ def dryrun_hold_usd_micros(run: Run, usd_micros_per_hour: int, burst_steps: int 
     startup_s = sum(row.get("phases_s", {}).get(name, {}).get("high", 0.0) for name in STARTUP_PHASES)
     steps_s = 2 * burst_steps * row.get("step_s", {}).get("high", 0.0)
     bound_s = max(MIN_DRYRUN_S, 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0))
-    return cost_usd_micros(bound_s + STOP_MARGIN_S, usd_micros_per_hour)
+    return cost_usd_micros(bound_s + kill_after_s(run.run_dir), usd_micros_per_hour)
 
 
 def repriced(store: Store, run: Run) -> Estimate:

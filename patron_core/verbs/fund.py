@@ -11,7 +11,6 @@ from typing import Any
 from patron_core.errors import Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.executors.skypilot import setup_of_machines
-from patron_core.lifecycle.decide import STOP_MARGIN_S
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import cost_usd_micros, format_usd
@@ -19,16 +18,19 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs
 from patron_core.store.records import Run
-from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.refusals import kept_with_the_run
+from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _TOP_UP = frozenset({RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _REPEATING = frozenset({"steps", "evals", "checkpoints", "recovery"})
-_ENVIRONMENT_TIMEOUT_S = 60.0
+_ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@kept_with_the_run
 def fund(
     store: Store,
     run_id: str,
@@ -84,7 +86,7 @@ def hold_for(run: Run, row: Estimate) -> int:
     startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
     # one more start: a process that dies of nothing in particular comes back on the same hold
     upper_s = 2 * startup_s + left * (row.wall_s.high - startup_s)
-    return cost_usd_micros(upper_s + STOP_MARGIN_S, row.price.usd_micros_per_hour)
+    return cost_usd_micros(upper_s + kill_after_s(run.run_dir), row.price.usd_micros_per_hour)
 
 
 def check_proof(run: Run) -> None:
@@ -135,6 +137,7 @@ def current_environment(run_dir: str) -> dict[str, Any]:
         found = json.loads(done.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
+        said = said if isinstance(said, str) else said.decode(errors="replace")  # bytes where the time was over
         raise Unavailable(
             f"the environment could not be read: {said.strip()[-300:]}", next="python -m trainer.environment SPEC"
         ) from error

@@ -176,7 +176,7 @@ def test_foreign_keys_hold(store: Store) -> None:
 def test_a_locked_database_says_so(sqlite_store: Store) -> None:
     blocker = sqlite3.connect(str(sqlite_store.url.database), isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    impatient = Store.open(busy_timeout_s=0.01)
+    impatient = Store.open(patience_s=0.01)
     with pytest.raises(Unavailable, match="busy") as caught, impatient.begin():
         pass
     assert "fuser" in caught.value.next
@@ -190,7 +190,7 @@ def test_a_locked_database_says_so(sqlite_store: Store) -> None:
 
 def test_a_lock_on_postgresql_is_not_waited_for_for_ever(postgres_store: Store, make_run) -> None:
     run = make_run(postgres_store)
-    impatient = Store.open(str(postgres_store.url), busy_timeout_s=0.01)
+    impatient = Store.open(str(postgres_store.url), patience_s=0.01)
     with postgres_store.begin() as holder:
         runs.lock(holder, run.id)
         with pytest.raises(Unavailable, match="busy"), impatient.begin() as conn:

@@ -1,4 +1,4 @@
-"""A round of the mirror: every run gets its turn, whatever the others' directories look like, and rests in the end."""
+"""Rounds of the mirror: every run gets its turn, whatever the others' directories look like, and rests in the end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from trackers import MemoryTracker
 
-from patron_core.mirror import rounds, tracking
-from patron_core.mirror.rounds import RESTING, Rounds
+from patron_core.mirror import process, tracking
+from patron_core.mirror.due import RESTING
+from patron_core.mirror.process import Mirroring
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, mirrors, runs
@@ -25,7 +26,7 @@ Make = Callable[..., Run]
 def tracker(monkeypatch: pytest.MonkeyPatch) -> MemoryTracker:
     found = MemoryTracker()
     monkeypatch.setattr(tracking, "Mlflow", lambda: found)
-    monkeypatch.setattr(rounds, "RETRY_S", 0.0)  # each round of these tests looks at every run
+    monkeypatch.setattr(process, "jittered_s", lambda failures: 0.0)  # each round of these tests looks at every run
     return found
 
 
@@ -48,7 +49,8 @@ def make(store: Store, tmp_path: Path) -> Make:
             now=NOW + number,
         )
         with store.begin() as conn:
-            attempts.create(conn, run, kind="train", usd_micros_per_hour=1, price={}, now=NOW)
+            attempt = attempts.create(conn, run, kind="train", usd_micros_per_hour=1, price={}, now=NOW)
+            attempts.submitted(conn, attempt.id, handle={}, now=NOW)
             for new in (*ON_THE_WAY, *([state] if state else [])):
                 run = runs.transition(conn, run.id, old=run.state, new=new, actor="ada", now=NOW + number)
         write(run, 0, range(steps))
@@ -86,7 +88,7 @@ def test_a_directory_that_cannot_be_read_keeps_no_other_run_from_the_mirror(
         return read_events(self, cursor)
 
     monkeypatch.setattr(RunDir, "read_events", break_one)
-    errors = Rounds(store=store).go(now=NOW)
+    errors = Mirroring(store).round(now=NOW)
     assert [error.split(":")[0] for error in errors] == [looped.id, broken.id]
     assert "symbolic links" in errors[0]
     assert "boom" in errors[1]
@@ -99,7 +101,7 @@ def test_a_folder_named_like_a_segment_keeps_nothing_from_the_mirror(
     run = make(1)
     (Path(run.run_dir) / "events" / f"{run.id}-train-1-000001.jsonl").mkdir()
     write(run, 2, range(2, 4))
-    assert Rounds(store=store).go(now=NOW) == []
+    assert Mirroring(store).round(now=NOW) == []
     assert mirrored_steps(store, tracker, run) == [0, 1, 2, 3]
 
 
@@ -109,7 +111,7 @@ def test_every_run_that_rests_is_mirrored_however_many_came_after_it(
     """And then left alone, a paused one and one that never said anything too, until it goes on."""
     states = [RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.PAUSED]
     made = [make(number, state=states[number % 4], steps=0 if number % 9 == 0 else 2) for number in range(60)]
-    assert Rounds(store=store).go(now=NOW) == []
+    assert Mirroring(store).round(now=NOW) == []
     assert [mirrored_steps(store, tracker, run) for run in made] == [[] if n % 9 == 0 else [0, 1] for n in range(60)]
     assert sorted(tracker.ends.values()) == ["FAILED"] * 13 + ["FINISHED"] * 13 + ["KILLED"] * 13
     assert mirrors.unrested(store, RESTING) == []
@@ -122,7 +124,7 @@ def test_every_run_that_rests_is_mirrored_however_many_came_after_it(
         )
     assert [run.id for run in mirrors.unrested(store, RESTING)] == [paused.id]
     write(paused, 1, range(2, 3))
-    Rounds(store=store).go(now=NOW)
+    Mirroring(store).round(now=NOW)
     assert mirrored_steps(store, tracker, paused) == [0, 1, 2]
     assert mirrors.unrested(store, RESTING) == []
 
@@ -130,25 +132,10 @@ def test_every_run_that_rests_is_mirrored_however_many_came_after_it(
 def test_a_directory_that_is_away_is_looked_at_again(store: Store, make: Make, tracker: MemoryTracker) -> None:
     run = make(1, state=RunState.SUCCEEDED)
     away = Path(run.run_dir).rename(f"{run.run_dir}-away")
-    mirror = Rounds(store=store)
-    assert mirror.go(now=NOW) == []
+    mirror = Mirroring(store)
+    (error,) = mirror.round(now=NOW)
+    assert f"{run.run_dir} is missing" in error
     assert [each.id for each in mirrors.unrested(store, RESTING)] == [run.id]
     away.rename(run.run_dir)
-    assert mirror.go(now=NOW) == []
+    assert mirror.round(now=NOW) == []
     assert mirrored_steps(store, tracker, run) == [0, 1]
-
-
-def test_what_cannot_be_mirrored_waits_longer_each_time(
-    store: Store, make: Make, tracker: MemoryTracker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rounds, "RETRY_S", 3.0)
-    clock = [0.0]
-    monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    run = make(1)
-    Path(run.run_dir).rename(f"{run.run_dir}-moved")
-    Path(run.run_dir).symlink_to(run.run_dir)
-    mirror, looks = Rounds(store=store), []
-    for second in range(100):
-        clock[0] = float(second)
-        looks += [second] if mirror.go(now=NOW) else []
-    assert looks == [0, 3, 9, 21, 45, 93]
