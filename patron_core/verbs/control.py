@@ -10,11 +10,14 @@ from patron_core.machines.target import target_of
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, runs
 from patron_core.store.records import Run
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.refusals import kept_with_the_run
 
 # an attempt may be alive in these, so the supervisor has to end it
 _WITH_ATTEMPT = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 
 
+@kept_with_the_run
 def launch(store: Store, run_id: str, *, actor: str, now: float | None = None) -> Run:
     """Start a funded run, exactly once: the intent and the state change are one transaction.
 
@@ -66,16 +69,3 @@ def _stop(store: Store, run_id: str, *, wish: str, reason: EndReason, actor: str
         )
         settle(conn, run, now=now)
         return stopped
-
-
-def next_step(run: Run) -> str:
-    """The command that takes this run further."""
-    steps = {
-        RunState.DRAFT: f"python notebooks/2_dryrun.py --run {run.id}",
-        RunState.DRYRUN: f"python notebooks/4_watch.py --run {run.id}",
-        RunState.AWAITING_FUNDING: f"python notebooks/3_launch.py --run {run.id} --yes",
-        RunState.PAUSED: f"python notebooks/3_launch.py --run {run.id} --yes",
-        RunState.FUNDED: f"python notebooks/3_launch.py --run {run.id} --yes",
-        RunState.SUCCEEDED: f"python notebooks/5_compare.py --runs {run.id}",
-    }
-    return steps.get(run.state, f"python notebooks/4_watch.py --run {run.id}")

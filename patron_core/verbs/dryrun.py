@@ -13,6 +13,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
+from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec
 
@@ -21,6 +22,7 @@ MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
 WAITING = frozenset({RunState.DRAFT, RunState.AWAITING_FUNDING})
 
 
+@kept_with_the_run
 def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_STEPS, now: float | None = None) -> Run:
     """Start the dryrun and return; `watch.wait` tells when it is over. A dryrun under way is returned as it is.
 
