@@ -11,11 +11,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.executors.base import Executor, Job
-from patron_core.lifecycle import workload
+from patron_core.lifecycle import holds, workload
 from patron_core.lifecycle.decide import STOP_GRACE_S, STOP_MARGIN_S, Action, ActionKind, failures_after
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
-from patron_core.money import affordable_s, cost_usd_micros
+from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -69,7 +69,7 @@ def relaunch(store: Store, run: Run, previous: Attempt | None, *, now: float) ->
 def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
     """Start it under its key, which starts at most one job ever, and record the handle."""
     hold = ledger.run_money(store, run.id).held_usd_micros
-    deadline_s = max(1.0, affordable_s(hold, attempt.usd_micros_per_hour) - STOP_MARGIN_S)
+    deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour)
     directory = attempt_dir(run, attempt)
     RunDir(directory).write_spec(canonical_json(run.spec))
     handle = executor.submit(
@@ -185,6 +185,7 @@ def _move(
 
 def settle(conn: Connection, run: Run, *, now: float) -> int:
     """Give back what is left of the hold. Returns micro-dollars released; again, it releases nothing."""
+    runs.lock(conn, run.id)  # a top-up at this moment is either in the sum below, or is told that the run rests
     number = len(attempts.for_run(conn, run.id))
     funded = ledger.run_money(conn, run.id).funded_usd_micros
     return ledger.release(conn, run, key=f"release:{run.id}:{number}:{funded}", actor=SUPERVISOR, now=now)
