@@ -18,7 +18,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.store import Store
-    from patron_core.ui import charts, show
+    from patron_core.ui import charts, inert, show
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -62,9 +62,12 @@ def lab(args):
 
 @app.cell
 def choose(args, params, session, store):
-    _wanted = params.get("project") or args.project
-    _names = sorted({*verbs.lab(store).projects, _wanted})
-    project = mo.ui.dropdown(_names, value=_wanted, label="Project", on_change=lambda name: params.set("project", name))
+    _known = {*verbs.lab(store).projects, args.project}
+    _wanted = params.get("project")
+    _value = _wanted if _wanted in _known else args.project  # an address names a project, it makes none
+    project = mo.ui.dropdown(
+        sorted(_known), value=_value, label="Project", on_change=lambda name: params.set("project", name)
+    )
     ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
     None if session.is_script else mo.hstack([project, ticker], justify="start", gap=1.5)
     return project, ticker
@@ -107,7 +110,7 @@ def money(found):
     _books = (
         mo.md("Every transfer of the ledger adds up.")
         if not found.problems
-        else mo.callout(mo.md("\n".join(f"- {problem}" for problem in found.problems)), kind="danger")
+        else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
     mo.vstack(
         [mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"), _books]
@@ -146,7 +149,7 @@ def attention(found, table):
 
 @app.cell
 def runs(found, session, table):
-    _start = "No run yet. Start with `python notebooks/search.py`, or estimate one: `python notebooks/1_estimate.py`."
+    _start = "No run yet. Start with: python notebooks/search.py, or estimate one: python notebooks/1_estimate.py"
     session.emit(
         found.to_dict(),
         "\n".join(
@@ -155,12 +158,14 @@ def runs(found, session, table):
                 f"{show.usd(found.wallet.held_usd_micros)} held, {show.usd(found.wallet.spent_usd_micros)} spent, "
                 f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
                 "",
-                show.text_table(found.runs, table) if found.runs else _start.replace("`", ""),
+                show.text_table(found.runs, table) if found.runs else _start,
                 *found.problems,
             ]
         ),
     )
-    mo.vstack([mo.md("## Runs"), mo.Html(show.html_table(found.runs, table)) if found.runs else mo.md(_start)])
+    mo.vstack(
+        [mo.md("## Runs"), mo.Html(show.html_table(found.runs, table)) if found.runs else mo.md(inert.md("{}", _start))]
+    )
     return
 
 

@@ -19,7 +19,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.money import parse_usd
-    from patron_core.ui import charts, price_view, show
+    from patron_core.ui import charts, inert, price_view, show
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -233,8 +233,8 @@ def chart(budget_s, rows, session):
 def reasons(rows):
     mo.accordion(
         {
-            show.markdown(f"d{row.recipe.depth} on {row.device.name}: {row.sentence}"): mo.md(
-                show.markdown("\n".join(f"- {assumption}" for assumption in row.assumptions))
+            inert.md("d{} on {}: {}", row.recipe.depth, row.device.name, row.sentence): mo.md(
+                inert.bullets(row.assumptions)
             )
             for row in rows
         }
@@ -249,16 +249,14 @@ def price_answer(price_table, prices, session):
     mo.vstack(
         [
             mo.md("## Where"),
-            mo.md(show.markdown(price_view.source_line(prices.value))),
+            mo.md(inert.md("{}", price_view.source_line(prices.value))),
             price_view.price_chart(prices.value),
             mo.accordion(
                 {
                     "Prices by region": mo.Html(show.html_table(prices.value.by_region(), price_table)),
-                    "Every price": mo.ui.table(price_view.price_frame(prices.value), selection=None),
+                    "Every price": mo.Html(price_view.price_table(prices.value)),
                     "Left out": mo.md(
-                        show.markdown(
-                            "\n".join(f"- {one.what}: {one.why}" for one in prices.value.left_out) or "Nothing."
-                        )
+                        inert.bullets(f"{one.what}: {one.why}" for one in prices.value.left_out) or "Nothing."
                     ),
                 }
             ),
@@ -272,7 +270,7 @@ def place_answer(place_table, placed, session):
     mo.stop(not placed or session.is_script)
     mo.accordion(
         {
-            show.markdown(one.sentence): mo.Html(
+            inert.md("{}", one.sentence): mo.Html(
                 show.html_table(
                     [one.placement.chosen, *one.placement.alternatives, *one.placement.refused]
                     if one.placement

@@ -22,7 +22,7 @@ with app.setup:
     from patron_core.lifecycle import supervisor
     from patron_core.states import RunState
     from patron_core.store import Store
-    from patron_core.ui import show
+    from patron_core.ui import inert, show
     from patron_core.ui.script import Arguments, open_session
 
     SMALL = verbs.Question().spec  # what a laptop trains in a minute
@@ -122,12 +122,15 @@ def estimate(args, batch_tokens, data, depth, get_run, sequence_len, session, st
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _row = _outcome.value[0]
-    _words = (
-        f"**Depth {_row.recipe.depth}**: {show.count(_row.num_params['total'])} parameters, "
-        f"{show.between(_row.wall_s, show.seconds)}, {show.between(_row.cost_usd_micros, show.usd)}, "
-        f"val_bpb {show.between(_row.val_bpb, show.bpb)}, as estimated before any measurement."
+    _words = inert.md(
+        "**Depth {}**: {} parameters, {}, {}, val_bpb {}, as estimated before any measurement.",
+        _row.recipe.depth,
+        show.count(_row.num_params["total"]),
+        show.between(_row.wall_s, show.seconds),
+        show.between(_row.cost_usd_micros, show.usd),
+        show.between(_row.val_bpb, show.bpb),
     )
-    mo.md(show.markdown(_words)) if not get_run() else None
+    mo.md(inert.md("{}", _words)) if not get_run() else None
     return spec, target
 
 
@@ -171,7 +174,7 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
     _known = session.call(verbs.view, store, get_run()).value if get_run() else None
     _waiting = _known is None or _known.run.state in (RunState.DRAFT, RunState.AWAITING_FUNDING)
     _again = "again" if _known is not None and _known.run.dryrun else "now"
-    _button = mo.ui.button(label=f"Dryrun {_again}", kind="success", on_click=prove)
+    _button = mo.ui.button(label=inert.md("Dryrun {}", _again), kind="success", on_click=prove)
     _button if _waiting and not session.is_script else None
     return (prove,)
 
@@ -199,7 +202,7 @@ def act_as_script(args, get_run, prove, session, store):
 @app.cell
 def problem(get_error):
     mo.stop(get_error() is None or not get_error().failed)
-    mo.callout(mo.md(show.markdown(get_error().error_markdown())), kind="danger")
+    mo.callout(mo.md(get_error().error_markdown()), kind="danger")
     return
 
 
@@ -217,10 +220,10 @@ def look(acted, get_run, session, store, ticker):
     _outcome = session.call(verbs.view, store, get_run())
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
-    _working = seen.run.state is RunState.DRYRUN
+    _next = inert.md(" Next: {}", inert.code(seen.next)) if seen.run.state is not RunState.DRYRUN else ""
     mo.vstack(
         [
-            mo.md(f"## {seen.run.name}\n\n{seen.sentence}" + ("" if _working else f" Next: `{seen.next}`")),
+            mo.md(inert.md("## {}\n\n{}{}", seen.run.name, seen.sentence, _next)),
             mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="No burst yet.")),
         ]
     )

@@ -21,7 +21,7 @@ with app.setup:
     from patron_core.errors import InvalidInput
     from patron_core.states import RunState
     from patron_core.store import Store
-    from patron_core.ui import show
+    from patron_core.ui import choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
     WAITING = (RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FUNDED)
@@ -69,20 +69,22 @@ def choose(args, params, session, store):
     if session.is_script and not args.run:
         session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs that wait"))
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
-    _labels = {f"{run.name} ({show.plain(run.state.value)})": run.id for run in _waiting}
     _wanted = params.get("run") or args.run
-    _known = {run_id: label for label, run_id in _labels.items()}
-    if _wanted and _wanted not in _known:
-        _labels[_wanted] = _wanted
+    _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed
+    _labels = choices.run_labels([*_waiting, *([_found.value] if _found and not _found.failed else [])])
+    _known = _found.value.id if _found and not _found.failed else None
+    _missing = _found is not None and _found.failed
     chosen = mo.ui.dropdown(
         _labels,
-        value=_known.get(_wanted, _wanted) or next(iter(_labels), None),
+        value=None if _missing else choices.label_of(_labels, _known),
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
+    _problem = mo.callout(mo.md(_found.error_markdown()), kind="warn") if _missing else None
     amount = mo.ui.number(0, 1e6, value=args.fund or 0, step=0.01, label="Hold, $ (0: the upper bound)")
     deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
-    None if session.is_script else mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")
+    _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")
+    None if session.is_script else mo.vstack([_asked, *([_problem] if _missing else [])])
     return amount, chosen, deposit
 
 
@@ -97,7 +99,10 @@ def identity(args):
 def offer(amount, chosen, get_launch, session, store):
     launched = get_launch() is not None and not get_launch().failed
     mo.stop(launched)
-    mo.stop(chosen.value is None, mo.md("No run waits for money. Prove one: `python notebooks/2_dryrun.py --depth 2`"))
+    mo.stop(
+        chosen.value is None,
+        mo.md("No run that waits for money is chosen. Prove one: `python notebooks/2_dryrun.py --depth 2`"),
+    )
     _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=round(1e6 * amount.value) or None)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="warn"))
     offered = _outcome.value
@@ -123,7 +128,7 @@ def terms(deposit, offered):
     ]
     lacking = offered.short_usd_micros - round(1e6 * deposit.value)
     _short = (
-        mo.callout(mo.md(show.markdown(f"The wallet lacks {show.usd(lacking)}. Deposit at least that.")), kind="warn")
+        mo.callout(mo.md(inert.md("The wallet lacks {}. Deposit at least that.", show.usd(lacking))), kind="warn")
         if lacking > 0
         else mo.md("")
     )
@@ -158,7 +163,7 @@ def press(
         )
 
     _button = mo.ui.button(
-        label=f"Hold {show.usd(offered.hold_usd_micros)} and launch",
+        label=inert.md("Hold {} and launch", show.usd(offered.hold_usd_micros)),
         kind="success",
         disabled=lacking > 0,
         on_click=start,
@@ -186,11 +191,12 @@ def act_as_script(args, facts, get_launch, offered, session, start):
 def result(get_launch, params):
     _done = get_launch()
     mo.stop(_done is None)
-    mo.stop(_done.failed, mo.callout(mo.md(show.markdown(_done.error_markdown())), kind="danger"))
+    mo.stop(_done.failed, mo.callout(mo.md(_done.error_markdown()), kind="danger"))
     _run = _done.value
     _link = show.page(params, "4_watch", run=_run.id)
-    _watch = f"[Watch it]({_link})" if _link else f"Watch it: `python notebooks/4_watch.py --run {_run.id}`"
-    mo.callout(mo.md(f"**{_run.name}** is {show.plain(_run.state.value)}. {_watch}"), kind="success")
+    _command = inert.md("Watch it: {}", inert.code(f"python notebooks/4_watch.py --run {_run.id}"))
+    _watch = inert.link("Watch it", _link) if _link else _command
+    mo.callout(mo.md(inert.md("**{}** is {}. {}", _run.name, show.plain(_run.state.value), _watch)), kind="success")
     return
 
 

@@ -13,6 +13,7 @@ app = marimo.App(width="medium", app_title="Patron: watch")
 
 with app.setup:
     import getpass
+    import shlex
 
     import marimo as mo
     from pydantic import Field
@@ -22,7 +23,7 @@ with app.setup:
     from patron_core.lifecycle import supervisor
     from patron_core.states import ACTIVE, TERMINAL, RunState
     from patron_core.store import Store
-    from patron_core.ui import charts, show
+    from patron_core.ui import charts, choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -69,20 +70,19 @@ def lab():
 def choose(args, params, session, store):
     if session.is_script and not args.run:
         session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs"))
-    _labels = {f"{run.name} ({show.plain(run.state.value)})": run.id for run in verbs.overview(store)}
     _wanted = params.get("run") or args.run
-    _ids = {run.name: run.id for run in verbs.overview(store)}
-    _wanted = _ids.get(_wanted, _wanted)
-    _known = {run_id: label for label, run_id in _labels.items()}
-    if _wanted and _wanted not in _known:
-        _labels[_wanted] = _wanted
+    _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed
+    _labels = choices.run_labels([*verbs.overview(store), *([_found.value] if _found and not _found.failed else [])])
+    _known = _found.value.id if _found and not _found.failed else None
+    _missing = _found is not None and _found.failed
     chosen = mo.ui.dropdown(
         _labels,
-        value=_known.get(_wanted, _wanted) or next(iter(_labels), None),
+        value=None if _missing else choices.label_of(_labels, _known),
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
-    None if session.is_script else chosen
+    _problem = mo.callout(mo.md(_found.error_markdown()), kind="warn") if _missing else None
+    None if session.is_script else mo.vstack([chosen, *([_problem] if _missing else [])])
     return (chosen,)
 
 
@@ -117,7 +117,7 @@ def ticking(get_state, session):
 @app.cell
 def look(acted, args, chosen, get_pressed, session, get_state, set_state, store, ticker):
     acted, ticker, get_pressed()
-    mo.stop(chosen.value is None, mo.md("There is no run yet. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
+    mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
     if session.is_script and args.follow:
         session.on_interrupt = f"the run goes on; look again with: python notebooks/4_watch.py --run {chosen.value}"
         _outcome = session.call(
@@ -142,12 +142,13 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
 @app.cell
 def headline(seen):
     _done = seen.step / seen.num_steps if seen.num_steps else 0
-    _bar = (
-        f"<div style='background:#a0aec033;border-radius:4px;height:8px;max-width:640px'>"
-        f"<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{100 * min(1, _done):.1f}%'></div></div>"
+    _bar = inert.html(
+        "<div style='background:#a0aec033;border-radius:4px;height:8px;max-width:640px'>"
+        "<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{}%'></div></div>",
+        f"{100 * min(1, _done):.1f}",
     )
-    _stop = f" Asked to {seen.run.stop_requested}." if seen.run.stop_requested else ""
-    _next = "" if "4_watch" in seen.next else f" Next: `{seen.next}`"
+    _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
+    _next = inert.md(" Next: {}", inert.code(seen.next)) if "4_watch" not in seen.next else ""
     _facts = [
         ("state", show.mark(seen.run.state.value)),
         ("step", f"{seen.step} of {seen.num_steps}" if seen.num_steps else f"{show.DASH} ({seen.phase})"),
@@ -161,14 +162,14 @@ def headline(seen):
     _half = len(_facts) // 2
     mo.vstack(
         [
-            mo.md(f"## {seen.run.name}\n\n{seen.sentence}{_stop}{_next}"),
-            mo.Html(_bar),
+            mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
+            mo.Html(inert.html("{}", _bar)),
             mo.hstack(
                 [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
                 justify="start",
                 gap=4,
             ),
-            *[mo.callout(mo.md(warning), kind="warn") for warning in seen.warnings],
+            *[mo.callout(mo.md(inert.md("{}", warning)), kind="warn") for warning in seen.warnings],
         ]
     )
     return
@@ -204,7 +205,7 @@ def samples(seen):
         [
             mo.md("### What it says"),
             mo.Html(show.html_table(seen.samples, show.sample_columns())),
-            mo.md(f"Talk to it: `python -m trainer.sample {seen.run.run_dir}`"),
+            mo.md(inert.md("Talk to it: {}", inert.code(f"python -m trainer.sample {shlex.quote(seen.run.run_dir)}"))),
         ]
     ) if seen.samples else None
     return
@@ -214,7 +215,7 @@ def samples(seen):
 def log(seen, session, store):
     mo.stop(session.is_script)
     _lines = verbs.log_tail(store, seen.run.id, lines=10)
-    mo.vstack([mo.md("### Log"), mo.plain_text(_lines)]) if _lines else None
+    mo.vstack([mo.md("### Log"), mo.plain_text(inert.terminal(_lines))]) if _lines else None
     return
 
 
@@ -243,7 +244,7 @@ def confirmation(get_state, session, store):
     run_id, _state, _ = get_state()
     run_name = verbs.view(store, run_id).run.name
     can_pause = _state in ACTIVE and _state is not RunState.DRYRUN
-    sure = mo.ui.text(placeholder=run_name, label="To confirm, type the name of the run")
+    sure = mo.ui.text(placeholder=inert.vega(run_name), label="To confirm, type the name of the run")
     return can_pause, run_id, run_name, sure
 
 

@@ -16,7 +16,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.store import Store
-    from patron_core.ui import charts, show
+    from patron_core.ui import charts, inert, show
     from patron_core.ui.script import Arguments, open_session
 
     METRICS = {"val_bpb": "val/bpb", "training loss": "train/loss", "tokens per second": "train/tokens_per_s"}
@@ -58,19 +58,17 @@ def lab():
 @app.cell
 def choose(args, params, session, store):
     _found = verbs.overview(store, project=args.project, limit=200)
-    _labels = {f"{run.name} ({run.id})": run.id for run in _found}
-    _by_word = {word: label for label, run_id in _labels.items() for word in (run_id, label.rpartition(" (")[0])}
-    _wanted = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
-    for _word in _wanted:
-        if _word not in _by_word:  # of another project, or not there: the verb says which
-            _labels[_word] = _word
-            _by_word[_word] = _word
-    _finished = [f"{run.name} ({run.id})" for run in _found if run.state.value == "succeeded"]
+    _words = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
+    _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
+    _wanted = [one.value for one in _asked if not one.failed]
+    _labels = {show.one_line(f"{run.name} ({run.id})", 200): run.id for run in (*_found, *_wanted)}
+    _shown = {run.id for run in _wanted} or {run.id for run in [r for r in _found if r.state.value == "succeeded"][:12]}
     chosen = mo.ui.multiselect(
-        _labels, value=[_by_word[word] for word in _wanted] or _finished[:12], label="Runs", full_width=True
+        _labels, value=[label for label, run_id in _labels.items() if run_id in _shown], label="Runs", full_width=True
     )
+    _missing = [mo.callout(mo.md(one.error_markdown()), kind="warn") for one in _asked if one.failed]
     metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
-    None if session.is_script else mo.vstack([chosen, metric])
+    None if session.is_script else mo.vstack([chosen, metric, *_missing])
     return chosen, metric
 
 
@@ -120,7 +118,15 @@ def scaling(advice, corpus, fit, session):
     mo.stop(session.is_script)
     mo.vstack(
         [
-            mo.md(f"## Where next\n\n{advice}\n\nThe law of *{corpus}*, from {fit.source}: `{_words}`"),
+            mo.md(
+                inert.md(
+                    "## Where next\n\n{}\n\nThe law of *{}*, from {}: {}",
+                    advice,
+                    corpus,
+                    fit.source,
+                    inert.code(_words),
+                )
+            ),
             charts.scaling_chart(fit),
         ]
     )

@@ -19,7 +19,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.store import Store
-    from patron_core.ui import show
+    from patron_core.ui import inert, show
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any"
@@ -147,7 +147,7 @@ def pick(again, project, store):
     # its own list: were it to follow each save, it would redraw the editor under somebody's hands
     again.value
     _notes = verbs.read_notes(store, project=project.value)
-    _labels = {f"{n.title or n.body[:50]} ({n.id})": n.id for n in _notes}
+    _labels = {show.one_line(f"{n.title or n.body[:50]} ({n.id})", 200): n.id for n in _notes}
     opened = mo.ui.dropdown({"A new note": "", **_labels}, value="A new note", label="Open")
     return (opened,)
 
@@ -158,10 +158,10 @@ def editor(again, args, opened, session, store):
     new_kind = mo.ui.dropdown(list(verbs.KINDS), value=base.kind if base else args.kind or "note", label="Kind")
     new_title = mo.ui.text(base.title if base else args.title, label="Title", full_width=True)
     new_body = mo.ui.text_area(base.body if base else "", rows=8, full_width=True, debounce=600)
-    _heading = f"### Revision {base.revision}, by {base.actor}" if base else "### Write"
+    _heading = inert.md("### Revision {}, by {}", base.revision, base.actor) if base else inert.md("### Write")
     draft = {"note": base}  # what the text in the fields began from; each save moves it on
     _open = mo.hstack([opened, again], justify="start")
-    _fields = [mo.md(_heading), _open, mo.hstack([new_kind, new_title], widths=[1, 4]), new_body]
+    _fields = [mo.md(inert.md("{}", _heading)), _open, mo.hstack([new_kind, new_title], widths=[1, 4]), new_body]
     None if session.is_script else mo.vstack(_fields)
     return draft, new_body, new_kind, new_title
 
@@ -196,7 +196,9 @@ def saved(get_saved):
     _outcome = get_saved()
     mo.stop(_outcome is None)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    mo.callout(mo.md(f"Saved as revision {_outcome.value.revision} of {_outcome.value.id}."), kind="success")
+    mo.callout(
+        mo.md(inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)), kind="success"
+    )
     return
 
 

@@ -19,8 +19,8 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import Store
-    from patron_core.ui import background, show
+    from patron_core.store import Store, searches
+    from patron_core.ui import background, inert, show
     from patron_core.ui.script import Arguments, open_session
 
     ASKED = verbs.Question()
@@ -145,9 +145,12 @@ def the_question(asked):
 
 
 @app.cell
-def identity(args):
+def identity(args, store):
     params = mo.query_params()
-    key = args.key or params.get("key") or uuid.uuid4().hex[:12]
+    _asked = params.get("key") or ""
+    # an address finds a search, it names none
+    _is_known = bool(_asked) and (background.find(_asked) is not None or searches.has_key(store, _asked))
+    key = args.key or (_asked if _is_known else "") or uuid.uuid4().hex[:12]
     actor = os.environ.get("USER", "notebook")
     get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
     return actor, get_work, key, params, set_work
@@ -184,7 +187,7 @@ def press(actor, get_work, key, params, project, question, session, set_work, st
 
     _spend = show.usd(question.budget_usd_micros)
     button = mo.ui.button(
-        label=f"Search, spending at most {_spend}" if get_work() is None else "Search started",
+        label=inert.md("Search, spending at most {}", _spend) if get_work() is None else "Search started",
         kind="success",
         disabled=get_work() is not None,
         on_click=begin,
@@ -206,13 +209,12 @@ def progress(get_work, ticker):
     work = get_work()
     _view = mo.md("")
     if work is not None:
-        _said = "\n".join(f"1. {line}" for line in work.lines) or "Starting."
-        _now = f"`{show.progress_line(work.latest)}`" if work.latest is not None and not work.done else ""
-        _view = mo.vstack([mo.md(_said), mo.md(_now)])
+        _said = mo.md(inert.bullets(work.lines, mark="1.") or "Starting.")
+        _running = work.latest is not None and not work.done
+        _now = inert.code(show.progress_line(work.latest)) if _running else ""
+        _view = mo.vstack([_said, mo.md(inert.md("{}", _now))])
         if work.error is not None:
-            _problem = work.error["error"]
-            _text = f"**{_problem['code']}**: {_problem['message']}\n\nNext: `{_problem['next']}`"
-            _view = mo.vstack([mo.md(_said), mo.callout(mo.md(_text), kind="danger")])
+            _view = mo.vstack([_said, mo.callout(mo.md(inert.error(work.error["error"])), kind="danger")])
     report_now = work.value if work is not None and work.done else None
     _view
     return (report_now,)
@@ -233,9 +235,9 @@ def report(report_now, script_report):
     )
     mo.vstack(
         [
-            mo.md(f"## {headline}"),
+            mo.md(inert.md("## {}", headline)),
             mo.Html(show.html_table(found.rows, columns)),
-            mo.md("\n\n".join(lines)),
+            mo.md(inert.paragraphs(lines)),
         ]
     )
     return columns, found, headline, lines

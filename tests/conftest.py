@@ -17,6 +17,25 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import s3
 
+# Tests start hundreds of processes: where none may keep what it compiled, each compiles torch and MLflow anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# In this order, before all other files: the longest first, so that no worker ends long after the other.
+LONGEST_FIRST = ("skylab/test_sky.py",)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Named files run in this process; a folder, or everything, is shared by two to four workers, file by file."""
+    only_files = all(Path(arg.split("::")[0]).is_file() for arg in config.args)
+    return 0 if only_files else max(2, min(4, os.cpu_count() or 2))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    rank = {tests / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[s3.S3Server]:

@@ -5,7 +5,7 @@
 
 Like torchrun, but without torch, and with the exit code that says what happened: that of the process which first ended
 badly, 128 + N where signal N killed it (137: SIGKILL), else 0. SIGTERM and SIGINT reach every process; when one ends
-badly the others have LINGER_S to end by themselves. Without --nproc there are as many as GPUs, at least one.
+badly the others have grace.linger_s() to end by themselves. Without --nproc there are as many as GPUs, at least one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-LINGER_S = 30.0
+from trainer.contract import grace
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -39,8 +40,8 @@ class Launcher:
         port = self._args.master_port or _free_port()
         for local_rank in range(self._args.nproc):
             self._processes.append(self._start(local_rank, port))
-        for number in self._signals:
-            self._pass_on(number, None)
+        for early in self._signals:
+            self._pass_on(early, None)
         return self._wait()
 
     def _start(self, local_rank: int, port: int) -> subprocess.Popen[bytes]:
@@ -78,7 +79,7 @@ class Launcher:
     def _wait(self) -> int:
         """The exit code of all: that of the first to end badly."""
         first_bad: list[int] = []
-        kill = threading.Timer(LINGER_S, self._kill)
+        kill = threading.Timer(grace.linger_s(), self._kill)
         kill.daemon = True
         left = {process.pid: process for process in self._processes}
         while left:
@@ -96,7 +97,7 @@ class Launcher:
 
     def _kill(self) -> None:
         killed = ", ".join(map(str, self._send(signal.SIGKILL)))
-        print(f"launch: killed {killed}, which did not end within {LINGER_S:g} s of the first", file=sys.stderr)
+        print(f"launch: killed {killed}, which did not end within {grace.linger_s():g} s of the first", file=sys.stderr)
 
 
 def _dying_with(parent: int) -> Callable[[], None] | None:

@@ -171,7 +171,13 @@ class Session:
 
     def _prepare_data(self) -> PreparedData:
         def work() -> PreparedData:
-            return prepare(self._spec, cache_folder(), progress=self._report_progress, on_phase=self._record_phase)
+            return prepare(
+                self._spec,
+                cache_folder(),
+                progress=self._report_progress,
+                on_phase=self._record_phase,
+                warn=self.warn,
+            )
 
         try:
             return self._world.in_turn("data", work, look=self._stop.requested)

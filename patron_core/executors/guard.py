@@ -33,8 +33,10 @@ from typing import Any
 from patron_core.executors import processes
 from patron_core.executors.base import is_key
 from patron_core.executors.records import Records
-from patron_core.lifecycle.decide import EXIT_KILLED, EXIT_RESUME_ME, EXIT_STOPPED, FAILURE_BUDGET
+from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
+from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED
+from trainer.contract.grace import kill_after_s
 
 HEARTBEAT_S = 2.0
 LOOK_S = 0.5  # between looks for a request to stop
@@ -78,10 +80,10 @@ class Guard:
             code = self._watch(self._start())
         except OSError as error:
             self.evidence["error"] = f"cannot start {self.command[0]!r}: {error}"
-            self._write(ended=True, exit_code=127, signum=None)
-            return 127
+            self._write(ended=True, exit_code=EXIT_NOT_STARTED, signum=None)
+            return EXIT_NOT_STARTED
         exit_code, signum = (code, None) if code >= 0 else (None, -code)
-        if exit_code == EXIT_RESUME_ME and self._ended_at_a_deadline():
+        if exit_code == EXIT_RESUME and self._ended_at_a_deadline():
             self.evidence["deadline_hit"] = True
         before, after = self.oom_kills_before, processes.oom_kills()
         if before is not None and after is not None:
@@ -209,14 +211,14 @@ class Guard:
 def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str, Any], *, lost_in_a_row: int) -> int:
     """The exit code that SkyPilot sees: it starts the job again on 75, and on nothing else."""
     asked = any(evidence.get(reason) for reason in ("stop_requested", "cancelled", "deadline_hit"))
-    if exit_code == EXIT_RESUME_ME:
-        return EXIT_STOPPED if asked else EXIT_RESUME_ME
+    if exit_code == EXIT_RESUME:
+        return EXIT_STOPPED if asked else EXIT_RESUME
     if exit_code is not None:
         return exit_code
     killed = signum in (signal.SIGKILL, signal.SIGTERM)
     if asked or evidence.get("oom_kills") or not killed or lost_in_a_row >= FAILURE_BUDGET:
         return EXIT_KILLED
-    return EXIT_RESUME_ME
+    return EXIT_RESUME
 
 
 def lost_in_a_row(starts: Sequence[Mapping[str, Any]]) -> int:
@@ -240,14 +242,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--key", required=True, help="the job's key: the attempt id, or any name")
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--deadline-s", type=float, default=float("inf"), help="of all starts together")
-    parser.add_argument("--grace-s", type=float, default=15.0, help="from the deadline's SIGTERM to SIGKILL")
+    parser.add_argument("--grace-s", type=float, help="from the deadline's SIGTERM to SIGKILL (default: what it takes)")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args(argv)
     if not is_key(args.key):
         parser.error(f"--key {args.key!r} must be 1 to 100 letters, digits, - or _")
-    guard = Guard(
-        key=args.key, run_dir=args.run_dir, command=args.command, deadline_s=args.deadline_s, grace_s=args.grace_s
-    )
+    grace_s = kill_after_s(args.run_dir) if args.grace_s is None else args.grace_s
+    guard = Guard(key=args.key, run_dir=args.run_dir, command=args.command, deadline_s=args.deadline_s, grace_s=grace_s)
     return guard.run()
 
 

@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from patron_core.executors import processes
 from patron_core.rundir.files import read_json, write_json
+from trainer.contract.exits import EXIT_NOT_STARTED
 
 HEARTBEAT_S = 1.0
 _LOCK_PATIENCE_S = 2.0
@@ -70,7 +71,7 @@ class Runner:
             workload = self._start()
         except OSError as error:
             self.evidence["error"] = f"cannot start {self.job['command'][0]!r}: {error}"
-            self._write_exit(127, None)
+            self._write_exit(EXIT_NOT_STARTED, None)
             return
         status = self._watch(workload.pid)
         code = workload.returncode = os.waitstatus_to_exitcode(status)

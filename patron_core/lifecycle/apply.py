@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from patron_core.executors.base import Executor, Job
 from patron_core.lifecycle import holds, workload
-from patron_core.lifecycle.decide import STOP_GRACE_S, STOP_MARGIN_S, Action, ActionKind, failures_after
+from patron_core.lifecycle.decide import Action, ActionKind, failures_after
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.money import cost_usd_micros
@@ -20,6 +20,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
@@ -69,8 +70,9 @@ def relaunch(store: Store, run: Run, previous: Attempt | None, *, now: float) ->
 def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
     """Start it under its key, which starts at most one job ever, and record the handle."""
     hold = ledger.run_money(store, run.id).held_usd_micros
-    deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour)
     directory = attempt_dir(run, attempt)
+    grace_s = kill_after_s(directory)
+    deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
     RunDir(directory).write_spec(canonical_json(run.spec))
     handle = executor.submit(
         Job(
@@ -79,7 +81,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             run_dir=directory,
             env=workload.workload_env(),
             deadline_s=deadline_s,
-            grace_s=STOP_MARGIN_S,
+            grace_s=grace_s,
             kind=attempt.kind,
             machine=attempt.price.get("machine") or {},
         )
@@ -102,7 +104,7 @@ def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Ex
     if action.kind is ActionKind.KILL:
         executor.cancel(attempt.handle, grace_s=0.0)
         return
-    executor.cancel(attempt.handle, grace_s=STOP_GRACE_S)
+    executor.cancel(attempt.handle, grace_s=kill_after_s(attempt_dir(run, attempt)))
     with store.begin() as conn:
         attempts.stop_asked(conn, attempt.id, cause=str(action.stop_cause), now=now)
         runs.add_event(

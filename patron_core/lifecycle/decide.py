@@ -15,17 +15,24 @@ from typing import Any
 from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.money import affordable_s
 from patron_core.states import COUNTED_RETRY, FREE_RETRY, NEXT_STATE, EndReason, RunState
-
-EXIT_DONE, EXIT_RESUME_ME, EXIT_OUT_OF_MEMORY, EXIT_DIVERGED, EXIT_BAD_SPEC = 0, 75, 76, 77, 78
-# the guard's own, where there is no record of what they stand for: stopped with a checkpoint; killed
-EXIT_STOPPED, EXIT_KILLED = 79, 80
+from trainer.contract import grace
+from trainer.contract.exits import (
+    EXIT_BAD_SPEC,
+    EXIT_DIVERGED,
+    EXIT_DONE,
+    EXIT_KILLED,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_RESUME,
+    EXIT_SIGKILL,
+    EXIT_SIGTERM,
+    EXIT_STOPPED,
+)
 
 FAILURE_BUDGET = 3  # unexplained deaths in a row without a new checkpoint
 BACK_OFF_S = (0.0, 5.0, 30.0, 120.0)  # before the next launch, by unexplained deaths in a row
-STOP_MARGIN_S = 15.0  # a run is asked to stop while its hold still pays for this: time to save a checkpoint
 _FULL_SHARE = 0.98  # of the memory that there is
 _WITHOUT_MACHINE = frozenset({ObservedStatus.PENDING, ObservedStatus.RECOVERING})
-STOP_GRACE_S = 30.0  # between asking and killing; the shortest notice a cloud gives
+KILL_AGAIN_S = 5.0  # the executor kills by itself; this long after that, by force
 
 
 class StopCause(StrEnum):
@@ -55,6 +62,7 @@ class Situation:
     deadline_cause: str | None = None  # what the attempt's own deadline stands for: funds or deadline
     stop_cause: str | None = None  # already asked to stop, and why
     since_stop_s: float = 0.0
+    kill_after_s: float = grace.STOP_WITHIN_S + grace.LEAVE_S  # from asking to killing; the hold has to pay for it
     failures: int = 0  # unexplained deaths in a row without a new checkpoint
     since_end_s: float = 0.0  # since the last attempt ended
     recovers_itself: bool = False
@@ -111,7 +119,7 @@ def _with_live_attempt(now: Situation) -> Action:
     stop = _wanted_stop(now)
     if stop and now.stop_cause is None:
         return Action(kind=ActionKind.STOP, why=f"stop: {stop.value}", stop_cause=stop)
-    if now.stop_cause is not None and now.since_stop_s > STOP_GRACE_S:
+    if now.stop_cause is not None and now.since_stop_s > now.kill_after_s + KILL_AGAIN_S:
         return Action(kind=ActionKind.KILL, why=f"asked to stop {now.since_stop_s:.0f} s ago and still there")
     waiting = (RunState.LAUNCHING, RunState.RECOVERING)
     started = seen.status is ObservedStatus.RUNNING and now.stop_cause is None
@@ -126,7 +134,7 @@ def _with_live_attempt(now: Situation) -> Action:
 def _wanted_stop(now: Situation) -> StopCause | None:
     if now.stop_requested:
         return StopCause(now.stop_requested)
-    if now.usd_micros_per_hour and affordable_s(now.hold_usd_micros, now.usd_micros_per_hour) <= STOP_MARGIN_S:
+    if now.usd_micros_per_hour and affordable_s(now.hold_usd_micros, now.usd_micros_per_hour) <= now.kill_after_s:
         return StopCause.FUNDS
     waits = now.observation is not None and now.observation.status in _WITHOUT_MACHINE
     if waits and now.without_machine_s > now.capacity_wait_s:
@@ -140,7 +148,7 @@ def _bring_back(seen: Observation) -> Action:
     last = starts[-1]
     reason = EndReason.PREEMPTED
     if last.get("ended"):
-        reason = EndReason.NOTICE if last.get("exit_code") == EXIT_RESUME_ME else EndReason.LOST
+        reason = EndReason.NOTICE if last.get("exit_code") == EXIT_RESUME else EndReason.LOST
     return Action(
         kind=ActionKind.RECOVERING,
         why=f"the machine went away ({reason.value}); the executor looks for another",
@@ -182,7 +190,7 @@ def _recover(now: Situation) -> Action:
             reason=EndReason.LOST,
             new_state=RunState.FAILED,
         )
-    if affordable_s(now.hold_usd_micros, max(1, now.usd_micros_per_hour)) <= STOP_MARGIN_S:
+    if affordable_s(now.hold_usd_micros, max(1, now.usd_micros_per_hour)) <= now.kill_after_s:
         return Action(
             kind=ActionKind.CLOSE,
             why="what is held does not pay for another start",
@@ -218,7 +226,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         return EndReason.DIVERGED
     if seen.exit_code == EXIT_BAD_SPEC:
         return EndReason.ENVIRONMENT_DRIFT if told == "environment_drift" else EndReason.BAD_SPEC
-    if seen.exit_code in (EXIT_RESUME_ME, EXIT_STOPPED):
+    if seen.exit_code in (EXIT_RESUME, EXIT_STOPPED):
         if stop:
             return by_us[StopCause(stop)]
         if told == "deadline" or seen.evidence.get("deadline_hit") or seen.exit_code == EXIT_STOPPED:
@@ -232,7 +240,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         return EndReason.HOST_OOM
     killed = seen.status is ObservedStatus.GONE or seen.signal in (signal.SIGKILL, signal.SIGTERM)
     never_ran = seen.exit_code is None and seen.signal is None
-    if killed or never_ran or seen.exit_code in (128 + signal.SIGKILL, 128 + signal.SIGTERM, EXIT_KILLED):
+    if killed or never_ran or seen.exit_code in (EXIT_SIGKILL, EXIT_SIGTERM, EXIT_KILLED):
         if stop:
             return by_us[StopCause(stop)]
         if seen.evidence.get("deadline_hit"):

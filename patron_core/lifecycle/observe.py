@@ -11,6 +11,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
 
 
@@ -98,6 +99,7 @@ def _situation(
         else StopCause.FUNDS,
         stop_cause=attempt.stop_cause,
         since_stop_s=_since(attempt.stop_asked_at, now),
+        kill_after_s=kill_after_s(attempt_dir(run, attempt)),
         failures=run.failures,
         since_end_s=_since(attempt.ended_at, now),
         recovers_itself=executor.recovers_itself,

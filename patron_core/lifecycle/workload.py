@@ -11,6 +11,7 @@ from typing import Any
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
+from trainer.contract.grace import stop_within_s
 from trainer.contract.remote import join
 from trainer.contract.spec import SpecError, TrainSpec
 
@@ -42,8 +43,9 @@ def environment_command(run_dir: str) -> tuple[str, ...]:
 
 
 def workload_env() -> dict[str, str]:
-    """What every command above needs in its environment: the one cache, so that data is prepared once."""
-    return {"PATRON_CACHE": str(settings.cache())}
+    """What every command above needs in its environment: the one cache, so that data is prepared once; and the time to
+    stop in that whoever kills it counts with."""
+    return {"PATRON_CACHE": str(settings.cache()), "PATRON_STOP_WITHIN_S": f"{stop_within_s():g}"}
 
 
 def _start(module: str, run_dir: str, attempt_id: str, deadline_s: float) -> tuple[str, ...]:

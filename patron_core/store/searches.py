@@ -64,6 +64,12 @@ def find(store: Store | Connection, *, project: str, key: str) -> Search | None:
         return None if row is None else _search(row, _decisions(conn, [row.id]))
 
 
+def has_key(store: Store | Connection, key: str) -> bool:
+    """Whether a search of any project was made under this key."""
+    with reading(store) as conn:
+        return conn.execute(sa.select(searches.c.id).where(searches.c.key == key).limit(1)).first() is not None
+
+
 def list_searches(store: Store | Connection, *, project: str | None = None, limit: int = 100) -> list[Search]:
     """Newest first."""
     query = sa.select(searches).order_by(searches.c.created_at.desc(), searches.c.id.desc()).limit(limit)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from patron_core.money import to_usd
+from patron_core.ui import inert
 
 if TYPE_CHECKING:
     import altair as alt
@@ -59,7 +60,7 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
         [
             {
                 "model": f"d{row.recipe.depth}",
-                "device": row.device.name,
+                "device": inert.vega(row.device.name),
                 "verdict": str(row.verdict).replace("_", " "),
                 "minutes": row.wall_s.mid / 60,
                 "shortest": row.wall_s.low / 60,
@@ -132,6 +133,7 @@ def compare_chart(curves: dict[str, pl.DataFrame], key: str, *, title: str, widt
     import altair as alt
     import polars as pl
 
+    curves = {inert.vega(name): frame for name, frame in curves.items()}
     share = max(2, MAX_POINTS // max(1, len(curves)))
     parts = [
         thin(frame.filter(pl.col("key") == key), share).with_columns(run=pl.lit(name)) for name, frame in curves.items()
@@ -159,7 +161,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
     done = [row for row in rows if row.predicted_bpb is not None]
     frame = pl.DataFrame(
         {
-            "run": [row.name for row in done],
+            "run": [inert.vega(row.name) for row in done],
             "low": [row.predicted_bpb_low for row in done],
             "predicted": [row.predicted_bpb for row in done],
             "high": [row.predicted_bpb_high for row in done],
@@ -202,7 +204,7 @@ def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
                 "law": interval.mid,
                 "low": interval.low,
                 "high": interval.high,
-                "run": run.label,
+                "run": inert.vega(run.label),
                 "whose": whose,
             }
         )
@@ -227,7 +229,9 @@ def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
             tooltip=["run", "whose", "measured", "law", "low", "high"],
         ),
     )
-    return finish(chart, f"The loss law of {fit.corpus}: measured runs and what the law says of each", width=width)
+    return finish(
+        chart, f"The loss law of {inert.vega(fit.corpus)}: measured runs and what the law says of each", width=width
+    )
 
 
 def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt.LayerChart:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from patron_core.money import to_usd
-from patron_core.ui import charts
+from patron_core.ui import charts, inert, show
+from patron_core.ui.inert import Html
 
 if TYPE_CHECKING:
     import altair as alt
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from patron_core.market.offers import Market
 
 MAX_PLACES = 30  # in the chart: the cheapest
+MAX_ROWS = 500  # in the table of every price
 
 
 def price_frame(market: Market) -> pl.DataFrame:
@@ -49,7 +51,30 @@ def price_frame(market: Market) -> pl.DataFrame:
         )
         for price in market.prices
     ]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    inert_rows = [[inert.vega(v) if isinstance(v, str) else v for v in row] for row in rows]
+    return pl.DataFrame(inert_rows, schema=schema, orient="row")
+
+
+def price_table(market: Market) -> Html:
+    """Every price, cheapest GPU first; of very many the cheapest, and how many are left out.
+
+    Not `mo.ui.table`, which fetches a picture that a cell names.
+    """
+    frame = price_frame(market)
+    columns = [_column(frame, title) for title in frame.columns]
+    table = show.html_table(frame.head(MAX_ROWS).iter_rows(named=True), columns)
+    more = frame.height - MAX_ROWS
+    return inert.html("{}<p>{} dearer ones are left out.</p>", table, more) if more > 0 else table
+
+
+def _column(frame: pl.DataFrame, title: str) -> show.Column:
+    return show.Column(title, lambda row: _cell(row[title]), "right" if frame[title].dtype.is_numeric() else "left")
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return show.DASH
+    return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def source_line(market: Market) -> str:

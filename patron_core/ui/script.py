@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TextIO, TypeVar
 
 from patron_core.errors import ConfirmationNeeded, InternalError, PatronError
+from patron_core.ui import inert
 from patron_core.ui.flags import Arguments, parse_arguments
 
 __all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
@@ -40,12 +41,8 @@ class Outcome(Generic[T]):
     def failed(self) -> bool:
         return self.error is not None
 
-    def error_markdown(self) -> str:
-        error = (self.error or {}).get("error", {})
-        problems = error.get("problems") or [error.get("message")]
-        said = str(problems[0]) if len(problems) == 1 else "\n".join(f"- {problem}" for problem in problems)
-        title = str(error.get("code", "error")).replace("_", " ").capitalize()
-        return f"**{title}**\n\n{said}\n\nNext: `{error.get('next')}`"
+    def error_markdown(self) -> inert.Markdown:
+        return inert.error((self.error or {}).get("error", {}))
 
 
 class Session(Generic[A]):
@@ -76,7 +73,7 @@ class Session(Generic[A]):
         except Exception as error:
             if not self.is_script:
                 raise  # the notebook shows the traceback
-            traceback.print_exc(file=sys.stderr)
+            print(inert.terminal(traceback.format_exc()), file=sys.stderr)
             self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback"))
 
     def emit(self, answer: Mapping[str, Any], text: str = "") -> None:
@@ -85,18 +82,19 @@ class Session(Generic[A]):
         if self._json:
             print(to_json(answer), file=self._out, flush=True)
         elif self.is_script and text:
-            print(text, file=self._out, flush=True)
+            print(inert.terminal(text), file=self._out, flush=True)
 
     def say(self, line: str) -> None:
         """A line for people: on stderr, in scripts."""
         if self.is_script:
             self._clear_status()
-            print(line, file=sys.stderr, flush=True)
+            print(inert.terminal(line), file=sys.stderr, flush=True)
 
     def status(self, line: str) -> None:
         """Where things stand: one line that is rewritten on a terminal, and now and then a line elsewhere."""
         if not self.is_script:
             return
+        line = inert.terminal(line)
         if sys.stderr.isatty():
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
             self._status_shown = True
@@ -119,7 +117,8 @@ class Session(Generic[A]):
         if self._json:
             print(to_json(error.to_dict()), file=self._out, flush=True)
         else:
-            print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr, flush=True)
+            said = inert.terminal(f"{error.code}: {error.message}\nnext: {error.next}")
+            print(said, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
     def _clear_status(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ from patron_core.interval import Interval
 from patron_core.lifecycle.evidence import words
 from patron_core.money import format_usd
 from patron_core.states import why
+from patron_core.ui import inert
+from patron_core.ui.inert import Html
+from trainer.contract.words import REPLACEMENT, is_hidden
 
 if TYPE_CHECKING:
     from patron_core.verbs import Comparison, RunView
@@ -90,36 +92,34 @@ def text_table(rows: Iterable[Any], columns: Sequence[Column]) -> str:
     return "\n".join(lines)
 
 
-def html_table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str = "Nothing yet.") -> str:
-    """The same for a notebook: numbers aligned, pills coloured, no script."""
-    body = [
-        "<tr>" + "".join(f"<td style='{_cell_style(c)}'>{_rich(c.cell(row))}</td>" for c in columns) + "</tr>"
-        for row in rows
-    ]
+def html_table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str = "Nothing yet.") -> Html:
+    """The same for a notebook: numbers aligned, pills coloured, no script, every word inert."""
+    body = inert.joined(
+        inert.html("<tr>{}</tr>", inert.joined(_td(_cell_style(c), c.cell(row)) for c in columns)) for row in rows
+    )
     if not body:
-        return f"<p style='color:#718096'>{html.escape(empty)}</p>"
-    head = "".join(
-        f"<th style='{_cell_style(c)};font-weight:600;color:#718096;border-bottom:2px solid #cbd5e0'>"
-        f"{html.escape(c.title)}</th>"
-        for c in columns
-    )
-    return (
-        f"<div style='overflow-x:auto'><table style='{_TABLE_STYLE}'>"
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        return inert.html("<p style='color:#718096'>{}</p>", empty)
+    style = ";font-weight:600;color:#718096;border-bottom:2px solid #cbd5e0"
+    head = inert.joined(inert.html("<th style='{}'>{}</th>", _cell_style(c) + style, c.title) for c in columns)
+    return inert.html(
+        "<div style='overflow-x:auto'><table style='{}'><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>",
+        _TABLE_STYLE,
+        head,
+        body,
     )
 
 
-def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> str:
+def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> Html:
     """Names and values, one pair a line."""
-    columns = [Column("", lambda pair: pair[0], "left"), Column("", lambda pair: pair[1], "left")]
-    body = "".join(
-        f"<tr><td style='{_cell_style(columns[0])};color:#718096'>{html.escape(name)}</td>"
-        f"<td style='{_cell_style(columns[1])}'>{_rich(value)}</td></tr>"
-        for name, value in pairs
+    style = f"text-align:left;{_CELL_STYLE}"
+    body = inert.joined(
+        inert.html("<tr>{}{}</tr>", _td(f"{style};color:#718096", name), _td(style, value)) for name, value in pairs
     )
-    return (
-        f"<table style='border-collapse:collapse;font-size:0.875rem;font-variant-numeric:tabular-nums'>{body}</table>"
-    )
+    return inert.html("<table style='{}'>{}</table>", _TABLE_STYLE, body)
+
+
+def _td(style: str, cell: str | Mark) -> Html:
+    return inert.html("<td style='{}'>{}</td>", style, _rich(cell))
 
 
 def _cell_style(column: Column) -> str:
@@ -127,20 +127,21 @@ def _cell_style(column: Column) -> str:
 
 
 def _plain(cell: str | Mark) -> str:
-    return cell.text if isinstance(cell, Mark) else cell
+    return one_line(cell.text if isinstance(cell, Mark) else cell, inert.MAX_CHARS)
 
 
-def _rich(cell: str | Mark) -> str:
+def _rich(cell: str | Mark) -> Html:
     if isinstance(cell, str):
-        return html.escape(cell)
-    text = html.escape(cell.text)
+        return inert.html("{}", cell)
+    text = inert.html("{}", cell.text)
     if cell.tone:
-        colour = _COLOURS[cell.tone]
-        text = (
-            f"<span style='color:{colour};background:{colour}1a;border-radius:0.6rem;padding:0.1rem 0.55rem;"
-            f"font-weight:600;white-space:nowrap'>{text}</span>"
+        text = inert.html(
+            "<span style='color:{0};background:{0}1a;border-radius:0.6rem;padding:0.1rem 0.55rem;"
+            "font-weight:600;white-space:nowrap'>{1}</span>",
+            _COLOURS[cell.tone],
+            text,
         )
-    return f"<a href='{html.escape(cell.href, quote=True)}' target='_self'>{text}</a>" if cell.href else text
+    return inert.html("<a href='{}' target='_self'>{}</a>", inert.address(cell.href), text) if cell.href else text
 
 
 # --- numbers in words ---------------------------------------------------------------------------------------------
@@ -220,11 +221,6 @@ def moment(unix_s: float | None) -> str:
     return DASH if unix_s is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
 
 
-def markdown(text: str) -> str:
-    """Text for mo.md: a dollar begins no formula."""
-    return text.replace("$", r"\$")
-
-
 def yes_no(value: Any) -> str:
     """What a report says, for people: a truth, a number, a word."""
     if isinstance(value, bool):
@@ -234,7 +230,7 @@ def yes_no(value: Any) -> str:
 
 def one_line(text: str, max_chars: int) -> str:
     """Text in a cell: line ends and tabs are shown, what is too long is cut."""
-    line = "".join(_VISIBLE.get(char, char if char.isprintable() else "\ufffd") for char in text)
+    line = "".join(_VISIBLE.get(char, REPLACEMENT if is_hidden(char) else char) for char in text)
     return line if len(line) <= max_chars else f"{line[: max_chars - 1]}…"
 
 

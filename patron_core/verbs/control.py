@@ -17,6 +17,7 @@ from patron_core.money import MICROS_PER_USD, format_usd
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
+from trainer.contract.grace import kill_after_s
 
 _LAUNCHED = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _WITH_ATTEMPT = _LAUNCHED | {RunState.DRYRUN}  # an attempt may be alive, so the supervisor has to end it
@@ -63,7 +64,7 @@ def _check_funded(run: Run) -> None:
 
 def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int) -> None:
     held = ledger.run_money(conn, run.id).held_usd_micros
-    needed = holds.for_one_start(run.estimate, usd_micros_per_hour)
+    needed = holds.for_one_start(run.estimate, usd_micros_per_hour, stop_s=kill_after_s(run.run_dir))
     if held < needed:
         short = (needed - held) / MICROS_PER_USD
         raise Refused(

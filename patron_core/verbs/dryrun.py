@@ -15,6 +15,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
+from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec
 
 BURST_STEPS = 8
@@ -49,7 +50,7 @@ def dryrun(
         if _is_begun(conn, run, key, asked):
             return run
         _check_waiting(run)
-        hold = holds.for_dryrun(run.estimate, hourly, burst_steps)
+        hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=kill_after_s(run.run_dir))
         price = quote | {"burst_steps": burst_steps}
         attempt = attempts.create(conn, run, kind="dryrun", usd_micros_per_hour=hourly, price=price, now=now)
         ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{attempt.number}", actor=actor, now=now)

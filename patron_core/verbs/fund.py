@@ -24,12 +24,13 @@ from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
+from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _TOP_UP = frozenset({RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _LOOKS = 5  # at a run that others change at the same moment
-_ENVIRONMENT_TIMEOUT_S = 60.0
+_ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
 def fund(
@@ -99,7 +100,7 @@ def hold_for(run: Run, row: Estimate) -> int:
     """The upper bound of what is left to do, and the margin in which a run that meets its limit saves a checkpoint."""
     newest = RunDir(run.run_dir).newest_checkpoint()
     left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
-    return holds.for_run(row, left=left)
+    return holds.for_run(row, stop_s=kill_after_s(run.run_dir), left=left)
 
 
 def check_proof(run: Run) -> None:
@@ -150,6 +151,7 @@ def current_environment(run_dir: str) -> dict[str, Any]:
         found = json.loads(done.stdout)
     except (subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
+        said = said if isinstance(said, str) else said.decode(errors="replace")  # bytes where the time was over
         raise Unavailable(
             f"the environment could not be read: {said.strip()[-300:]}", next="python -m trainer.environment SPEC"
         ) from error

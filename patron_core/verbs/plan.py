@@ -97,6 +97,7 @@ def plan(
         check_usd_micros(max_usd_micros, "max_usd_micros")
     target.check()
     checked = check_spec(spec)
+    target.check_data(checked.data)
     now = time.time() if now is None else now
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
     if row.verdict is Verdict.OUT_OF_MEMORY:

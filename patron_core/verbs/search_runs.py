@@ -7,7 +7,6 @@ import time
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
 from patron_core.lifecycle import holds
-from patron_core.lifecycle.decide import STOP_MARGIN_S
 from patron_core.lifecycle.workload import check_spec
 from patron_core.machines import this_machine
 from patron_core.money import affordable_s, format_usd
@@ -23,6 +22,7 @@ from patron_core.verbs.plan import fit_of, plan
 from patron_core.verbs.question import Question
 from patron_core.verbs.search_log import SearchLog
 from patron_core.verbs.watch import RunView, wait
+from trainer.contract.grace import kill_after_s
 
 
 class SearchRuns:
@@ -64,7 +64,12 @@ class SearchRuns:
         )
         self.by_depth[depth] = run.id
         if run.state is RunState.DRAFT:
-            hold = holds.for_dryrun(run.estimate, this_machine.this_price().usd_micros_per_hour, BURST_STEPS)
+            hold = holds.for_dryrun(
+                run.estimate,
+                this_machine.this_price().usd_micros_per_hour,
+                BURST_STEPS,
+                stop_s=kill_after_s(run.run_dir),
+            )
             if hold > self.money_left():
                 self.log.decide(
                     "skip",
@@ -124,7 +129,7 @@ class SearchRuns:
             row = repriced(self.store, seen.run)
             amount = min(hold_for(seen.run, row), self.money_left())
             lasts_s = affordable_s(amount, row.price.usd_micros_per_hour)
-            if lasts_s < 2 * STOP_MARGIN_S or self.time_left_s() < 2 * STOP_MARGIN_S:
+            if min(lasts_s, self.time_left_s()) < 2 * kill_after_s(seen.run.run_dir):
                 return seen
             self.log.decide(
                 "top_up",

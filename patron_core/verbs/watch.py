@@ -122,6 +122,11 @@ def view(store: Store, run_id: str) -> RunView:
     )
 
 
+def find_run(store: Store, words: str) -> Run:
+    """The run of an id, a name or the beginning of an id. Raises NotFound."""
+    return runs.get_run(store, words)
+
+
 def curves(store: Store, run_id: str) -> pl.DataFrame:
     """The run's true history as a frame: key, step, value, time, attempt. Resumed-over points are not in it."""
     import polars as pl
@@ -173,7 +178,7 @@ def wait(
     """
     end = time.monotonic() + timeout_s
     while True:
-        supervisor.keep_going(store)
+        supervisor.ensure_running(store)
         seen = view(store, run_id)
         if on_view is not None:
             on_view(seen)

@@ -11,7 +11,7 @@ from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.lifecycle.decide import (
     BACK_OFF_S,
     FAILURE_BUDGET,
-    STOP_GRACE_S,
+    KILL_AGAIN_S,
     ActionKind,
     Situation,
     StopCause,
@@ -87,7 +87,11 @@ def test_the_verdict_comes_from_evidence(seen: Observation, changes: dict[str, A
         ({"observation": RUNNING, "state": RunState.LAUNCHING}, ActionKind.STARTED, RunState.RUNNING),
         ({"observation": RUNNING, "stop_requested": "pause"}, ActionKind.STOP, None),
         ({"observation": RUNNING, "hold_usd_micros": 14_000}, ActionKind.STOP, None),
-        ({"observation": RUNNING, "stop_cause": "funds", "since_stop_s": STOP_GRACE_S + 1}, ActionKind.KILL, None),
+        (
+            {"observation": RUNNING, "stop_cause": "funds", "since_stop_s": 16 + KILL_AGAIN_S},
+            ActionKind.KILL,
+            None,
+        ),
         ({"observation": RUNNING, "stop_cause": "funds", "hold_usd_micros": 0}, ActionKind.WAIT, None),
         ({"observation": Observation(status=ObservedStatus.UNREACHABLE)}, ActionKind.WAIT, None),
         ({"observation": ended(0)}, ActionKind.END, RunState.SUCCEEDED),

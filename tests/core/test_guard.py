@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from patron_core.executors.guard import EXIT_KILLED, EXIT_STOPPED, lost_in_a_row, what_to_say
+from patron_core.executors.guard import lost_in_a_row, what_to_say
 from patron_core.executors.records import Records
 from patron_core.lifecycle.decide import FAILURE_BUDGET
+from trainer.contract.exits import EXIT_KILLED, EXIT_STOPPED
 
 KEY = "r1-train-1"
 PATIENCE_S = 30.0

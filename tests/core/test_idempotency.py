@@ -57,7 +57,7 @@ def test_of_fifty_dryruns_each_gets_the_one_under_way(store: Store, in_threads: 
     assert states(results) == {RunState.DRYRUN}
     assert len(attempts.for_run(store, run.id)) == 1
     held = ledger.run_money(store, run.id).held_usd_micros
-    assert held == holds.for_dryrun(run.estimate, attempts.for_run(store, run.id)[0].usd_micros_per_hour, 8)
+    assert held == holds.for_dryrun(run.estimate, attempts.for_run(store, run.id)[0].usd_micros_per_hour, 8, stop_s=15)
 
 
 def test_fifty_top_ups_with_one_key_hold_once(store: Store, in_threads: InThreads) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 from patron_core import verbs
 from patron_core.executors.base import Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
-from patron_core.lifecycle.decide import BACK_OFF_S, FAILURE_BUDGET, STOP_GRACE_S, STOP_MARGIN_S
-from patron_core.lifecycle.supervisor import LEASE, LEASE_TTL_S, Supervisor, Tick
+from patron_core.lifecycle import post
+from patron_core.lifecycle.decide import BACK_OFF_S, FAILURE_BUDGET
+from patron_core.lifecycle.supervisor import Supervisor, Tick
 from patron_core.money import cost_usd_micros
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, leases, ledger, runs
 from patron_core.ui import show
+from trainer.contract.grace import kill_after_s
 
 HOURLY = 3_600_000  # a thousandth of a dollar a second
 SECOND = 1_000
@@ -37,7 +40,7 @@ class World:
     now: float = START
 
     def __post_init__(self) -> None:
-        self.supervisor = Supervisor(store=self.store, executor_named=lambda name: self.machine, mirror=False)
+        self.supervisor = Supervisor(store=self.store, executor_named=lambda name: self.machine)
 
     def tick(self, seconds: float = 0.0) -> Tick:
         self.now += seconds
@@ -210,7 +213,7 @@ def test_money_that_runs_out_pauses_with_a_checkpoint_and_a_top_up_resumes(world
     run = world.launched(held_s=100)
     world.run_for(200)
     assert (world.state(run), world.reason(run)) == (RunState.PAUSED, EndReason.OUT_OF_FUNDS)
-    assert 100 - STOP_MARGIN_S - 6 <= world.charged(run) / SECOND <= 100
+    assert 100 - kill_after_s(run.run_dir) - 6 <= world.charged(run) / SECOND <= 100
     with world.store.begin() as conn:
         ledger.hold(conn, run, 200 * SECOND, key="more", actor="ada", now=world.now)
         runs.transition(conn, run.id, old=RunState.PAUSED, new=RunState.FUNDED, actor="ada", now=world.now)
@@ -267,7 +270,7 @@ def test_a_cancel_that_is_not_heard_kills_after_the_grace(world: World) -> None:
     run = world.launched()
     world.tick()
     verbs.cancel(world.store, run.id, actor="ada", now=world.now)
-    world.run_for(STOP_GRACE_S + 20)
+    world.run_for(kill_after_s(run.run_dir) + 20)
     assert (world.state(run), world.reason(run)) == (RunState.CANCELLED, EndReason.CANCELLED)
 
 
@@ -320,17 +323,19 @@ def test_a_lost_run_directory_is_said_and_not_paid_for_twice(world: World) -> No
 
 def test_two_supervisors_one_acts(world: World) -> None:
     run = world.launched()
-    leases.acquire(world.store, LEASE, holder="other", ttl_s=LEASE_TTL_S, now=world.now)
+    leases.acquire(world.store, post.SUPERVISOR.name, holder="other", ttl_s=0.2)
     assert not world.tick().acted
     assert world.state(run) is RunState.LAUNCHING
-    assert world.tick(LEASE_TTL_S + 1).acted
+    while leases.current(world.store, post.SUPERVISOR.name) is not None:
+        time.sleep(0.02)
+    assert world.tick().acted
     assert world.state(run) is RunState.RUNNING
 
 
 def test_two_supervisors_that_both_act_charge_once(world: World) -> None:
     world.machine.script(ENDED)
     run = world.launched()
-    second = Supervisor(store=world.store, executor_named=lambda name: world.machine, mirror=False)
+    second = Supervisor(store=world.store, executor_named=lambda name: world.machine)
     for _ in range(30):
         world.tick(5)
         second.tick(now=world.now)
@@ -357,7 +362,7 @@ def test_a_run_whose_executor_breaks_does_not_stop_the_others(world: World) -> N
         return world.machine
 
     calls: list[str] = []
-    supervisor = Supervisor(store=world.store, executor_named=executor_named, mirror=False)
+    supervisor = Supervisor(store=world.store, executor_named=executor_named)
     seen = supervisor.tick(now=world.now)
     assert any("boom" in error for error in seen.errors)
     assert {world.state(broken), world.state(fine)} == {RunState.LAUNCHING, RunState.RUNNING}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from patron_core.executors.guard import EXIT_KILLED, EXIT_STOPPED
-from patron_core.lifecycle.decide import EXIT_RESUME_ME
+from trainer.contract.exits import EXIT_KILLED, EXIT_RESUME, EXIT_SIGKILL, EXIT_STOPPED
+from trainer.contract.grace import STOP_WITHIN_S
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "skypilot").glob("*.yaml"))
@@ -119,8 +119,8 @@ def test_skypilot_takes_every_file_and_its_optimizer_finds_the_cheapest_place(tm
 def test_recovery_is_spelled_right_and_only_for_what_may_start_again(path: Path) -> None:
     recovery = load(path)["resources"]["job_recovery"]
     assert set(recovery) <= RECOVERY_KEYS  # SkyPilot's client lets a typo pass
-    assert recovery.get("recover_on_exit_codes", []) == ([] if path.stem == "dryrun" else [EXIT_RESUME_ME])
-    assert not {EXIT_STOPPED, EXIT_KILLED, 137} & set(recovery.get("recover_on_exit_codes", []))
+    assert recovery.get("recover_on_exit_codes", []) == ([] if path.stem == "dryrun" else [EXIT_RESUME])
+    assert not {EXIT_STOPPED, EXIT_KILLED, EXIT_SIGKILL} & set(recovery.get("recover_on_exit_codes", []))
     assert "max_restarts_on_errors" not in recovery
 
 
@@ -147,6 +147,12 @@ def test_setup_installs_what_the_trainer_imports_in_fixed_versions(path: Path) -
     outside = imported - set(sys.stdlib_module_names) - {"trainer", "patron_core"}
     assert outside == set(pins)
     assert all(re.fullmatch(r"[0-9.]+", version) for version in pins.values())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_time_to_stop_is_the_trainers_own_and_the_guard_adds_up_the_rest(path: Path) -> None:
+    envs = load(path)["envs"]
+    assert (float(envs["PATRON_STOP_WITHIN_S"]), envs["PATRON_GRACE_S"]) == (STOP_WITHIN_S, "")
 
 
 def run_task(path: Path, tmp_path: Path, **envs: str) -> subprocess.CompletedProcess[str]:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -59,8 +60,8 @@ class Lab:
     # --- up and down
 
     def up(self) -> None:
-        """About 30 s. Idempotent only after a `down`; a lab that failed to come up takes itself down."""
-        reason = reason_not_to()
+        """About 30 s, in a new folder or one that a `down` left; a lab that failed to come up takes itself down."""
+        reason = reason_not_to() or self._ports_in_use()
         if reason:
             raise RuntimeError(reason)
         try:
@@ -151,7 +152,20 @@ class Lab:
 
     # --- its files
 
+    def _ports_in_use(self) -> str | None:
+        """Two labs on one machine would talk to each other's daemons."""
+        taken = [
+            port for port in (SSH_PORT, CONTROL_PORT, *range(NODE_PORT, NODE_PORT + 4), API_PORT) if _answers(port)
+        ]
+        if not taken:
+            return None
+        return (
+            f"ports {', '.join(map(str, taken))} are in use: end the lab that runs here, python {__file__} down FOLDER"
+        )
+
     def _write_files(self) -> None:
+        for name in ("run", "state", "runtime"):  # of a lab that was here before
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("run", "log", "state", "work", "tmp", "devices", "home/.slurm", "home/.sky", "login/.ssh"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
@@ -166,8 +180,10 @@ class Lab:
         _edit("/etc/passwd", lambda lines: [*lines, f"{ACCOUNT}:x:0:0::{self.folder}/login:/bin/bash"])
         _edit("/etc/shadow", lambda lines: [*lines, f"{ACCOUNT}:*:19000:0:99999:7:::"])
         for key in ("login.key", "host.key"):
+            (self.folder / key).unlink(missing_ok=True)
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key)]
             subprocess.run(command, check=True)
+        (self.folder / "munge.key").unlink(missing_ok=True)
         (self.folder / "munge.key").write_bytes(os.urandom(1024))
         (self.folder / "munge.key").chmod(0o400)
         shutil.copy(self.folder / "login.key.pub", self.folder / "login/.ssh/authorized_keys")
@@ -341,6 +357,12 @@ def _edit(name: str, change) -> None:
     after = change(before)
     if after != before:
         path.write_text("\n".join(after) + "\n")
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _until(holds, limit_s: float, what: str) -> None:

@@ -31,6 +31,7 @@ from typing import Any
 
 from trainer.checkpoint.restore import restore
 from trainer.checkpoint.uploads import Checkpoints, Records
+from trainer.contract import grace
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_DONE, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.files import cache_folder, read_json
@@ -41,10 +42,7 @@ RECORDS_EVERY_S = 5.0
 CHECKPOINTS_EVERY_S = 1.0  # how soon a new one is noticed; only local files are looked at
 MAX_BACK_OFF_S = 30.0
 CLOSE_SEGMENT_S = 5.0  # a disk that takes longer costs a part of the curve
-FLUSH_AFTER_NOTICE_S = 16.0
-FLUSH_S = {EXIT_DONE: 600.0, EXIT_RESUME: FLUSH_AFTER_NOTICE_S}  # a run that is done is done when it is up there
-FLUSH_OTHERWISE_S = 20.0  # the launcher of several processes waits 30 s for one that is late
-LAST_WORDS_S = 4.0  # for the last events and result.json
+FLUSH_S = {EXIT_DONE: 600.0, EXIT_RESUME: grace.UPLOAD_S}  # a run that is done is done when it is up there
 
 
 class TakenOver(Exception):
@@ -108,7 +106,7 @@ class Bucket:
 
     def flush(self, result: dict[str, Any]) -> dict[str, Any]:
         """Bring everything up that is closed and saved, within the time there is. The result, with what is durable."""
-        whole = self._sync(FLUSH_S.get(result["exit_code"], FLUSH_OTHERWISE_S))
+        whole = self._sync(FLUSH_S.get(result["exit_code"], grace.UPLOAD_AFTER_FAILURE_S))
         step, durable_step = result.get("step"), self._checkpoints.durable_step
         result = result | {"durable_step": durable_step}
         if not whole or (result["exit_code"] in FLUSH_S and step and durable_step != step):
@@ -134,7 +132,7 @@ class Bucket:
         """The last events, the log and result.json. The events must be closed."""
         if self._records is not None:
             self._records.result_due = True
-            self._sync(LAST_WORDS_S)
+            self._sync(grace.LAST_UPLOAD_S)
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -235,7 +233,7 @@ def _shortened_by_signals(deadline: list[float]) -> Iterator[None]:
     """SIGTERM or Ctrl-C while we wait: the machine goes, so what is not up soon will not be."""
 
     def hurry(_number: int, _frame: FrameType | None) -> None:
-        deadline[0] = min(deadline[0], time.monotonic() + FLUSH_AFTER_NOTICE_S)
+        deadline[0] = min(deadline[0], time.monotonic() + grace.UPLOAD_S)
 
     if threading.current_thread() is not threading.main_thread():
         yield

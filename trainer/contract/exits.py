@@ -1,4 +1,4 @@
-"""How a training process ends: exit codes, reasons, and the exceptions that carry them.
+"""How a workload ends: exit codes, those of the guard around it, reasons, and the exceptions that carry them.
 
 TrainerExit
 |- BadSpec             78  the spec cannot run, or is not the run's own
@@ -20,7 +20,10 @@ EXIT_RESUME = 75
 EXIT_OUT_OF_MEMORY = 76
 EXIT_DIVERGED = 77
 EXIT_BAD_SPEC = 78
-EXIT_KILLED = 137  # 128 + SIGKILL
+EXIT_STOPPED = 79  # the guard's, in the place of 75: it was asked to stop, or its deadline is over; not to be restarted
+EXIT_KILLED = 80  # the guard's: killed for memory, by force after its grace, or unexplained once too often
+EXIT_NOT_STARTED = 127  # as of a shell: there is no such command
+EXIT_SIGKILL, EXIT_SIGTERM = 137, 143  # as of a shell: 128 and the signal's number
 
 
 class TrainerExit(Exception):
@@ -56,7 +59,7 @@ class Stopped(TrainerExit):
 
 
 class RankLost(TrainerExit):
-    exit_code = EXIT_KILLED
+    exit_code = EXIT_SIGKILL
     reason = "lost"
 
 

@@ -21,10 +21,15 @@ from trainer.data.sources import REMOTES, Part, Source, open_source
 from trainer.data.tokenizer import Tokenizer, ensure_tokenizer, is_trained, tokenizer_path
 
 OnPhase = Callable[[str, float], None]  # name, seconds
+Warn = Callable[[str, str], None]  # code, sentence
 CHARS_PER_TOKEN = 4  # a guess, until the first part is tokenised
 
 
 def no_phase(name: str, seconds: float) -> None:
+    """The default: say nothing."""
+
+
+def no_warning(code: str, message: str) -> None:
     """The default: say nothing."""
 
 
@@ -47,15 +52,22 @@ class PreparedData:
 
 
 def prepare(
-    spec: TrainSpec, cache: Path, *, progress: Progress = no_progress, on_phase: OnPhase = no_phase
+    spec: TrainSpec,
+    cache: Path,
+    *,
+    progress: Progress = no_progress,
+    on_phase: OnPhase = no_phase,
+    warn: Warn = no_warning,
 ) -> PreparedData:
     """Data for the whole horizon of `spec`. Raises DataError before any training where there is too little.
 
     `progress` may raise, to stop; what is done so far is kept. `on_phase` is told the seconds spent on "tokenizer"
-    (training it) and on "data" (all else).
+    (training it) and on "data" (all else), `warn` of text that is left out.
     """
     started = time.monotonic()
     source = open_source(spec.data, cache)
+    if remark := source.remark():
+        warn("data_left_out", remark)
     first = source.train_part(0)
     if not is_trained(tokenizer_path(cache, first.fingerprint, spec.vocab_size)):
         first.fetch(progress)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.contract import grace
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_RESUME
 from trainer.contract.files import newest_checkpoint_name
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from trainer.checkpoint.bucket import Bucket
     from trainer.session import Session
 
-WAIT_FOR_SAVE_S = 1.0  # together under trainer.preemption.stop.LAST_WORD_S
-WRITE_S = 0.8
-UPLOAD_S = 20.0  # trainer.checkpoint.bucket: FLUSH_AFTER_NOTICE_S and LAST_WORDS_S
 _NO_FIGURES = ("step", "val_bpb", "min_val_bpb", "tokens", "train_s", "mfu", "tokens_per_s", "peak_memory_bytes")
 
 
@@ -59,13 +57,14 @@ class Ending:
     def end_process(self, request: StopRequest) -> None:
         """The main thread is late: end the process with the last checkpoint, unless it is saying its last word."""
         if self.session is not None:
-            self.session.wait_for_save(WAIT_FOR_SAVE_S)
+            self.session.wait_for_save(grace.WAIT_FOR_SAVE_S)
         if not self._turn.acquire(blocking=False):
             return
         writer = threading.Thread(target=self._say_late, args=(request,), daemon=True)
         writer.start()
         # a disk that hangs keeps nobody here; a bucket has its own time, as it has after a stop that went well
-        writer.join(WRITE_S + (UPLOAD_S if self._bucket is not None else 0.0))
+        uploads_s = 0.0 if self._bucket is None else grace.UPLOAD_S + grace.LAST_UPLOAD_S
+        writer.join(grace.WRITE_S + uploads_s)
         os._exit(EXIT_RESUME)
 
     def _say_late(self, request: StopRequest) -> None:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from trainer.contract import grace
+
 LOOK_EVERY_S = 0.5  # for a notice that has no signal
-STOP_WITHIN_S = 10.0  # from the request to the end of the process
-LAST_WORD_S = 2.0  # of that, what the watching thread takes for itself
 _NUDGE = b"\0"  # on the pipe, beside signal numbers
 
 
@@ -40,7 +40,7 @@ class StopWatch:
 
     def __init__(self, *, stop_within_s: float | None = None, may_end_process: bool = False):
         self._may_end_process = may_end_process
-        self._late_after_s = max(0.0, (stop_within_s or _stop_within_s()) - LAST_WORD_S)
+        self._late_after_s = max(0.0, (stop_within_s or grace.stop_within_s()) - grace.LAST_WORD_S)
         self._looks: list[Callable[[], str | None]] = []
         self._hear: Callable[[], str | None] = lambda: None
         self._deadline_at: float | None = None  # monotonic seconds
@@ -200,11 +200,3 @@ class StopWatch:
     def _nudge(self) -> None:
         with contextlib.suppress(OSError):  # a full pipe wakes the thread as well
             os.write(self._wake_write, _NUDGE)
-
-
-def _stop_within_s() -> float:
-    """A machine that is taken away leaves 30 s at one cloud and 120 s at another; large checkpoints need them."""
-    try:
-        return float(os.environ["PATRON_STOP_WITHIN_S"])
-    except (KeyError, ValueError):
-        return STOP_WITHIN_S
