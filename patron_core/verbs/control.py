@@ -17,12 +17,15 @@ from patron_core.money import MICROS_PER_USD, format_usd
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
 
 _LAUNCHED = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _WITH_ATTEMPT = _LAUNCHED | {RunState.DRYRUN}  # an attempt may be alive, so the supervisor has to end it
 
 
+@kept_with_the_run
 def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now: float | None = None) -> Run:
     """Start a funded run, exactly once: the intent and the state change are one transaction.
 
@@ -112,16 +115,3 @@ def pause(store: Store, run_id: str, *, actor: str, now: float | None = None) ->
 def _ask_to_stop(conn: Connection, run: Run, *, wish: str, actor: str, now: float) -> Run:
     runs.add_event(conn, run.id, kind="stop_requested", actor=actor, now=now, detail={"wish": wish})
     return runs.set_fields(conn, run.id, now=now, stop_requested=wish)
-
-
-def next_step(run: Run) -> str:
-    """The command that takes this run further."""
-    steps = {
-        RunState.DRAFT: f"python notebooks/2_dryrun.py --run {run.id}",
-        RunState.DRYRUN: f"python notebooks/4_watch.py --run {run.id}",
-        RunState.AWAITING_FUNDING: f"python notebooks/3_launch.py --run {run.id} --yes",
-        RunState.PAUSED: f"python notebooks/3_launch.py --run {run.id} --yes",
-        RunState.FUNDED: f"python notebooks/3_launch.py --run {run.id} --yes",
-        RunState.SUCCEEDED: f"python notebooks/5_compare.py --runs {run.id}",
-    }
-    return steps.get(run.state, f"python notebooks/4_watch.py --run {run.id}")

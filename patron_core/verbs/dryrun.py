@@ -15,6 +15,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
+from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec
 
@@ -22,6 +23,7 @@ BURST_STEPS = 8
 WAITING = frozenset({RunState.DRAFT, RunState.AWAITING_FUNDING})
 
 
+@kept_with_the_run
 def dryrun(
     store: Store,
     run_id: str,

@@ -22,8 +22,9 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
-from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
 
@@ -33,6 +34,7 @@ _LOOKS = 5  # at a run that others change at the same moment
 _ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@kept_with_the_run
 def fund(
     store: Store,
     run_id: str,
