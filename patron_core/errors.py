@@ -6,6 +6,7 @@
     ├── Refused           3   understood, and not done: no money, no dryrun, drift
     │   ├── Conflict      3   somebody else changed it first
     │   └── Unavailable   3   a tool, server or credential is missing or does not answer
+    │       └── Busy      5   busy or unreachable for now: the same command may do in a moment
     ├── ConfirmationNeeded 4  costs money, and the confirmation is missing
     └── InternalError     1   a broken promise of our own
 
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 class PatronError(Exception):
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False  # the same again, unchanged, may do
 
     def __init__(self, message: str, *, next: str):
         """`next` is the command or call to try."""
@@ -29,7 +31,8 @@ class PatronError(Exception):
         self.next = next
 
     def to_dict(self) -> dict[str, Any]:
-        return {"error": {"code": self.code, "message": self.message, "next": self.next}}
+        shape = {"code": self.code, "message": self.message, "next": self.next, "retryable": self.retryable}
+        return {"error": shape}
 
 
 class InvalidInput(PatronError):
@@ -62,6 +65,12 @@ class Conflict(Refused):
 
 class Unavailable(Refused):
     code = "unavailable"
+
+
+class Busy(Unavailable):
+    code = "busy"
+    exit_code = 5
+    retryable = True
 
 
 class ConfirmationNeeded(PatronError):

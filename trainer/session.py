@@ -171,12 +171,19 @@ class Session:
 
     def _prepare_data(self) -> PreparedData:
         def work() -> PreparedData:
-            return prepare(self._spec, cache_folder(), progress=self._report_progress, on_phase=self._record_phase)
+            return prepare(
+                self._spec,
+                cache_folder(),
+                progress=self._report_progress,
+                on_phase=self._record_phase,
+                warn=self.warn,
+            )
 
         try:
             return self._world.in_turn("data", work, look=self._stop.requested)
         except DataError as error:
-            raise BadSpec(str(error)) from error
+            fields = {"fitting": dict(error.fitting)} if error.fitting else {}
+            raise BadSpec(str(error), fields=fields) from error
 
     def _check_environment(self, machine: Machine, data: PreparedData) -> None:
         environment = describe_environment(machine, data, self._world.size)

@@ -29,15 +29,19 @@ from sqlalchemy.engine import URL, make_url
 from patron_core import settings
 from patron_core.errors import InternalError, InvalidInput, Unavailable
 from patron_core.store import faults, upgrade
+from patron_core.store.patience import patiently
 
-BUSY_TIMEOUT_S = 15.0
+TRY_S = 5.0  # of it in one wait inside SQLite, which can be neither said nor interrupted
+LOCK_TIMEOUT_S = 15.0  # PostgreSQL's, for a row that another transaction holds
+IDLE_IN_TRANSACTION_S = 10.0  # a frozen client's transaction ends, and its locks with it; none of ours idles so long
 
 
 class Store:
     """Use Store.open."""
 
-    def __init__(self, engine: Engine, url: URL):
+    def __init__(self, engine: Engine, url: URL, patience_s: float):
         self.url = url
+        self.patience_s = patience_s
         self._engine = engine
         self._writes = engine.execution_options(patron_write=True)
         self._reads = engine
@@ -47,18 +51,25 @@ class Store:
         self._pid = os.getpid()
 
     @classmethod
-    def open(cls, url: str | None = None, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Store:
-        """Connect, and migrate when the database is not at this version. Raises Unavailable with what to do."""
+    def open(cls, url: str | None = None, *, patience_s: float | None = None) -> Store:
+        """Connect, and migrate when the database is not at this version. Raises Unavailable with what to do.
+
+        A database that is busy is waited for, here and at the beginning of each transaction, for `patience_s` at most
+        (settings.database_wait_s); then it is Busy. A server is waited for only once it has answered.
+        """
+        patience_s = settings.database_wait_s() if patience_s is None else patience_s
         parsed = _parse_url(url if url is not None else settings.database_url())
         if parsed.get_backend_name() == "sqlite":
             _make_parent(Path(str(parsed.database)), parsed)
-            engine = _sqlite_engine(parsed, busy_timeout_s)
+            engine = _sqlite_engine(parsed, patience_s)
         else:
-            engine = _postgresql_engine(parsed, busy_timeout_s)
-        store = cls(engine, parsed)
+            engine = _postgresql_engine(parsed, patience_s)
+        is_file = parsed.get_backend_name() == "sqlite"
+        store = cls(engine, parsed, patience_s if is_file else 0.0)
         try:
             with store.read() as conn:
                 up_to_date = upgrade.is_current(conn)
+            store.patience_s = patience_s
             if not up_to_date:
                 with store.begin() as conn:
                     upgrade.to_head(conn)
@@ -82,7 +93,7 @@ class Store:
         self._forget_inherited()
         self._local.writing = True
         try:
-            with faults.translated(self.url), self._writes.begin() as conn:
+            with self._transaction(self._writes) as conn:
                 yield conn
         finally:
             self._local.writing = False
@@ -91,7 +102,25 @@ class Store:
     def read(self) -> Iterator[Connection]:
         """A read-only transaction: everything it reads is of one moment."""
         self._forget_inherited()
-        with faults.translated(self.url), self._reads.begin() as conn:
+        with self._transaction(self._reads) as conn:
+            yield conn
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Connection]:
+        """Only its beginning is tried again: of what comes after, nobody but the caller knows whether it may be."""
+
+        def begun() -> Connection:
+            with faults.translated(self.url):
+                conn = engine.connect()
+                try:
+                    conn.begin()
+                except BaseException:
+                    conn.close()
+                    raise
+                return conn
+
+        conn = patiently(begun, patience_s=self.patience_s)
+        with faults.translated(self.url), conn, conn.get_transaction() or conn.begin():
             yield conn
 
     def close(self) -> None:
@@ -165,14 +194,15 @@ def _make_parent(file: Path, url: URL) -> None:
         ) from error
 
 
-def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
-    engine = sa.create_engine(url, json_serializer=dumps, connect_args={"timeout": busy_timeout_s})
+def _sqlite_engine(url: URL, patience_s: float) -> Engine:
+    try_s = min(TRY_S, patience_s)
+    engine = sa.create_engine(url, json_serializer=dumps, connect_args={"timeout": try_s})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself; `begin` below does
         connection.execute("PRAGMA foreign_keys = ON")
-        _use_wal(connection, busy_timeout_s)
+        _use_wal(connection, try_s)
 
     @event.listens_for(engine, "begin")
     def begin(conn: Connection) -> None:
@@ -184,12 +214,12 @@ def _sqlite_engine(url: URL, busy_timeout_s: float) -> Engine:
     return engine
 
 
-def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
+def _use_wal(connection: sqlite3.Connection, try_s: float) -> None:
     """WAL lets readers and a writer work at once. It stays in the file, so only the first opener sets it.
 
     SQLite does not wait for this switch: while another process makes it, or writes, it says at once that it is locked.
     """
-    end = time.monotonic() + busy_timeout_s
+    end = time.monotonic() + try_s
     while True:
         try:
             if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
@@ -201,15 +231,15 @@ def _use_wal(connection: sqlite3.Connection, busy_timeout_s: float) -> None:
             time.sleep(0.02)
 
 
-def _postgresql_engine(url: URL, busy_timeout_s: float) -> Engine:
+def _postgresql_engine(url: URL, patience_s: float) -> Engine:
     connect_args = {} if "connect_timeout" in url.query else {"connect_timeout": 5}
     engine = sa.create_engine(url, json_serializer=dumps, pool_pre_ping=True, connect_args=connect_args)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         # a notebook that froze inside a transaction must not hold its locks for ever
-        connection.execute(f"SET lock_timeout = {int(busy_timeout_s * 1000)}")
-        connection.execute("SET idle_in_transaction_session_timeout = 60000")
+        connection.execute(f"SET lock_timeout = {max(1, int(1000 * min(LOCK_TIMEOUT_S, patience_s)))}")
+        connection.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * IDLE_IN_TRANSACTION_S)}")
         connection.commit()
 
     return engine

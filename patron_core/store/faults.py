@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, TimeoutError
 
-from patron_core.errors import Conflict, InternalError, PatronError, Unavailable
+from patron_core.errors import Busy, Conflict, InternalError, PatronError, Unavailable
 
+_LOCKED = (
+    "locked",
+    "is busy: another process has been writing for too long",
+    "try again; look for a stuck process: fuser {file}",
+)
 # (part of the database's own message, what it means, what to do)
 _SQLITE: tuple[tuple[str, str, str], ...] = (
-    (
-        "locked",
-        "is busy: another process has been writing for too long",
-        "try again; look for a stuck process: fuser {file}",
-    ),
+    _LOCKED,
     ("disk is full", "cannot grow: the disk is full; nothing of this change was written", "free disk space: df -h"),
     ("disk i/o error", "cannot be read or written: the disk reports an error", "check the disk: df -h; dmesg | tail"),
     ("unable to open", "cannot be opened", "export PATRON_HOME=/a/folder/you/can/write"),
@@ -33,6 +34,7 @@ _POSTGRESQL: dict[str, tuple[str, str]] = {
     "53300": ("has no connection left", "close other clients or raise max_connections"),
     "57P03": ("is starting up or shutting down", "try again in a moment"),
 }
+_PASSING = frozenset({"55P03", "53300", "57P03"})  # the same again, a moment later, may do
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise Unavailable(
+        raise Busy(
             f"{_shown(url)}: every connection of this process is in use", next="try again with fewer threads"
         ) from error
     except IntegrityError as error:
@@ -57,7 +59,8 @@ def _sqlite(error: DBAPIError, url: URL) -> PatronError | None:
     said = str(error.orig).lower()
     for part, meaning, then in _SQLITE:
         if part in said:
-            return Unavailable(
+            kind = Busy if part == _LOCKED[0] else Unavailable
+            return kind(
                 f"the database {url.database} {meaning} ({_first_line(error)})", next=then.format(file=url.database)
             )
     return None
@@ -67,10 +70,12 @@ def _postgresql(error: DBAPIError, url: URL) -> PatronError | None:
     state = getattr(error.orig, "sqlstate", None)
     if state in _POSTGRESQL:
         meaning, then = _POSTGRESQL[state]
+        if state in _PASSING:
+            return Busy(f"the database {_shown(url)} {meaning}", next=then)
         kind = Conflict if state in ("40P01", "40001") else Unavailable
         return kind(f"the database {_shown(url)} {meaning}", next=then)
     if isinstance(error, OperationalError) or error.connection_invalidated:
-        return Unavailable(
+        return Busy(
             f"the database {_shown(url)} does not answer: {_first_line(error)}",
             next=f"check the server and PATRON_DATABASE_URL: pg_isready -h {url.host or 'localhost'}",
         )

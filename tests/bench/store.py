@@ -76,7 +76,7 @@ def _changes(store: Store) -> dict[str, float]:
             runs.transition(conn, run_id, old=RunState.DRAFT, new=RunState.DRYRUN, actor="bench", now=1.0)
 
     def lease() -> None:
-        leases.acquire(store, "bench", holder="bench", ttl_s=1.0, now=1.0)
+        leases.acquire(store, "bench", holder="bench", ttl_s=1.0)
 
     return {"transition_ms": _repeat_ms(transition, 100), "lease_ms": _repeat_ms(lease, 100)}
 

@@ -16,8 +16,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from scripted import HOURLY, World
 
-from patron_core.store import Run, Store, runs
+from patron_core.executors.fake import FakeExecutor
+from patron_core.store import Run, Store, ledger, runs
 
 _TEMPLATE = "patron_template"  # migrated once, copied for each test
 
@@ -38,33 +40,65 @@ def sqlite_store(home: Path, migrated_file: Path) -> Iterator[Store]:
     store.close()
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """A PostgreSQL of our own on a Unix socket; gives the folder of the socket."""
+class PostgresServer:
+    """A PostgreSQL of our own on a Unix socket, which can be stopped and started again. Use `start`."""
+
+    def __init__(self, binaries: Path):
+        self.binaries = binaries
+        self.folder = Path(tempfile.mkdtemp(prefix="patron-pg-", dir="/tmp"))
+        user = _unprivileged_user()
+        if user is not None:
+            shutil.chown(self.folder, user, pwd.getpwnam(user).pw_gid)
+        as_user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
+        self._shared: dict[str, Any] = {
+            "env": {"PATH": os.environ["PATH"], "LC_ALL": "C"},
+            "cwd": self.folder,
+            **as_user,
+        }
+        flags = ["-D", self.folder / "data", "-U", "patron", "-A", "trust", "-E", "UTF8", "-N"]
+        subprocess.run([binaries / "initdb", *flags], check=True, capture_output=True, **self._shared)
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "60"}
+        settings |= {"fsync": "off"}
+        flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [self.binaries / "postgres", "-D", self.folder / "data", *flags]
+        with (self.folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, process_group=0, **self._shared)
+        _wait_until_it_answers(self.folder, self._server)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+            self._server.wait(timeout=30)
+            self._server = None
+
+
+def _new_server() -> Iterator[PostgresServer]:
     binaries = _postgres_binaries()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed (package: postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="patron-pg-", dir="/tmp"))
-    user = _unprivileged_user()
-    if user is not None:
-        shutil.chown(folder, user, pwd.getpwnam(user).pw_gid)
-    as_user = {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []} if user else {}
-    shared = dict(env={"PATH": os.environ["PATH"], "LC_ALL": "C"}, cwd=folder, **as_user)
-    initdb = [binaries / "initdb", "-D", folder / "data", "-U", "patron", "-A", "trust", "-E", "UTF8", "-N"]
-    subprocess.run(initdb, check=True, capture_output=True, **shared)
-    settings = {"listen_addresses": "", "unix_socket_directories": str(folder), "fsync": "off", "max_connections": "60"}
-    flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [binaries / "postgres", "-D", folder / "data", *flags], stdout=log, stderr=log, process_group=0, **shared
-        )
+    server = PostgresServer(binaries)
     try:
-        _wait_until_it_answers(folder, server)
-        yield str(folder)
+        server.start()
+        yield server
     finally:
-        server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
-        server.wait(timeout=30)
-        shutil.rmtree(folder, ignore_errors=True)
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """Gives the folder of the socket."""
+    for server in _new_server():
+        yield str(server.folder)
+
+
+@pytest.fixture
+def mortal_postgres() -> Iterator[PostgresServer]:
+    """A server for one test alone, which may stop it."""
+    yield from _new_server()
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +127,15 @@ def store(request: pytest.FixtureRequest) -> Store:
     name = "sqlite_store" if request.param == "sqlite" else "postgres_store"
     found: Store = request.getfixturevalue(name)
     return found
+
+
+@pytest.fixture
+def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", f"{HOURLY / 1e6:.2f}")
+    found = World(store=sqlite_store, machine=FakeExecutor(name="local"))
+    yield found
+    assert ledger.verify(sqlite_store) == []
+    assert all(count == 1 for count in found.machine.starts.values())
 
 
 @pytest.fixture

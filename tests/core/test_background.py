@@ -42,7 +42,8 @@ def test_errors_are_carried_in_the_one_shape() -> None:
 
     refused = finished(background.start("refused", refuse))
     broken = finished(background.start("broken", lambda work: 1 // 0))
-    assert refused.error == {"error": {"code": "refused", "message": "no money", "next": "deposit"}}
+    said = {"code": "refused", "message": "no money", "next": "deposit", "retryable": False}
+    assert refused.error == {"error": said}
     assert broken.error is not None
     assert broken.error["error"]["code"] == "internal"
     assert background.find("nothing") is None

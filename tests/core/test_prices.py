@@ -71,5 +71,5 @@ def test_local_price_may_be_tiny_and_not_zero():
 def test_refusals_have_the_common_shape():
     with pytest.raises(Refused) as refused:
         checked_price(price("H100", 0))
-    assert set(refused.value.to_dict()["error"]) == {"code", "message", "next"}
+    assert set(refused.value.to_dict()["error"]) == {"code", "message", "next", "retryable"}
     assert not isinstance(refused.value, InvalidInput)

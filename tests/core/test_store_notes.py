@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+import sqlalchemy as sa
 
 from patron_core.errors import Conflict, InvalidInput, NotFound
-from patron_core.store import Lease, Store, calibrations, leases, mirrors, notes, searches
+from patron_core.store import Store, calibrations, leases, mirrors, notes, searches
 
 
 def write(store: Store, body: str, **more):
@@ -72,37 +75,58 @@ def test_notes_that_cannot_be(store: Store) -> None:
         notes.get(store, "n-none")
 
 
-def take(store: Store, holder: str, now: float, ttl_s: float = 10.0) -> bool:
-    return leases.acquire(store, "supervisor", holder=holder, ttl_s=ttl_s, now=now)
+def take(store: Store, holder: str, ttl_s: float = 10.0) -> bool:
+    return leases.acquire(store, "supervisor", holder=holder, ttl_s=ttl_s)
+
+
+def shift(store: Store, seconds: float) -> None:
+    """The lease as it stands that much later."""
+    with store.begin() as conn:
+        conn.execute(sa.text("UPDATE leases SET expires_at = expires_at - :seconds"), {"seconds": seconds})
 
 
 def test_a_lease(store: Store) -> None:
-    assert leases.current(store, "supervisor", now=0.0) is None
-    assert take(store, "a", 100.0)
-    assert take(store, "a", 101.0)  # one's own
-    assert not take(store, "b", 102.0)
-    assert leases.current(store, "supervisor", now=102.0) == Lease(
-        name="supervisor", holder="a", expires_at=111.0, ttl_s=10.0
-    )
-    assert leases.renew(store, "supervisor", holder="a", ttl_s=10.0, now=110.0)
-    assert not leases.renew(store, "supervisor", holder="b", ttl_s=10.0, now=110.0)
-    assert not take(store, "b", 119.9)
-    assert take(store, "b", 120.0)  # expired
-    assert not leases.renew(store, "supervisor", holder="a", ttl_s=10.0, now=121.0)
+    assert leases.current(store, "supervisor") is None
+    assert take(store, "a")
+    assert take(store, "a")  # one's own
+    assert not take(store, "b")
+    held = leases.current(store, "supervisor")
+    assert held is not None
+    assert (held.holder, held.ttl_s) == ("a", 10.0)
+    assert abs(held.expires_at - time.time() - 10.0) < 5.0
+    shift(store, 5.0)
+    assert not take(store, "b")
+    assert take(store, "a")  # and has it for another ten seconds
+    shift(store, 9.0)
+    assert not take(store, "b")
+    shift(store, 1.0)
+    assert leases.current(store, "supervisor") is None
+    assert take(store, "b")  # expired
+    assert not take(store, "a")
     assert not leases.release(store, "supervisor", holder="a")
     assert leases.release(store, "supervisor", holder="b")
-    assert take(store, "a", 121.0)
+    assert take(store, "a")
+
+
+def test_a_lease_goes_by_the_clock_of_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert take(store, "a")
+    for wrong in (0.0, 4e9):  # the clock of whoever asks
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        assert leases.current(store, "supervisor") is not None
+        assert not take(store, "b")
 
 
 def test_a_lease_from_the_future_does_not_block_for_ever(store: Store) -> None:
-    assert take(store, "a", 1_000_000.0)
-    assert leases.current(store, "supervisor", now=50.0) is None
-    assert take(store, "b", 50.0)
+    assert take(store, "a")
+    shift(store, -1_000_000.0)
+    assert leases.current(store, "supervisor") is None
+    assert take(store, "b")
 
 
 def test_racing_for_a_lease(store: Store, in_threads) -> None:
-    assert sum(in_threads(lambda number: take(store, f"holder {number}", 100.0), 8)) == 1
-    assert sum(in_threads(lambda number: take(store, f"heir {number}", 200.0), 8)) == 1
+    assert sum(in_threads(lambda number: take(store, f"holder {number}"), 8)) == 1
+    shift(store, 11.0)
+    assert sum(in_threads(lambda number: take(store, f"heir {number}"), 8)) == 1
 
 
 def test_calibrations(store: Store, make_run) -> None:

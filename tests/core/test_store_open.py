@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 
 from patron_core import settings
 from patron_core.errors import InternalError, InvalidInput, PatronError, Unavailable
+from patron_core.states import RunState
 from patron_core.store import Store, runs, upgrade
 from patron_core.store.schema import APPEND_ONLY, metadata
 
@@ -176,7 +177,7 @@ def test_foreign_keys_hold(store: Store) -> None:
 def test_a_locked_database_says_so(sqlite_store: Store) -> None:
     blocker = sqlite3.connect(str(sqlite_store.url.database), isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
-    impatient = Store.open(busy_timeout_s=0.01)
+    impatient = Store.open(patience_s=0.01)
     with pytest.raises(Unavailable, match="busy") as caught, impatient.begin():
         pass
     assert "fuser" in caught.value.next
@@ -190,7 +191,7 @@ def test_a_locked_database_says_so(sqlite_store: Store) -> None:
 
 def test_a_lock_on_postgresql_is_not_waited_for_for_ever(postgres_store: Store, make_run) -> None:
     run = make_run(postgres_store)
-    impatient = Store.open(str(postgres_store.url), busy_timeout_s=0.01)
+    impatient = Store.open(str(postgres_store.url), patience_s=0.01)
     with postgres_store.begin() as holder:
         runs.lock(holder, run.id)
         with pytest.raises(Unavailable, match="busy"), impatient.begin() as conn:
@@ -273,7 +274,10 @@ def test_what_is_no_finite_number_becomes_null(store: Store, make_run) -> None:
 
 
 def test_text_that_not_every_database_takes(store: Store, make_run) -> None:
-    assert make_run(store, name="a\x00b \ud800 ✓").name == "ab ? ✓"
+    run = make_run(store)
+    with store.begin() as conn:
+        states = {"old": RunState.DRAFT, "new": RunState.FAILED, "actor": "ada", "now": 1.0}
+        assert runs.transition(conn, run.id, **states, detail="a\x00b \ud800 ✓").detail == "ab ? ✓"
 
 
 def test_threads_share_a_store(store: Store, make_run) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -13,13 +12,13 @@ from types import ModuleType
 import labs
 import pytest
 
-from patron_core.lifecycle.supervisor import LOOP_LEASE
+from patron_core.lifecycle import post
 from patron_core.store import Run, Store, leases
 
 
 @pytest.fixture(scope="session")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Run]]]:
-    """A home with runs of every kind, made once. Its supervisor counts as running, so that none is started."""
+    """A home with runs of every kind, made once. Supervisor and mirror count as running, so that none is started."""
     folder = tmp_path_factory.mktemp("filled")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "MLFLOW_TRACKING_URI"):
@@ -27,7 +26,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
         patch.setenv("PATRON_HOME", str(folder))
         store = Store.open()
         runs = labs.fill(store)
-        leases.acquire(store, LOOP_LEASE, holder="tests", ttl_s=1e6, now=time.time())
+        for each in (post.SUPERVISOR, post.MIRROR):
+            leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
         store.close()
     yield folder, runs
     shutil.rmtree(folder, ignore_errors=True)

@@ -84,7 +84,7 @@ class Core:
         self.store.close()
 
     def _tick(self) -> None:
-        supervisor = Supervisor(store=self.store, mirror=False)
+        supervisor = Supervisor(store=self.store)
         while not self._done.wait(1.0):
             self.errors += supervisor.tick().errors
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os.path
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -15,6 +16,15 @@ from typing import Any
 from trainer.contract.recipe import HEAD_DIM, Features, Recipe, make_recipe
 
 SOURCES = ("stdlib", "fineweb-edu", "climbmix")  # or path:/some/where
+PATH = "path:"
+
+
+def absolute_data(data: str) -> str:
+    """`path:` data means the folder of whoever gives it: a run is resumed from other working folders than that."""
+    if not data.startswith(PATH):
+        return data
+    # not Path's: links stay as they are spelled, and a home that is not known is no error yet
+    return PATH + os.path.abspath(os.path.expanduser(data.removeprefix(PATH)))  # noqa: PTH100, PTH111
 
 
 class SpecError(ValueError):
@@ -68,7 +78,7 @@ class TrainSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSpec:
-        """A checked spec. Raises SpecError with every problem at once."""
+        """A checked spec, its `path:` absolute. Raises SpecError with every problem at once."""
         known = {f.name for f in fields(cls)}
         problems = [
             f"{name}: unknown key; known keys are {', '.join(sorted(known))}" for name in values if name not in known
@@ -80,6 +90,7 @@ class TrainSpec:
             raise SpecError(problems)
         given = dict(values)
         given["features"] = Features(**given.get("features", {}))
+        given["data"] = absolute_data(given.get("data", "stdlib"))
         spec = cls(**given)
         try:
             recipe = spec.recipe()
@@ -193,17 +204,19 @@ def _range_problems(values: Mapping[str, Any]) -> list[str]:
     defaults = {f.name: f.default for f in fields(TrainSpec)}
     problems = []
     for name, (types, low, high) in _RANGES.items():
-        value = values.get(name, low)
+        value: Any = values.get(name, low)
         if value is None and defaults[name] is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
             problems.append(f"{name}: {value!r}; allowed {low} to {high}")
     for name, choices in _CHOICES.items():
         if name in values and not any(values[name] is c or values[name] == c for c in choices):
             problems.append(f"{name}: {values[name]!r}; allowed {', '.join(map(str, choices))}")
-    source = values.get("data", "stdlib")
-    if not isinstance(source, str) or (source not in SOURCES and not source.startswith("path:")):
-        problems.append(f"data: {source!r}; allowed {', '.join(SOURCES)} or path:/a/file/or/folder")
+    head_dim = values.get("head_dim", HEAD_DIM)
+    if isinstance(head_dim, int) and head_dim % 2:
+        problems.append(f"head_dim: {head_dim}; must be even, since rotary embeddings turn its halves")
+    problems += _data_problems(values.get("data", "stdlib"))
     pattern = values.get("window_pattern", "L")
     if not isinstance(pattern, str) or not pattern or set(pattern) - {"S", "L"}:
         problems.append(f"window_pattern: {pattern!r}; made of S and L, for instance SSSL or L")
@@ -217,3 +230,13 @@ def _range_problems(values: Mapping[str, Any]) -> list[str]:
     if not isinstance(rates, Mapping) or not all(isinstance(v, int | float) and v >= 0 for v in rates.values()):
         problems.append(f"learning_rates: {rates!r}; a number >= 0 by group")
     return problems
+
+
+def _data_problems(source: Any) -> list[str]:
+    if isinstance(source, str) and source.startswith(PATH):
+        if not source.removeprefix(PATH).strip():
+            return [f"data: {source!r} names no path; give path:/a/file/or/folder"]
+        return [f"data: {source!r} has a NUL character in it"] if "\0" in source else []
+    if source in SOURCES:
+        return []
+    return [f"data: {source!r}; allowed {', '.join(SOURCES)} or path:/a/file/or/folder"]

@@ -2,8 +2,8 @@
 
     prepare  ->  PreparedData  ->  TrainLoader / val_batches
 
-Files, in the order text flows: sources (documents), download (remote shards), tokenizer, shards (tokens on disk),
-packing (documents into rows), loader (batches), prepare (all of it, once, before training).
+Files, in the order text flows: sources and local (documents), download (remote shards), tokenizer, shards (tokens on
+disk), packing (documents into rows), loader (batches), prepare (all of it, once, before training).
 """
 
 from trainer.data.errors import DataError, DataExhausted

@@ -16,15 +16,21 @@ from trainer.data.errors import DataError
 from trainer.data.files import Progress, no_progress, sha256_text
 from trainer.data.loader import count_rows
 from trainer.data.packing import PACKING_VERSION
+from trainer.data.parts import Part
 from trainer.data.shards import TokenShard, are_cached, ensure_shards
-from trainer.data.sources import REMOTES, Part, Source, open_source
+from trainer.data.sources import REMOTES, Source, open_source
 from trainer.data.tokenizer import Tokenizer, ensure_tokenizer, is_trained, tokenizer_path
 
 OnPhase = Callable[[str, float], None]  # name, seconds
+Warn = Callable[[str, str], None]  # code, sentence
 CHARS_PER_TOKEN = 4  # a guess, until the first part is tokenised
 
 
 def no_phase(name: str, seconds: float) -> None:
+    """The default: say nothing."""
+
+
+def no_warning(code: str, message: str) -> None:
     """The default: say nothing."""
 
 
@@ -47,15 +53,22 @@ class PreparedData:
 
 
 def prepare(
-    spec: TrainSpec, cache: Path, *, progress: Progress = no_progress, on_phase: OnPhase = no_phase
+    spec: TrainSpec,
+    cache: Path,
+    *,
+    progress: Progress = no_progress,
+    on_phase: OnPhase = no_phase,
+    warn: Warn = no_warning,
 ) -> PreparedData:
     """Data for the whole horizon of `spec`. Raises DataError before any training where there is too little.
 
     `progress` may raise, to stop; what is done so far is kept. `on_phase` is told the seconds spent on "tokenizer"
-    (training it) and on "data" (all else).
+    (training it) and on "data" (all else), `warn` of text that is left out.
     """
     started = time.monotonic()
     source = open_source(spec.data, cache)
+    if remark := source.remark():
+        warn("data_left_out", remark)
     first = source.train_part(0)
     if not is_trained(tokenizer_path(cache, first.fingerprint, spec.vocab_size)):
         first.fetch(progress)
@@ -103,7 +116,7 @@ def _train_shards(
         if spec.data_shards is None and have >= needed:
             break
         if index == 0 and have * limit * 1.25 < needed:  # not even with luck: don't fetch the rest to find out
-            raise _too_little(spec, source, f"about {have * limit}", have * limit)
+            raise _too_little(spec, source, ("" if limit == 1 else "about ") + f"{have * limit}", have * limit)
     if have < needed:
         raise _too_little(spec, source, f"{have}", have)
     return shards
@@ -122,9 +135,10 @@ def _fetch_ahead(part: Part) -> None:
 def _too_little(spec: TrainSpec, source: Source, have: str, tokens: int) -> DataError:
     recipe = spec.recipe()
     steps = tokens // recipe.batch_tokens
+    batch = tokens // recipe.num_steps // spec.sequence_len * spec.sequence_len  # that all steps could have
     options = [f"num_steps of at most {steps}"] if steps else []
-    if not steps and tokens:
-        options.append(f"a batch_tokens of at most {tokens}")
+    if not steps and batch:
+        options.append(f"a batch_tokens of at most {batch}")
     if spec.data_shards is not None and spec.data_shards < source.num_train_parts:
         options.append(f"data_shards above {spec.data_shards}, or null to fetch what is needed")
     if source.num_train_parts == 1:
@@ -133,6 +147,7 @@ def _too_little(spec: TrainSpec, source: Source, have: str, tokens: int) -> Data
         f"{spec.data} has {have} training tokens in rows of sequence_len {spec.sequence_len}; {recipe.num_steps} steps "
         f"of {recipe.batch_tokens} need {recipe.train_tokens}. No token is trained on twice.",
         next=f"choose {', or '.join(options)}.",
+        fitting={"num_steps": steps} if steps else None,
     )
 
 

@@ -1,0 +1,96 @@
+"""The process that brings MLflow up to date: `python -m patron_core.mirror.process`, started by who finds it missing.
+
+It is a process of its own since MLflow takes 200 MB and seconds of a core, and may hang; no supervision waits for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from patron_core.errors import PatronError
+from patron_core.lifecycle import post
+from patron_core.mirror import tracking
+from patron_core.mirror.due import due
+from patron_core.money import to_usd
+from patron_core.states import ACTIVE
+from patron_core.store import Store, ledger
+from patron_core.store.patience import jittered_s
+from patron_core.store.records import Run
+
+log = logging.getLogger("patron.mirror")
+
+EVERY_S = 3.0
+TRIES = 20  # of a run that rests, minutes in all; whoever opens the lab later starts anew
+
+
+@dataclass
+class Mirroring:
+    """Rounds over the runs that are due. One that fails is left alone for a while, and does not hold up the others."""
+
+    store: Store
+    failures: Counter[str] = field(default_factory=Counter)  # in a row, by run
+    retry_at: dict[str, float] = field(default_factory=dict)  # monotonic
+
+    def due(self) -> list[Run]:
+        """Without those that rest and have failed too often."""
+        return [run for run in due(self.store) if run.state in ACTIVE or self.failures[run.id] < TRIES]
+
+    def round(self, *, now: float | None = None) -> list[str]:
+        """Each run once. Returns what went wrong, as sentences."""
+        errors: list[str] = []
+        for run in self.due():
+            if time.monotonic() < self.retry_at.get(run.id, 0.0):
+                continue
+            error = mirror_run(self.store, run, now=time.time() if now is None else now)
+            if error is None:
+                self.failures.pop(run.id, None)
+                continue
+            errors.append(error)
+            self.failures[run.id] += 1
+            self.retry_at[run.id] = time.monotonic() + jittered_s(self.failures[run.id])
+        return errors
+
+
+def mirror_run(store: Store, run: Run, *, now: float) -> str | None:
+    """One sync of one run, its money with it. Returns what went wrong."""
+    money = ledger.run_money(store, run.id)
+    extra = {
+        "money/charged_usd": to_usd(money.charged_usd_micros),
+        "money/held_usd": to_usd(money.held_usd_micros),
+    }
+    try:
+        error = tracking.sync(store, run, now=now, extra=extra).error
+    except PatronError as fault:
+        return f"{run.id}: mirror: {fault.message}"
+    except Exception as fault:  # a poll boundary: one broken run must not stop the others
+        log.exception("%s: unexpected", run.id)
+        return f"{run.id}: mirror: {type(fault).__name__}: {fault}"
+    return None if error is None else f"{run.id}: mlflow: {error}"
+
+
+def run_loop(watch: post.Watch) -> None:
+    """Round after round until every run that rests is mirrored, whatever fails."""
+    mirroring = Mirroring(watch.store)
+
+    def work() -> bool:
+        for error in mirroring.round():
+            log.warning("%s", error)
+        return bool(mirroring.due())
+
+    post.serve(watch, work, is_needed=lambda: bool(mirroring.due()), every_s=EVERY_S)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m patron_core.mirror.process", description=__doc__)
+    post.add_lock_flag(parser)
+    watch = post.begin(post.MIRROR, parser.parse_args().lock_fd)
+    if watch is not None:
+        run_loop(watch)
+
+
+if __name__ == "__main__":
+    main()
