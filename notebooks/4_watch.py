@@ -163,7 +163,7 @@ def headline(seen):
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
-            mo.Html(inert.html("{}", _bar)),
+            mo.Html(inert.page(_bar)),
             mo.hstack(
                 [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
                 justify="start",
