@@ -22,7 +22,7 @@ PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE
 }
 ALLOWED = {
     "notebooks": {"patron_core", "marimo", "altair", "polars", "pydantic"},
-    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore"},
+    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore", "triton"},
 }
 LAZY_ONLY = {
     "mlflow": {"patron_core/mirror/tracking.py"},
