@@ -52,6 +52,7 @@ class FakeExecutor:
         self.default_script = Script()
         self._scripts: deque[Script] = deque()
         self._jobs: dict[str, _FakeJob] = {}
+        self._forbidden: set[str] = set()
 
     def script(self, *scripts: Script) -> None:
         """The next starts go by these, one each, in this order; later ones by `default_script`."""
@@ -77,7 +78,10 @@ class FakeExecutor:
         if job.key not in self._jobs:
             script = self._scripts.popleft() if self._scripts else self.default_script
             self._jobs[job.key] = _FakeJob(job=job, script=script, submitted_at=self.now)
-            self.starts[job.key] += 1
+            if job.key in self._forbidden:
+                self._jobs[job.key].stop_at = -NEVER
+            else:
+                self.starts[job.key] += 1
             self._act()
         if failure == "after":
             raise Unavailable("the fake machine took the job, and its answer was lost", next="find the job by its key")
@@ -85,6 +89,12 @@ class FakeExecutor:
 
     def find(self, key: str) -> Handle | None:
         self._answer()
+        return self._handle(key) if key in self._jobs else None
+
+    def forbid(self, key: str, run_dir: str) -> Handle | None:
+        self._answer()
+        if key not in self._jobs:
+            self._forbidden.add(key)
         return self._handle(key) if key in self._jobs else None
 
     def poll(self, handle: Handle) -> Observation:

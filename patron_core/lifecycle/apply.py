@@ -6,15 +6,18 @@ because the next look finds the intent, or the job under its key, and goes on fr
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from patron_core.errors import Conflict, PatronError
 from patron_core.executors.base import Executor, Job
-from patron_core.lifecycle import workload
-from patron_core.lifecycle.decide import Action, ActionKind, failures_after
+from patron_core.lifecycle import trouble, workload
+from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
+from patron_core.lifecycle.verdict import failures_after
 from patron_core.money import affordable_s, cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
@@ -32,7 +35,7 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
     run, attempt = scene.run, scene.attempt
     match action.kind:
         case ActionKind.SUBMIT if attempt is not None:
-            _submit(store, run, attempt, executor, now=now)
+            _try_to_submit(store, scene, attempt, executor, now=now)
         case ActionKind.STARTED | ActionKind.RECOVERING if action.new_state is not None:
             with store.begin() as conn:
                 _move(
@@ -47,8 +50,13 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
         case ActionKind.CLOSE if action.new_state is not None:
             with store.begin() as conn:
                 _move(conn, run, action.new_state, reason=action.reason, now=now, detail=action.why)
+        case ActionKind.FORGET:
+            with store.begin() as conn:
+                runs.set_fields(conn, run.id, now=now, stop_requested=None)
         case _:
             _charge_while_running(store, scene, now=now)
+            if scene.situation.trouble and scene.observation is not None and scene.observation.is_final:
+                trouble.note(store, run, scene.situation.trouble, actor=SUPERVISOR, now=now)
 
 
 def relaunch(store: Store, run: Run, previous: Attempt | None, *, now: float) -> None:
@@ -65,6 +73,22 @@ def relaunch(store: Store, run: Run, previous: Attempt | None, *, now: float) ->
             now=now,
         )
         _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail="resume from the newest checkpoint")
+
+
+def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Executor, *, now: float) -> None:
+    """What stands in the way for good ends the attempt; what may pass is noted, and tried again at the next look."""
+    try:
+        _submit(store, scene.run, attempt, executor, now=now)
+    except runs.StaleState:
+        raise
+    except Conflict as error:  # the run directory holds another run, or the key another job
+        said = {"error": error.message, "next": error.next}
+        action = Action(kind=ActionKind.END, why=error.message, reason=EndReason.NOT_STARTED, evidence=said)
+        _end(store, scene, attempt, action, executor, now=now)
+    except (PatronError, OSError) as error:
+        message = error.message if isinstance(error, PatronError) else str(error)
+        trouble.note(store, scene.run, message, actor=SUPERVISOR, now=now)
+        raise
 
 
 def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
@@ -87,7 +111,9 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
         )
     )
     with store.begin() as conn:
-        attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
+        owner = attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
+    if owner.state == "ended":  # while we were at it, somebody ended it as never submitted: nobody else knows of it
+        executor.cancel(handle, grace_s=0.0)
 
 
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
@@ -115,27 +141,19 @@ def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Ex
 def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
     run, seen = scene.run, scene.observation
     reason = action.reason or EndReason.LOST
-    if seen is None and (handle := executor.find(attempt.id)) is not None:
+    directory = RunDir(attempt_dir(run, attempt))
+    if seen is None and (handle := executor.forbid(attempt.id, directory.where)) is not None:
         with store.begin() as conn:  # it had been submitted after all: own it, then stop it properly
             attempts.submitted(conn, attempt.id, handle=handle, deadline_s=attempt.deadline_s, now=now)
         return
-    directory = RunDir(attempt_dir(run, attempt))
-    newest = directory.newest_checkpoint()
-    step = newest.step if newest else None
+    new_state = action.new_state or _state_after_unsubmitted(attempt, reason)
+    left = _what_is_left(run, attempt, directory)
+    evidence = {**action.evidence, **left.evidence}
+    step = left.evidence.get("checkpoint_step")
     progressed = step is not None and step > (scene.known_checkpoint_step or 0)
-    evidence = {
-        **action.evidence,
-        "checkpoint_step": step,
-        "log_tail": directory.log_tail(attempt.id, 20),
-        "last_word": last_word(directory, attempt.id),
-    }
-    new_state = action.new_state or _state_after_unsubmitted(run, attempt, reason)
-    report: dict[str, Any] | None = None
-    if attempt.kind == "dryrun" and reason is EndReason.COMPLETED:
-        report = dryrun_report(run, attempt, directory)
-        if report is None:
-            reason, new_state = EndReason.USER_ERROR, RunState.FAILED
-    result = run_result(directory)
+    report = left.report if attempt.kind == "dryrun" and reason is EndReason.COMPLETED else None
+    if attempt.kind == "dryrun" and reason is EndReason.COMPLETED and report is None:
+        reason, new_state = EndReason.USER_ERROR, RunState.FAILED
     with store.begin() as conn:
         _charge(conn, run, attempt, seen.uptime_s if seen else 0.0, now=now)
         attempts.ended(
@@ -151,14 +169,40 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
             runs.set_fields(conn, run.id, now=now, dryrun=report)
             record_dryrun(conn, run, report, now=now)
         if attempt.kind == "train":
-            runs.set_fields(conn, run.id, now=now, result=result)
+            runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
-                record_run(conn, run, result, now=now)
+                record_run(conn, run, left.result, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 
-def _state_after_unsubmitted(run: Run, attempt: Attempt, reason: EndReason) -> RunState:
-    """A launch that was stopped before anything started."""
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """What an attempt that ended left in its run directory."""
+
+    evidence: dict[str, Any]
+    result: dict[str, Any]
+    report: dict[str, Any] | None  # of a dryrun
+
+
+def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
+    """Nothing, and why, where it cannot be read: decide has waited long enough for that to pass."""
+    try:
+        newest = directory.newest_checkpoint()
+        evidence = {
+            "checkpoint_step": newest.step if newest else None,
+            "log_tail": directory.log_tail(attempt.id, 20),
+            "last_word": last_word(directory, attempt.id),
+        }
+        report = dryrun_report(run, attempt, directory) if attempt.kind == "dryrun" else None
+        return _Left(evidence=evidence, result=run_result(directory), report=report)
+    except OSError as error:
+        return _Left(evidence={"unreadable": str(error)}, result={}, report=None)
+
+
+def _state_after_unsubmitted(attempt: Attempt, reason: EndReason) -> RunState:
+    """A launch that ended before anything started."""
+    if reason is EndReason.NOT_STARTED and attempt.kind == "dryrun":
+        return RunState.DRAFT
     return RunState.CANCELLED if reason is EndReason.CANCELLED or attempt.kind == "dryrun" else RunState.PAUSED
 
 

@@ -76,7 +76,7 @@ class RunView:
                     "reason": a.reason.value if a.reason else None,
                     "exit_code": a.exit_code,
                     "evidence": words(a.evidence, a.exit_code),
-                    "why": why(a.reason, a.evidence.get("last_word")) if a.reason else None,
+                    "why": why(a.reason, a.evidence) if a.reason else None,
                     "charged_s": a.charged_s,
                     "charged_usd_micros": a.charged_usd_micros,
                 }
@@ -195,7 +195,7 @@ _STATE_SENTENCE: dict[RunState, str] = {
     RunState.LAUNCHING: "Starting a machine.",
     RunState.RUNNING: "Training.",
     RunState.RECOVERING: "Its machine went away; it resumes from the newest checkpoint.",
-    RunState.PAUSED: "Paused with a checkpoint.",
+    RunState.PAUSED: "Paused.",
     RunState.SUCCEEDED: "Finished.",
     RunState.FAILED: "Failed.",
     RunState.CANCELLED: "Cancelled.",
@@ -207,7 +207,7 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
-    return why(run.reason, newest.evidence.get("last_word") if newest and newest.reason is run.reason else None)
+    return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:
