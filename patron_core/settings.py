@@ -9,12 +9,15 @@ PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: n
 PATRON_RUNS             where run directories are: a folder, s3://... or gs://... (default PATRON_HOME/runs)
 PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
+
+A relative path means the working folder of whoever gives it; processes that are started elsewhere get `for_children`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from patron_core.errors import InvalidInput
@@ -35,7 +38,8 @@ def runs_folder() -> Path:
 
 def runs_place() -> str:
     """A folder, or a URL where machines elsewhere reach it, too."""
-    return os.environ.get("PATRON_RUNS") or str(runs_folder())
+    place = os.environ.get("PATRON_RUNS") or str(runs_folder())
+    return place if "://" in place else _absolute(place)
 
 
 def sky_infra() -> str:
@@ -44,11 +48,35 @@ def sky_infra() -> str:
 
 
 def database_url() -> str:
-    return os.environ.get("PATRON_DATABASE_URL") or f"sqlite:///{home() / 'patron.db'}"
+    return _absolute_sqlite(os.environ.get("PATRON_DATABASE_URL") or f"sqlite:///{home() / 'patron.db'}")
 
 
 def tracking_uri() -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    is_folder = ":" not in uri and uri != "databricks"  # a word of MLflow's own
+    return _absolute(uri) if is_folder else _absolute_sqlite(uri)
+
+
+def for_children() -> dict[str, str]:
+    """The environment for a process with another working folder: every place in it is absolute."""
+    places = {
+        "PATRON_HOME": str(home()),
+        "PATRON_CACHE": str(cache()),
+        "PATRON_RUNS": runs_place(),
+        "PATRON_DATABASE_URL": database_url(),
+        "MLFLOW_TRACKING_URI": tracking_uri(),
+    }
+    return os.environ | {name: place for name, place in places.items() if os.environ.get(name)}
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _absolute_sqlite(url: str) -> str:
+    """Any other URL as it is."""
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?![/:]|file:)([^?]+)(.*)", url, re.DOTALL)
+    return f"{relative[1]}{_absolute(relative[2])}{relative[3]}" if relative else url
 
 
 def artifacts_folder() -> Path:

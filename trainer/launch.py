@@ -40,8 +40,8 @@ class Launcher:
         port = self._args.master_port or _free_port()
         for local_rank in range(self._args.nproc):
             self._processes.append(self._start(local_rank, port))
-        for number in self._signals:
-            self._pass_on(number, None)
+        for early in self._signals:
+            self._pass_on(early, None)
         return self._wait()
 
     def _start(self, local_rank: int, port: int) -> subprocess.Popen[bytes]:

@@ -225,6 +225,7 @@ def _start(post: Post, lock: int) -> None:
             stderr=output,
             start_new_session=True,
             cwd=folder,
+            env=settings.for_children(),
             pass_fds=(lock,),
         )
 

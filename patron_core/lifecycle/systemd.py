@@ -56,5 +56,5 @@ def _is_secret(value: str, name: str) -> bool:
 
 def _quoted(name: str) -> str:
     """As systemd reads it: % and \\ and quotes stand for themselves."""
-    value = os.environ[name].replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    value = settings.for_children()[name].replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{name}={value}"'

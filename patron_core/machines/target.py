@@ -20,6 +20,7 @@ from patron_core.prices import Price, checked_price, fallback_price
 from patron_core.store import Store
 from patron_core.store.records import Run
 from trainer.contract.devices import DEVICES, Device, find_device
+from trainer.contract.spec import PATH, SOURCES
 
 LOCAL_DEVICE = "local"  # this machine
 GIVEN_SOURCE = "given"
@@ -152,13 +153,25 @@ class Target:
     def run_dir(self, run_id: str) -> str:
         """Where a run there keeps its record: its machine has to reach it, too. Raises InvalidInput."""
         place = settings.runs_place()
-        shared = self._only().startswith(("slurm", "ssh", "k8s", "kubernetes"))
-        if not self.is_local and "://" not in place and not shared:
+        if "://" not in place and not self._shares_files:
             raise InvalidInput(
                 [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],
                 next="export PATRON_RUNS=s3://BUCKET/runs (or gs://...)",
             )
         return f"{place.rstrip('/')}/{run_id}"
+
+    def check_data(self, data: str) -> None:
+        """Raises InvalidInput where a machine there could not read the data."""
+        if data.startswith(PATH) and not self._shares_files:
+            raise InvalidInput(
+                [f"data: {data} is on this machine, which a machine in a cloud cannot reach"],
+                next=f"--data {' or '.join(name for name in SOURCES if name != 'stdlib')}, which it fetches by itself, "
+                "or --on local",
+            )
+
+    @property
+    def _shares_files(self) -> bool:
+        return self.is_local or self._only().startswith(("slurm", "ssh", "k8s", "kubernetes"))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

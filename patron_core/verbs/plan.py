@@ -94,6 +94,7 @@ def plan(
     """A draft run with its estimate. The same key and spec give the same run again; spends nothing."""
     target.check()
     checked = check_spec(spec)
+    target.check_data(checked.data)
     now = time.time() if now is None else now
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
     if row.verdict is Verdict.OUT_OF_MEMORY:

@@ -53,7 +53,7 @@ def run_job(
     job: Job, *, launcher: Sequence[str] = (), env: Mapping[str, str] | None = None, timeout_s: float | None = None
 ) -> dict[str, Any]:
     """The job's result, from a process of its own. `launcher` is a command put before it, such as `taskset -c 0-3`."""
-    environ = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    environ = child_environ() | (env or {})
     if not job.compile:
         environ["TORCHDYNAMO_DISABLE"] = "1"  # upstream has no other switch
     if job.side == "upstream":
@@ -70,6 +70,12 @@ def run_job(
         raise JobError(f"{name}: exit {done.returncode}\n" + "\n".join(done.stderr.splitlines()[-15:]))
     result: dict[str, Any] = json.loads(done.stdout)
     return result
+
+
+def child_environ() -> dict[str, str]:
+    """This process's environment, with the repository in front of what PYTHONPATH already names."""
+    before = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
 
 
 def checkout_problem(path: Path | None) -> str | None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shlex
 import statistics
@@ -29,7 +28,7 @@ from typing import Any
 if __name__ == "__main__":  # a script's own folder comes first on sys.path, and there this file hides our trainer
     sys.path[0] = str(Path(__file__).parents[2])
 
-from tests.bench.jobs import ROOT, Job, checkout_problem, checkout_version, run_job
+from tests.bench.jobs import ROOT, Job, checkout_problem, checkout_version, child_environ, run_job
 
 # vocab_size: a multiple of 64, to which upstream pads
 SPEED_SHAPE = {"depth": 4, "sequence_len": 512, "vocab_size": 32768, "batch_tokens": 8192}
@@ -186,8 +185,7 @@ def summary(results: list[dict[str, Any]], machine: dict[str, Any]) -> dict[str,
 def describe_machine(launcher: list[str]) -> dict[str, Any]:
     """The processor or card, and the rate of its best matrix product in each dtype, measured now."""
     command = [*launcher, sys.executable, "-m", "trainer.runtime.measure", "--json"]
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=child_environ(), capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout)
     cpu, cuda = measured["cpu"], measured["cuda"]
     if cuda:

@@ -51,6 +51,14 @@ def test_peaks_are_dense_bf16():
     assert peak_flops("NVIDIA L40S", "bfloat16") is None
 
 
+def test_slower_cards_of_the_same_name_have_peaks_of_their_own():
+    """MFU against another card's peak would be wrong by a quarter."""
+    assert peak_flops("NVIDIA H100 PCIe", "bfloat16") == 756e12
+    assert peak_flops("NVIDIA H100 NVL", "bfloat16") == peak_flops("NVIDIA H200 NVL", "bfloat16") == 835e12
+    assert peak_flops("NVIDIA H100 PCIe", "float32") == 51e12
+    assert DEVICES["H100"].bf16_flops == 989e12
+
+
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
 def test_table_is_sane(device):
     depths = [depth for depth, _ in device.mfu]

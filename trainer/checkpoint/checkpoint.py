@@ -129,9 +129,9 @@ class Checkpointer:
         paths = self._paths()
         kept = set(paths[-self._keep :])
         scores = {path: (read_json(path / "state.json") or {}).get("val_bpb_here") for path in paths}
-        scored = [path for path in paths if scores[path] is not None]
+        scored = [(score, path) for path, score in scores.items() if score is not None]
         if scored:
-            kept.add(min(scored, key=lambda path: scores[path]))
+            kept.add(min(scored, key=lambda pair: pair[0])[1])
         for path in [p for p in paths if p not in kept] + list(self.folder.glob("damaged-*")):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -195,7 +195,7 @@ def _write_files(folder: Path, snapshot: Snapshot) -> int:
     for name, tensors in snapshot.files.items():
         file = _HashingFile(folder / f"{name}.pt")
         try:
-            torch.save(dict(tensors), file)
+            torch.save(dict(tensors), file)  # type: ignore[arg-type]  # it needs write and flush
             manifest[f"{name}.pt"] = file.finish()
         except RuntimeError as error:
             raise (file.error or error) from error

@@ -5,7 +5,7 @@ Peaks are dense bf16 without sparsity, the figure that model FLOPs utilisation (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GIB = 2**30
 
@@ -26,6 +26,8 @@ class Device:
     mfu_source: str
     cores: int = 12  # of the machine around it; they tokenize
     matches: tuple[str, ...] = ()  # parts of torch's device name, lower case
+    # (part of torch's name, bf16 peak, f32 peak) of slower cards that go by the same name
+    variants: tuple[tuple[str, float, float], ...] = ()
     measured: bool = True  # False: the peaks are a guess
     native_bf16: bool = True  # the trainer's `auto` then means bfloat16
 
@@ -81,6 +83,7 @@ DEVICES: dict[str, Device] = {
             mfu_source=f"{_PUBLISHED} (39.8 % at depth 8 to 50 % at depth 24)",
             cores=26,
             matches=("h100",),
+            variants=(("pcie", 756e12, 51e12), ("nvl", 835e12, 60e12)),
         ),
         Device(
             name="H200",
@@ -95,6 +98,7 @@ DEVICES: dict[str, Device] = {
             mfu_source="published nanochat runs on H100, the same chip with faster memory",
             cores=26,
             matches=("h200",),
+            variants=(("nvl", 835e12, 60e12),),
         ),
         Device(
             name="B200",
@@ -150,8 +154,16 @@ def find_device(name: str) -> Device | None:
             return device
     for device in DEVICES.values():
         if any(_is_part(part, wanted) for part in device.matches):
-            return device
+            return _variant(device, wanted)
     return None
+
+
+def _variant(device: Device, torch_name: str) -> Device:
+    """The device with the peaks of the very card: PCIe and NVL cards are slower than SXM ones of the same name."""
+    for part, bf16_flops, f32_flops in device.variants:
+        if part in torch_name.split():
+            return replace(device, bf16_flops=bf16_flops, f32_flops=f32_flops)
+    return device
 
 
 def _is_part(part: str, wanted: str) -> bool:

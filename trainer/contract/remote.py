@@ -237,7 +237,8 @@ def _open(url: str, *, timeout_s: float, retry_s: float) -> ObjectStore:
     backoff = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=5), "base": 2}
     retry = {"max_retries": 8, "retry_timeout": timedelta(seconds=retry_s), "backoff": backoff}
     try:
-        return from_url(url, config=config or None, client_options=client, retry_config=retry)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"config": config or None, "client_options": client, "retry_config": retry}
+        return from_url(url, **settings)
     except Exception as error:  # a malformed setting; obstore has a class for each
         raise RemoteError(
             f"cannot open {url}: {_first_line(error)}", advice="correct the setting that it names", wrong=True

@@ -204,10 +204,11 @@ def _range_problems(values: Mapping[str, Any]) -> list[str]:
     defaults = {f.name: f.default for f in fields(TrainSpec)}
     problems = []
     for name, (types, low, high) in _RANGES.items():
-        value = values.get(name, low)
+        value: Any = values.get(name, low)
         if value is None and defaults[name] is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
+        is_number = isinstance(value, types) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:
             problems.append(f"{name}: {value!r}; allowed {low} to {high}")
     for name, choices in _CHOICES.items():
         if name in values and not any(values[name] is c or values[name] == c for c in choices):

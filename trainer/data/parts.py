@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
 from trainer.data.errors import DataError
 from trainer.data.files import Progress
 
@@ -27,6 +25,12 @@ class Part:
 
 def parquet_rows(path: Path, name: str) -> Iterator[tuple[str, str]]:
     """(name#row, document); rows without text are left out. Raises DataError where there is no column of that name."""
+    try:
+        import polars as pl  # only here: a machine that trains on text needs none
+    except ImportError as error:
+        raise DataError(
+            f"{path} is parquet, and polars, which reads it, is not installed.", next="pip install polars"
+        ) from error
     frame = pl.scan_parquet(path, glob=False)  # brackets in a folder's name are part of it
     try:
         columns = frame.collect_schema().names()

@@ -9,7 +9,7 @@ Shapes: B batch, T sequence, D model width, H heads, K head channels, V vocabula
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,8 @@ class Attention(nn.Module):
             y_BHTK = windowed_attention(q_BHTK, k_BHTK, v_BHTK, self.window, self.block_mask)
         else:
             y_BHTK = cache.attend(q_BHTK, k_BHTK, v_BHTK)
-        return self.out(y_BHTK.transpose(1, 2).flatten(2))
+        out_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))
+        return out_BTD
 
 
 def rotate(x_BTHK: Tensor, cos_TK: Tensor, sin_TK: Tensor) -> Tensor:
@@ -120,11 +121,15 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.attention(rms_norm(x_BTD), value_embed_BTD, cos_TK, sin_TK, cache)
         hidden = self.mlp_in(rms_norm(x_BTD))
         hidden = F.relu(hidden).square() if self.relu2 else F.gelu(hidden)
-        return x_BTD + self.mlp_out(hidden)
+        out_BTD: Tensor = x_BTD + self.mlp_out(hidden)
+        return out_BTD
 
 
 class Model(nn.Module):
     """Token ids to hidden states. Weights are unset until `init_weights`; on the meta device it costs nothing."""
+
+    cos_TK: Tensor
+    sin_TK: Tensor
 
     def __init__(self, recipe: Recipe, *, compute_dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -146,6 +151,11 @@ class Model(nn.Module):
         table = torch.empty(recipe.sequence_len, recipe.head_dim // 2, dtype=compute_dtype)
         self.register_buffer("cos_TK", table, persistent=False)
         self.register_buffer("sin_TK", table.clone(), persistent=False)
+
+    @property
+    def typed_blocks(self) -> list[Block]:
+        """The blocks, for type checkers: a ModuleList has forgotten what it holds."""
+        return cast("list[Block]", list(self.blocks))
 
     @property
     def softcap(self) -> float | None:
@@ -190,7 +200,7 @@ class Model(nn.Module):
         bound = math.sqrt(3 / self.recipe.dim)  # uniform with a standard deviation of 1 / sqrt(D)
         self.wte.weight.normal_(0, 0.8, generator=rng)
         self.lm_head.weight.normal_(0, 0.001, generator=rng)
-        for block in self.blocks:
+        for block in self.typed_blocks:
             attention = block.attention
             for projection in (attention.query, attention.key, attention.value):
                 projection.weight.uniform_(-bound, bound, generator=rng)
@@ -199,7 +209,7 @@ class Model(nn.Module):
             block.mlp_out.weight.zero_()
             if attention.value_gate is not None:  # slightly above neutral
                 attention.value_gate.weight.uniform_(0, 0.02, generator=rng)
-        for embedding in self.value_embeds.values():
+        for embedding in cast("list[Embedding]", list(self.value_embeds.values())):
             embedding.weight.uniform_(-bound, bound, generator=rng)
         if self.positions is not None:  # half of wte's, as in GPT-2
             self.positions.normal_(0, 0.4, generator=rng)
@@ -233,7 +243,7 @@ def build_model(
     if flex:
         short = {window for window in recipe.windows if window < recipe.sequence_len}
         masks = {window: window_block_mask(recipe.sequence_len, window, device) for window in short}
-        for block in model.blocks:
+        for block in model.typed_blocks:
             block.attention.block_mask = masks.get(block.attention.window)
     return model
 

@@ -97,7 +97,7 @@ def head_loss(
     kernel: HeadKernel = softcap_cross_entropy_,
 ) -> Tensor:
     """Mean cross entropy in nats, differentiable once by hidden states and weight."""
-    loss: Tensor = _HeadLoss.apply(x_ND, weight_VD, targets_N, softcap, kernel)
+    loss: Tensor = _HeadLoss.apply(x_ND, weight_VD, targets_N, softcap, kernel)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -28,7 +28,7 @@ def frobenius_norm(x_KRC: Tensor) -> Tensor:
 def equilibrate_rows(x_KRC: Tensor) -> Tensor:
     """Give every row the same norm and keep the whole norm, so that small rows aren't lost in the iteration."""
     row_norm_KR1 = x_KRC.float().square().sum(dim=-1, keepdim=True).sqrt().clamp_min(1e-6)
-    mean_norm_K11 = frobenius_norm(x_KRC) / x_KRC.size(-2) ** 0.5
+    mean_norm_K11: Tensor = frobenius_norm(x_KRC) / x_KRC.size(-2) ** 0.5
     return x_KRC * (mean_norm_K11 / row_norm_KR1).to(x_KRC.dtype)
 
 

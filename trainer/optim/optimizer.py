@@ -218,7 +218,7 @@ class Optimizer:
             summed.wait()
         collected = self._world.start_collect_rows(own, stacked)
         yield
-        torch._foreach_copy_(params, list(collected.wait().unbind(0)))
+        torch._foreach_copy_(list[Tensor](params), list(collected.wait().unbind(0)))
 
     def zero_grad(self) -> None:
         for param in self._params.values():

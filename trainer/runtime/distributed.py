@@ -25,6 +25,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from trainer.contract.exits import RankLost, TrainerExit, UserError, first_line
 from trainer.runtime.world import Concluded, Look, Pending, T, World
@@ -52,9 +54,9 @@ class Ranks(World):
             torch.cuda.set_device(self.local_rank)
             backend = "cpu:gloo,cuda:nccl"
         try:
-            store, _, _ = next(iter(dist.rendezvous("env://", timeout=timeout)))
+            store, _, _ = next(iter(rendezvous("env://", timeout=timeout)))
             dist.init_process_group(
-                backend, store=dist.PrefixStore("group", store), rank=self.rank, world_size=self.size, timeout=timeout
+                backend, store=PrefixStore("group", store), rank=self.rank, world_size=self.size, timeout=timeout
             )
         except RuntimeError as error:
             raise UserError(
@@ -62,7 +64,7 @@ class Ranks(World):
                 f"{os.environ['MASTER_PORT']} within {self._timeout_s:g} s ({error}). Start all of them with the same "
                 "address, port and number, on machines that reach each other"
             ) from error
-        self._words = dist.PrefixStore("patron", store)
+        self._words = PrefixStore("patron", store)
 
     # Decisions
 

@@ -86,7 +86,9 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder())
     compile = (on_cuda if spec.compile is None else spec.compile) and can_compile(device, warn)
     if on_cuda:
-        kernel = torch.compile(softcap_cross_entropy_, dynamic=False) if compile else softcap_cross_entropy_
+        kernel: HeadKernel = softcap_cross_entropy_
+        if compile:
+            kernel = torch.compile(softcap_cross_entropy_, dynamic=False)
     else:
         kernel = load_cpu_kernel(warn)
     return Machine(

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoint.checkpoint import Checkpoint, find_damage
-from trainer.contract.files import read_json
+from trainer.contract.files import cache_folder, read_json
 from trainer.contract.spec import SpecError, TrainSpec
 from trainer.data.files import sha256_file, write_atomic
 from trainer.data.tokenizer import Tokenizer, is_trained
-from trainer.environment import cache_folder
 from trainer.model.gpt import Model
 from trainer.sampling.generate import cast_matrices
 

@@ -43,9 +43,7 @@ def closing_samples(
     for number, prompt in enumerate(prompts, 1):
         end = start + max_s * number / len(prompts)
         try:
-            generation = Generation(
-                model, tokenizer, prompt, SAMPLING, should_stop=lambda end=end: should_stop() or _is_past(end)
-            )
+            generation = Generation(model, tokenizer, prompt, SAMPLING, should_stop=_by(end, should_stop))
         except PromptTooLong:
             continue
         if should_stop():
@@ -66,5 +64,6 @@ def closing_samples(
     }
 
 
-def _is_past(end: float) -> bool:
-    return time.perf_counter() >= end
+def _by(end: float, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether to stop, at the latest when the performance counter says `end`."""
+    return lambda: should_stop() or time.perf_counter() >= end
