@@ -32,6 +32,7 @@ class Script:
     exit_code: int | None = 0
     signal: int | None = None
     vanishes: bool = False  # after run_s it is gone, with nobody to say how
+    silent_after_s: float = NEVER  # from then on it neither records nor prints anything
     stop_s: float = 1.0  # from SIGTERM to its exit; NEVER ignores it
     stop_exit_code: int = 75
     evidence: Mapping[str, Any] = field(default_factory=dict)  # of its end
@@ -169,7 +170,10 @@ class _FakeJob:
             return end
         if now < self.start_at:
             return Observation(status=ObservedStatus.PENDING)
-        return Observation(status=ObservedStatus.RUNNING, uptime_s=now - self.start_at, evidence=self._told(now))
+        return Observation(status=ObservedStatus.RUNNING, uptime_s=now - self.start_at, evidence=self._evidence(now))
+
+    def _evidence(self, now: float) -> dict[str, Any]:
+        return self._told(now) | {"silent_s": max(0.0, now - self.start_at - self.script.silent_after_s)}
 
     def act(self, now: float) -> None:
         end_at, end = self._end()

@@ -28,6 +28,11 @@ from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
 CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
+# it ran and was done, or lost its machine and found no other, between two looks
+_UNSEEN = {
+    (RunState.LAUNCHING, RunState.SUCCEEDED): RunState.RUNNING,
+    (RunState.RUNNING, RunState.FUNDED): RunState.RECOVERING,
+}
 
 
 def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now: float) -> None:
@@ -216,11 +221,11 @@ def _move(
     detail: str,
     seen: dict[str, Any] | None = None,
 ) -> None:
-    """Through the one door, by way of `running` where a run ended before anybody saw it run; then settle."""
+    """Through the one door, by way of what nobody looked in time to see; then settle."""
     old = runs.get_run(conn, run.id).state
-    if old is RunState.LAUNCHING and new is RunState.SUCCEEDED:
-        runs.transition(conn, run.id, old=old, new=RunState.RUNNING, actor=SUPERVISOR, now=now)
-        old = RunState.RUNNING
+    if (old, new) in _UNSEEN:
+        runs.transition(conn, run.id, old=old, new=_UNSEEN[old, new], actor=SUPERVISOR, now=now)
+        old = _UNSEEN[old, new]
     if new is not old:
         runs.transition(
             conn, run.id, old=old, new=new, reason=reason, actor=SUPERVISOR, now=now, detail=detail, evidence=seen

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core.lifecycle import supervisor
+from patron_core.lifecycle import supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
@@ -101,13 +101,16 @@ def view(store: Store, run_id: str) -> RunView:
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
+    history = runs.events(store, run.id)
+    if (noted := trouble.standing(history)) is not None:
+        warnings.append(noted.message)
     step_s = latest.get("train/step_s")
     running = run.state is RunState.RUNNING and num_steps and step_s
     return RunView(
         run=run,
         money=ledger.run_money(store, run.id),
         attempts=made,
-        history=runs.events(store, run.id),
+        history=history,
         step=step,
         num_steps=num_steps,
         metrics=latest,
