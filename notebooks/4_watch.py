@@ -147,6 +147,7 @@ def headline(seen):
         "<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{}%'></div></div>",
         f"{100 * min(1, _done):.1f}",
     )
+    _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
     _next = inert.md(" Next: {}", inert.code(seen.next)) if "4_watch" not in seen.next else ""
     _facts = [
@@ -169,7 +170,7 @@ def headline(seen):
                 justify="start",
                 gap=4,
             ),
-            *[mo.callout(mo.md(inert.md("{}", warning)), kind="warn") for warning in seen.warnings],
+            *[mo.callout(mo.md(inert.md("{}", said)), kind="warn") for said in (*_refused, *seen.warnings)],
         ]
     )
     return
@@ -295,6 +296,7 @@ def answer(args, seen, session):
             [
                 show.progress_line(seen),
                 seen.sentence,
+                *([f"refused: {seen.refused['message']}"] if seen.refused else []),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),

@@ -121,6 +121,11 @@ SENTENCE: dict[EndReason, str] = {
 }
 
 
+# the workload's own message says what to do about it
+_SAYS_WHY = frozenset({EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR})
+MESSAGE_CHARS = 1000
+
+
 # ended by somebody who gave it time to save: people want to know what is left
 _ASKED_TO_SAVE = frozenset(
     {EndReason.NOTICE, EndReason.OUT_OF_FUNDS, EndReason.DEADLINE, EndReason.PAUSED, EndReason.HUNG}
@@ -141,6 +146,8 @@ def why(reason: EndReason, evidence: Mapping[str, Any] | None = None) -> str:
         return f"{SENTENCE[reason]} {evidence['error']}"
     if reason in _ASKED_TO_SAVE and "checkpoint_step" in evidence:
         return f"{SENTENCE[reason]} {_what_is_saved(evidence['checkpoint_step'], last_word.get('step'))}"
+    if reason in _SAYS_WHY and isinstance(message := last_word.get("message"), str) and message:
+        return f"{SENTENCE[reason]} {message[:MESSAGE_CHARS]}"
     return SENTENCE[reason]
 
 

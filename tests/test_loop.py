@@ -6,6 +6,7 @@ estimate -> dryrun -> fund -> launch -> SIGKILL of the supervisor, then of the t
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections import Counter
@@ -158,3 +159,12 @@ def test_too_little_data_is_found_by_the_dryrun_and_costs_little(store: Store, s
     assert "tokens" in attempts.for_run(store, run.id)[0].evidence["log_tail"]
     with pytest.raises(Refused, match="failed"):
         verbs.fund(store, run.id, actor="ada", key="go")
+
+    # the trainer's own sentence is what everybody says, and what is to be done next is a plan that fits
+    seen = verbs.view(store, run.id)
+    words = shlex.split(seen.next)
+    steps = int(words[words.index("--steps") + 1])
+    assert f"choose num_steps of at most {steps}, or" in seen.sentence
+    assert seen.to_dict()["sentence"] == seen.sentence
+    assert words[:2] == ["python", "notebooks/2_dryrun.py"]
+    assert words[words.index("--data") + 1] == spec["data"]

@@ -1,26 +1,26 @@
-"""A lab on a scripted machine: a store, a clock that the test sets, and a supervisor that looks when it is told."""
+"""A world to supervise: a store, a scripted machine, a clock. Time is what the test says."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from patron_core import verbs
 from patron_core.executors.base import Job
-from patron_core.executors.fake import FakeExecutor
+from patron_core.executors.fake import FakeExecutor, Script
 from patron_core.lifecycle.supervisor import Supervisor, Tick
 from patron_core.states import EndReason, RunState
-from patron_core.store import Run, Store, ledger, runs
+from patron_core.store import Run, Store, attempts, ledger, runs
 
 HOURLY = 3_600_000  # a thousandth of a dollar a second
 SECOND = 1_000
 START = 1_000_000.0
+ENDED = Script(run_s=100)
+KILLED = Script(run_s=40, exit_code=None, signal=signal.SIGKILL.value)
 
 
 @dataclass
@@ -77,15 +77,10 @@ class World:
     def held(self, run: Run) -> int:
         return ledger.run_money(self.store, run.id).held_usd_micros
 
-
-@contextmanager
-def scripted_world(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """At its end the books balance, and nothing was started twice."""
-    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", f"{HOURLY / 1e6:.2f}")
-    found = World(store=store, machine=FakeExecutor(name="local"))
-    yield found
-    assert ledger.verify(store) == []
-    assert all(count == 1 for count in found.machine.starts.values())
+    def machine_s(self, run: Run) -> float:
+        """Seconds of machine that the run's attempts really had so far, whatever was charged."""
+        handles = [handle for a in attempts.for_run(self.store, run.id) if (handle := self.machine.find(a.id))]
+        return sum(self.machine.poll(handle).uptime_s or 0.0 for handle in handles)
 
 
 def checkpoint(step: int) -> Callable[[Job], None]:

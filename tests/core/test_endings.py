@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import SECOND, World, checkpoint, scripted_world
+from scripted import SECOND, World, checkpoint
 
 from patron_core import verbs
 from patron_core.executors.base import Handle, Job
@@ -19,7 +18,7 @@ from patron_core.lifecycle.decide import FAILURE_BUDGET, KILL_AGAIN_S, SILENCE_S
 from patron_core.lifecycle.observe import CLOCK_NOISE_S, LONG_AGO_S, _since
 from patron_core.lifecycle.supervisor import Supervisor
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState
-from patron_core.store import Run, Store, attempts, ledger, runs
+from patron_core.store import Run, attempts, ledger, runs
 from patron_core.ui import show
 from trainer.contract.grace import kill_after_s
 
@@ -40,12 +39,6 @@ ENDINGS = {
     "vanished": Script(vanishes=True),
 }
 WISHES = {"pause": verbs.pause, "cancel": verbs.cancel}
-
-
-@pytest.fixture
-def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with scripted_world(sqlite_store, monkeypatch) as found:
-        yield found
 
 
 def rests(world: World, run: Run) -> Run:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.files import Progress, locked, no_progress, sha256_file, sha256_text, write_atomic
-from trainer.data.sources import Part
+from trainer.data.parts import Part
 from trainer.data.tokenizer import Tokenizer
 
 FORMAT = 1  # count up when the same text would give other files
