@@ -17,7 +17,6 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import Store
     from patron_core.ui import charts, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -51,8 +50,8 @@ def title():
 
 
 @app.cell
-def lab(args):
-    store = Store.open()
+def lab(args, session):
+    store = session.open_store()
     actor = getpass.getuser()
     params = mo.query_params()
     key = args.key or uuid.uuid4().hex[:12]

@@ -21,7 +21,6 @@ with app.setup:
     from patron_core import verbs
     from patron_core.lifecycle import supervisor
     from patron_core.states import RunState
-    from patron_core.store import Store
     from patron_core.ui import inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -74,8 +73,8 @@ def title():
 
 
 @app.cell
-def lab(args):
-    store = Store.open()
+def lab(args, session):
+    store = session.open_store()
     actor = getpass.getuser()
     params = mo.query_params()
     key = args.key or uuid.uuid4().hex[:12]
@@ -187,6 +186,7 @@ def act_as_script(args, get_run, prove, session, store):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             prove()
             session.on_interrupt = "the dryrun goes on"
+            session.look_again = f"python notebooks/4_watch.py --run {get_run()}"
             session.call(
                 verbs.wait,
                 store,
@@ -308,7 +308,7 @@ def unproven(acted, get_run, session, store):
     _seen = session.call(verbs.view, store, get_run()).value
     if not _seen.run.dryrun:
         session.emit(_seen.to_dict(), f"{_seen.run.name}: {_seen.sentence}\nnext: {_seen.next}")
-        session.end(3)
+        session.end(verbs.exit_code(_seen))
     return
 
 

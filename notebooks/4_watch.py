@@ -1,6 +1,6 @@
 """Watch: one run, live: its state, its curves, its attempts and what it costs. Pause it, cancel it, note what you see.
 
-python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 3
+python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 6
 python notebooks/4_watch.py --run RUN --no-follow --json
 python notebooks/4_watch.py --run RUN --cancel --yes
 marimo run notebooks/4_watch.py                          then add ?run=RUN to the address, or choose
@@ -22,7 +22,6 @@ with app.setup:
     from patron_core.errors import InvalidInput
     from patron_core.lifecycle import supervisor
     from patron_core.states import ACTIVE, TERMINAL, RunState
-    from patron_core.store import Store
     from patron_core.ui import charts, choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -59,8 +58,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_store()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store
@@ -119,7 +118,8 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
     if session.is_script and args.follow:
-        session.on_interrupt = f"the run goes on; look again with: python notebooks/4_watch.py --run {chosen.value}"
+        session.on_interrupt = "the run goes on"
+        session.look_again = f"python notebooks/4_watch.py --run {chosen.value} --no-follow"
         _outcome = session.call(
             verbs.wait,
             store,
@@ -304,7 +304,7 @@ def answer(args, seen, session):
             ]
         ),
     )
-    session.end(0 if seen.run.state is RunState.SUCCEEDED or not args.follow else 3)
+    session.end(verbs.exit_code(seen, pause=args.pause, cancel=args.cancel) if args.follow else 0)
     return
 
 
