@@ -13,11 +13,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.executors.base import Executor, Job
-from patron_core.lifecycle import workload
+from patron_core.lifecycle import holds, workload
 from patron_core.lifecycle.decide import Action, ActionKind, failures_after
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
-from patron_core.money import affordable_s, cost_usd_micros
+from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -88,7 +88,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     hold = ledger.run_money(store, run.id).held_usd_micros
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
-    deadline_s = max(1.0, affordable_s(hold, attempt.usd_micros_per_hour) - grace_s)
+    deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
     RunDir(directory).write_spec(canonical_json(run.spec))
     handle = executor.submit(
         Job(
@@ -205,6 +205,7 @@ def _move(
 
 def settle(conn: Connection, run: Run, *, now: float) -> int:
     """Give back what is left of the hold. Returns micro-dollars released; again, it releases nothing."""
+    runs.lock(conn, run.id)  # a top-up at this moment is either in the sum below, or is told that the run rests
     number = len(attempts.for_run(conn, run.id))
     funded = ledger.run_money(conn, run.id).funded_usd_micros
     return ledger.release(conn, run, key=f"release:{run.id}:{number}:{funded}", actor=SUPERVISOR, now=now)
