@@ -286,7 +286,7 @@ def rehearsal(seen):
 
 
 @app.cell
-def answer(pairs, repriced, seen, session, table):
+def answer(args, pairs, repriced, seen, session, table):
     session.emit(
         seen.to_dict() | {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()},
         "\n".join(
@@ -298,6 +298,7 @@ def answer(pairs, repriced, seen, session, table):
             ]
         ),
     )
+    session.end(verbs.exit_code(seen) if args.yes else 0)
     return
 
 

@@ -22,6 +22,7 @@ from patron_core.ui.flags import Arguments, parse_arguments
 ROOT = Path(__file__).parents[1]
 HOLE = "HOLE"  # stands for what an f-string puts in
 OURS = re.compile(r"python (?:notebooks/(?P<notebook>\w+)\.py|-m (?P<module>[\w.]+))(?P<rest>[^`'\";,()]*)")
+PROGRAMS = ("python ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
 FOREIGN = ("uv ", "sky ", "pg_isready", "iconv", "gcloud", "aws ", "sqlite3")  # whose flags are not ours
 
 
@@ -110,6 +111,12 @@ def test_advice_names_only_flags_that_exist() -> None:
     assert wrong == []
 
 
+def test_what_begins_like_a_command_can_be_run_as_it_stands() -> None:
+    begins = [(place, text) for place, text, is_next in all_words() if is_next and text.startswith(PROGRAMS)]
+    assert len(begins) > 15
+    assert [(place, text) for place, text in begins if not is_command(text)] == []
+
+
 def test_the_check_itself_sees_what_is_wrong() -> None:
     assert problems_of("python notebooks/7_dream.py") == ["there is no notebook 7_dream"]
     assert problems_of(f"python notebooks/4_watch.py --run {HOLE} --shout") == ["4_watch has no flag --shout"]
@@ -126,9 +133,8 @@ def run_in(state: RunState, reason: EndReason | None, **changes: Any) -> Run:
         "num_steps": 90_000,
         "data": "path:/a b/[1]",
     }
-    given: dict[str, Any] = {
-        "id": "r1", "project": "lab", "name": "it's one", "state": state, "reason": reason, "spec": spec, "estimate": {},
-    } | changes  # fmt: skip
+    known = {"id": "r1", "project": "lab", "name": "it's one", "state": state, "reason": reason, "spec": spec}
+    given: dict[str, Any] = known | {"estimate": {}} | changes
     fields = Run.__dataclass_fields__
     return Run(**{name: given.get(name) for name in fields})
 

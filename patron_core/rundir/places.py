@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from patron_core.errors import Unavailable
+from patron_core.errors import Busy
 from patron_core.rundir.files import tail
 from trainer.contract.remote import Remote, RemoteError, is_url
 
@@ -22,7 +22,7 @@ LOG_LINE_BYTES = 400  # assumed, to fetch only the end of a log
 Skip = Callable[[str], str | None]
 
 
-class Unreachable(Unavailable, OSError):
+class Unreachable(Busy, OSError):
     """A bucket cannot be asked now. An OSError too, so that who handles a missing disk handles this."""
 
 

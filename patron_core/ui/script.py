@@ -1,10 +1,10 @@
 """The face of a notebook on the command line: --help, checked arguments, one JSON object, honest exit codes.
 
-A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (`python notebooks/x.py
---depth 4 --json`) the flags are parsed from argv; in the editor, as an app and under test the defaults are used. Exit
-codes: 0 what was asked was done, 1 a fault of ours, 2 bad arguments, 3 refused (with what to do next), 4 a confirmation
-flag is missing, 5 busy or unreachable (try again), 6 the run that was followed did not succeed, 7 `--timeout-s` is over
-and the run goes on; 130 after Ctrl-C.
+A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (say `python
+notebooks/search.py --depths 4 --json`) the flags are parsed from argv; in the editor, as an app and under test the
+defaults are used. Exit codes: 0 what was asked was done, 1 a fault of ours, 2 bad arguments, 3 refused (with what to do
+next), 4 a confirmation flag is missing, 5 busy or unreachable (try again), 6 the run that was followed did not succeed,
+7 `--timeout-s` is over and the run goes on; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
