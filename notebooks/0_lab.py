@@ -51,7 +51,7 @@ def title():
 
 @app.cell
 def lab(args, session):
-    store = session.open_store()
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     key = args.key or uuid.uuid4().hex[:12]
@@ -64,8 +64,12 @@ def choose(args, params, session, store):
     _known = {*verbs.lab(store).projects, args.project}
     _wanted = params.get("project")
     _value = _wanted if _wanted in _known else args.project  # an address names a project, it makes none
+    _names = {show.one_line(name, 100): name for name in sorted(_known)}
     project = mo.ui.dropdown(
-        sorted(_known), value=_value, label="Project", on_change=lambda name: params.set("project", name)
+        _names,
+        value=show.one_line(_value, 100),
+        label="Project",
+        on_change=lambda name: params.set("project", name),
     )
     ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
     None if session.is_script else mo.hstack([project, ticker], justify="start", gap=1.5)
@@ -111,8 +115,13 @@ def money(found):
         if not found.problems
         else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
+    _late = [mo.callout(mo.md(inert.bullets(lag.sentence for lag in found.late)), kind="warn")] if found.late else []
     mo.vstack(
-        [mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"), _books]
+        [
+            mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"),
+            *_late,
+            _books,
+        ]
     )
     return
 
@@ -158,6 +167,7 @@ def runs(found, session, table):
                 f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
                 "",
                 show.text_table(found.runs, table) if found.runs else _start,
+                *(lag.sentence for lag in found.late),
                 *found.problems,
             ]
         ),

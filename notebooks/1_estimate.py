@@ -102,7 +102,7 @@ def market_question(args):
 
 @app.cell
 def lab(session):
-    store = session.call(verbs.find_lab).value  # finished runs sharpen the prediction; without a lab nothing is made
+    store = session.open_lab(make=False)  # finished runs sharpen the prediction; without a lab nothing is made
     return (store,)
 
 

@@ -74,7 +74,7 @@ def title():
 
 @app.cell
 def lab(args, session):
-    store = session.open_store()
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     key = args.key or uuid.uuid4().hex[:12]

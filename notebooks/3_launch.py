@@ -57,7 +57,7 @@ def title():
 
 @app.cell
 def lab(session):
-    store = session.open_store()
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store

@@ -59,7 +59,7 @@ def title():
 
 @app.cell
 def lab(session):
-    store = session.open_store()
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store
@@ -164,7 +164,7 @@ def headline(seen):
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
-            mo.Html(inert.html("{}", _bar)),
+            mo.Html(inert.page(_bar)),
             mo.hstack(
                 [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
                 justify="start",
@@ -297,6 +297,7 @@ def answer(args, seen, session):
                 show.progress_line(seen),
                 seen.sentence,
                 *([f"refused: {seen.refused['message']}"] if seen.refused else []),
+                *(f"warning: {warning}" for warning in seen.warnings),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),

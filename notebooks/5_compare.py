@@ -49,7 +49,7 @@ def title():
 
 @app.cell
 def lab(session):
-    store = session.open_store()
+    store = session.open_lab()
     params = mo.query_params()
     return params, store
 

@@ -57,7 +57,7 @@ def title():
 
 @app.cell
 def lab(session):
-    store = session.open_store()
+    store = session.open_lab()
     actor = getpass.getuser()
     get_saved, set_saved = mo.state(None)
     return actor, get_saved, set_saved, store

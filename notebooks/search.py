@@ -78,7 +78,7 @@ def title():
 
 @app.cell
 def lab(session):
-    store = session.open_store()
+    store = session.open_lab()
     return (store,)
 
 

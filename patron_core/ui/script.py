@@ -18,13 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
-from patron_core.store import Store
 from patron_core.ui import inert
 from patron_core.ui.commands import LOOK, is_command, is_same, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, parse_arguments
+
+if TYPE_CHECKING:
+    from patron_core.store import Store
 
 __all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
 
@@ -81,11 +83,13 @@ class Session(Generic[A]):
                 raise  # the notebook shows the traceback
             self._fail_unexpected(error)
 
-    def open_store(self) -> Store:
-        """The lab's store. Where it cannot be opened a script ends with the reason; elsewhere this raises it."""
-        store = self.call(Store.open) if self.is_script else Outcome(value=Store.open())
-        assert store.value is not None
-        return store.value
+    def open_lab(self, *, make: bool = True) -> Store | None:
+        """The lab's store; None where there is none and `make` is off. In an editor or an app its error is raised."""
+        from patron_core import verbs
+
+        if self.is_script:
+            return self.call(verbs.open_lab, make=make).value
+        return verbs.open_lab(make=make)
 
     def emit(self, answer: Mapping[str, Any], text: str = "") -> None:
         """A script's result: the JSON object with --json, else the text. Nothing in the editor and in apps."""
@@ -156,7 +160,7 @@ class Session(Generic[A]):
         print(inert.terminal("".join(traceback.format_exception(error))), file=sys.stderr)
         self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback above"))
 
-    def end_with(self, _kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    def end_by_error(self, _kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
         """Python's hook for what nothing caught, a cell's plain code say: it too ends in the one shape."""
         if isinstance(error, PatronError):
             self.fail(error)
@@ -186,7 +190,7 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
     if args.json_output:
         sys.stdout = sys.stderr  # so that no library's print spoils the one JSON line
     session = Session(args, is_script=True, out=out, prog=Path(file).name, argv=argv)
-    sys.excepthook = session.end_with
+    sys.excepthook = session.end_by_error
     return session
 
 
