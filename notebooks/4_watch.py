@@ -22,7 +22,6 @@ with app.setup:
     from patron_core.errors import InvalidInput
     from patron_core.lifecycle import supervisor
     from patron_core.states import ACTIVE, TERMINAL, RunState
-    from patron_core.store import Store
     from patron_core.ui import charts, choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -59,8 +58,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store
@@ -164,7 +163,7 @@ def headline(seen):
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
-            mo.Html(inert.html("{}", _bar)),
+            mo.Html(inert.page(_bar)),
             mo.hstack(
                 [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
                 justify="start",
