@@ -22,7 +22,6 @@ with app.setup:
     from patron_core.errors import InvalidInput
     from patron_core.lifecycle import supervisor
     from patron_core.states import ACTIVE, TERMINAL, RunState
-    from patron_core.store import Store
     from patron_core.ui import charts, choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -59,8 +58,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store
@@ -297,6 +296,7 @@ def answer(args, seen, session):
                 show.progress_line(seen),
                 seen.sentence,
                 *([f"refused: {seen.refused['message']}"] if seen.refused else []),
+                *(f"warning: {warning}" for warning in seen.warnings),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),

@@ -21,7 +21,7 @@ from patron_core import verbs
 from patron_core.errors import Refused
 from patron_core.lifecycle.supervisor import Supervisor, ensure_running
 from patron_core.mirror import tracking
-from patron_core.mirror.due import is_mirrored
+from patron_core.mirror.due import due
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir, curve, lineage
 from patron_core.states import EndReason, RunState
@@ -132,7 +132,7 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     assert ledger.verify(store) == []
 
     # the curve: every step once, in MLflow as in the record
-    drive(supervisor, run, lambda seen: is_mirrored(store, seen))
+    drive(supervisor, run, lambda seen: due(store) == [])
     mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
     assert Counter(mirrored["step"].to_list()) == Counter(range(1, 201))
     recorded = curve(lineage(directory.all_events()), "train/loss")

@@ -19,6 +19,7 @@ from typing import Any
 from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
+from trainer.contract import control
 from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
@@ -78,6 +79,13 @@ class RunDir:
     def spec(self) -> dict[str, Any] | None:
         return to_object(self._place.read("spec.json"))
 
+    def control(self) -> bytes | None:
+        return self._place.read(control.NAME)
+
+    def move_deadline(self, attempt: str, deadline_s: float) -> None:
+        """Have the attempt run until `deadline_s` seconds after its start, which is later than it was told."""
+        self._place.write(control.NAME, control.content(attempt, deadline_s))
+
     def environment(self) -> dict[str, Any] | None:
         return to_object(self._place.read("environment.json"))
 
@@ -114,9 +122,11 @@ class RunDir:
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
 
-        The cursor is JSON: segments (attempt -> last number read), garbage_lines and missing_segments (counts so far).
+        The cursor is JSON: segments (attempt -> last number read), seqs (attempt -> highest event read), garbage_lines
+        and missing_segments (counts so far). What a writer wrote again, since a disk had refused, is given once.
         """
         segments: dict[str, int] = dict((cursor or {}).get("segments", {}))
+        seqs: dict[str, int] = dict((cursor or {}).get("seqs", {}))
         garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
         events: list[Event] = []
@@ -130,10 +140,11 @@ class RunDir:
                 missing_segments += number - segments[attempt] - 1
             segments[attempt] = number
             parsed, garbage = _parse_segment(content)
-            events += parsed
+            events += _unseen(parsed, seqs)
             garbage_lines += garbage
         return events, {
             "segments": segments,
+            "seqs": seqs,
             "garbage_lines": garbage_lines,
             "missing_segments": missing_segments,
         }
@@ -238,6 +249,17 @@ def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
             return True
         last[attempt] = number
     return False
+
+
+def _unseen(events: Sequence[Event], seqs: dict[str, int]) -> list[Event]:
+    """Those that no earlier segment had, each once; `seqs` is brought up to date."""
+    highest = dict(seqs)
+    new: dict[tuple[str, int], Event] = {}
+    for event in events:
+        if event.attempt not in highest or event.seq > highest[event.attempt]:
+            new.setdefault((event.attempt, event.seq), event)
+            seqs[event.attempt] = max(event.seq, seqs.get(event.attempt, event.seq))
+    return list(new.values())
 
 
 def _parse_segment(content: bytes) -> tuple[list[Event], int]:

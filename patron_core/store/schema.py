@@ -248,9 +248,12 @@ mirrors = Table(
     "mirrors",
     metadata,
     Column("run_id", String(80), ForeignKey("runs.id"), primary_key=True),
-    _name("mlflow_run_id"),
+    _name("mlflow_run_id"),  # empty: there was nothing to mirror
     _json("position"),
     _time("updated_at"),
+    _time("rested_at", nullable=True),  # the run's updated_at, where it rested and all of it is mirrored as it was then
+    _time("synced_at", nullable=True),  # by the database's clock: when the tracker last had all that there was
+    _name("error", nullable=True),  # why the newest try since then failed
 )
 
 searches = Table(

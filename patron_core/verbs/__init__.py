@@ -14,7 +14,7 @@ from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.dryrun import dryrun, repriced
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
-from patron_core.verbs.lab import Lab, find_lab, lab
+from patron_core.verbs.lab import Lab, lab, open_lab
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
@@ -63,7 +63,6 @@ __all__ = [
     "dryrun",
     "estimate_local",
     "estimates",
-    "find_lab",
     "find_run",
     "fund",
     "fund_and_launch",
@@ -73,6 +72,7 @@ __all__ = [
     "log_tail",
     "next_step",
     "offer",
+    "open_lab",
     "overview",
     "pause",
     "place",

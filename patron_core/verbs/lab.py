@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patron_core import settings
+from patron_core.errors import PatronError
+from patron_core.lifecycle import post, supervisor
+from patron_core.mirror.lag import Lag, lags
 from patron_core.store import Store, ledger, runs, searches
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
 from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
 
 SHOWN_RUNS = 50
+
+log = logging.getLogger("patron.lab")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,8 @@ class Lab:
     wallet: Wallet
     burn_usd_micros_per_hour: int  # of all projects
     statement: list[LedgerEntry]  # newest first
+    late: list[Lag]  # mirrors that lag by more than 30 s, of all projects
+    supervisor: str | None  # machine and process of who supervises, while anybody does
     problems: list[str]  # what does not add up in the books; nothing is as it should be
 
     @property
@@ -50,16 +58,26 @@ class Lab:
                 for run in self.runs
             ],
             "searches": [{"search": s.id, "key": s.key, "state": s.state} for s in self.searches],
+            "late_mirrors": [{"run": lag.run_id, "mirror_lag_s": lag.seconds, "why": lag.why} for lag in self.late],
+            "supervisor": self.supervisor,
             "problems": self.problems,
         }
 
 
-def find_lab() -> Store | None:
-    """The lab's store if there is one already; makes nothing."""
+def open_lab(*, make: bool = True) -> Store | None:
+    """The lab's store, and somebody at work in it where that is needed, after a reboot for instance.
+
+    Without `make`, None where there is no lab yet. Raises Unavailable; Busy when the same again may do.
+    """
     url = settings.database_url()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    if not make and url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
-    return Store.open(url)
+    store = Store.open(url)
+    try:
+        supervisor.ensure_running(store)
+    except (PatronError, OSError) as error:  # it is no answer to what was asked; the next look tries again
+        log.warning("no supervisor could be started: %s", error)
+    return store
 
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
@@ -73,5 +91,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         wallet=ledger.wallet(store, project),
         burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
         statement=ledger.statement(store, project, 50),
+        late=lags(store),
+        supervisor=post.holder(post.SUPERVISOR, store),
         problems=ledger.verify(store),
     )

@@ -7,9 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core.lifecycle import supervisor
+from patron_core.lifecycle import supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
+from patron_core.mirror.lag import lags
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
@@ -48,6 +49,7 @@ class RunView:
     checkpoint_step: int | None
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
+    mirror_lag_s: float | None  # of MLflow behind the record, where it is more than 30 s
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -83,12 +85,13 @@ class RunView:
                     "reason": a.reason.value if a.reason else None,
                     "exit_code": a.exit_code,
                     "evidence": words(a.evidence, a.exit_code),
-                    "why": why(a.reason, a.evidence.get("last_word")) if a.reason else None,
+                    "why": why(a.reason, a.evidence) if a.reason else None,
                     "charged_s": a.charged_s,
                     "charged_usd_micros": a.charged_usd_micros,
                 }
                 for a in self.attempts
             ],
+            "mirror_lag_s": self.mirror_lag_s,
             "warnings": self.warnings,
             "samples": [asdict(sample) for sample in self.samples],
             "next": self.next,
@@ -108,13 +111,17 @@ def view(store: Store, run_id: str) -> RunView:
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
+    lag = next((each for each in lags(store) if each.run_id == run.id), None)
+    history = runs.events(store, run.id)
+    if (noted := trouble.standing(history)) is not None:
+        warnings.append(noted.message)
     step_s = latest.get("train/step_s")
     running = run.state is RunState.RUNNING and num_steps and step_s
     return RunView(
         run=run,
         money=ledger.run_money(store, run.id),
         attempts=made,
-        history=runs.events(store, run.id),
+        history=history,
         step=step,
         num_steps=num_steps,
         metrics=latest,
@@ -122,7 +129,8 @@ def view(store: Store, run_id: str) -> RunView:
         checkpoint_step=newest.step if newest else None,
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
-        warnings=warnings[-5:],
+        mirror_lag_s=lag.seconds if lag else None,
+        warnings=[*warnings[-5:], *([lag.sentence] if lag else [])],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
         next=next_step(run, made[-1].evidence.get("last_word") if made else None),
@@ -202,7 +210,7 @@ _STATE_SENTENCE: dict[RunState, str] = {
     RunState.LAUNCHING: "Starting a machine.",
     RunState.RUNNING: "Training.",
     RunState.RECOVERING: "Its machine went away; it resumes from the newest checkpoint.",
-    RunState.PAUSED: "Paused with a checkpoint.",
+    RunState.PAUSED: "Paused.",
     RunState.SUCCEEDED: "Finished.",
     RunState.FAILED: "Failed.",
     RunState.CANCELLED: "Cancelled.",
@@ -214,7 +222,7 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
-    return why(run.reason, newest.evidence.get("last_word") if newest and newest.reason is run.reason else None)
+    return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:

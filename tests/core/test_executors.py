@@ -24,6 +24,7 @@ from patron_core.executors.base import Executor, Handle, Job, Observation, Obser
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.executors.local import LocalExecutor
 from patron_core.rundir.files import write_json
+from patron_core.rundir.rundir import RunDir
 
 PATIENCE_S = 30.0
 
@@ -251,12 +252,40 @@ def test_the_deadline_stops_what_listens(world: World) -> None:
     assert end.uptime_s >= 3
 
 
+def test_a_deadline_that_was_moved_is_kept_later(world: World) -> None:
+    job = world.job("stops", deadline_s=2)
+    RunDir(job.run_dir).move_deadline(job.key, 3.5)
+    end = _end(world, _ready(world, job))
+    assert end.exit_code == 75
+    assert end.evidence["deadline_hit"]
+    assert end.uptime_s is not None
+    assert end.uptime_s >= 3.5
+
+
 def test_the_deadline_kills_what_does_not_listen(world: World) -> None:
     handle = _ready(world, world.job("ignores", deadline_s=1, grace_s=0.1))
     end = _end(world, handle)
     assert end.signal == 9
     assert end.evidence["deadline_hit"]
     assert end.evidence["killed"]
+
+
+def test_what_is_forbidden_never_starts(world: World) -> None:
+    job = world.job("exits_0")
+    assert world.executor.forbid(job.key, job.run_dir) is None
+    assert world.executor.forbid(job.key, job.run_dir) is None
+    handle = world.executor.submit(job)
+    end = _end(world, handle)
+    assert (end.status, end.exit_code, end.signal, end.uptime_s) == (ObservedStatus.ENDED, None, None, 0.0)
+    assert end.evidence["stopped_before_start"]
+    assert world.num_starts() == 0
+
+
+def test_what_was_submitted_cannot_be_forbidden_any_more(world: World) -> None:
+    job = world.job("exits_0")
+    handle = world.executor.submit(job)
+    assert world.executor.forbid(job.key, job.run_dir) == handle
+    assert _end(world, handle).exit_code == 0
 
 
 def test_logs_are_the_last_lines(world: World) -> None:

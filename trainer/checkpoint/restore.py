@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.events import SEGMENT_NAME, attempt_segments, last_seq
+from trainer.contract.events import SEGMENT_NAME, attempt_segments, last_seq, seq_of
 from trainer.contract.files import read_json, sync_folder
 from trainer.contract.remote import Remote
 
@@ -174,8 +174,7 @@ def _segments(remote: Remote) -> dict[str, Segments]:
 
 
 def _last_seq(content: bytes) -> int:
-    lines = content.splitlines()
-    return int(json.loads(lines[-1])["seq"]) if lines else 0
+    return max((seq_of(line) or 0 for line in content.splitlines()), default=0)
 
 
 def _score(remote: Remote, step: int) -> float | None:

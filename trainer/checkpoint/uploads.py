@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.restore import Restored, Segments, checkpoint_name
-from trainer.contract.events import SEGMENT_NAME
+from trainer.contract.events import SEGMENT_NAME, files_in, seq_of
 from trainer.contract.files import read_json
 from trainer.contract.remote import Remote
 
@@ -62,17 +62,17 @@ class Records:
         names = []
         for path, attempt in self._closed_segments():
             after = self._segments.get(attempt, Segments()).last_seq
-            lines = [line for line in path.read_bytes().splitlines(keepends=True) if json.loads(line)["seq"] > after]
-            new.setdefault(attempt, []).extend(lines)
+            lines = path.read_bytes().splitlines(keepends=True)
+            new.setdefault(attempt, []).extend(line for line in lines if (seq_of(line) or 0) > after)
             names.append(path.name)
         for attempt, lines in new.items():
             if lines:
-                self._create_segment(attempt, b"".join(lines), last_seq=int(json.loads(lines[-1])["seq"]))
+                self._create_segment(attempt, b"".join(lines), last_seq=max(seq_of(line) or 0 for line in lines))
         self._read.update(names)
 
     def _closed_segments(self) -> list[tuple[Path, str]]:
         found = []
-        for path in (self._folder / "events").glob("*.jsonl"):
+        for path in files_in(self._folder / "events", "*.jsonl"):
             match = SEGMENT_NAME.fullmatch(path.name)
             if match and path.name not in self._read:
                 found.append((match["attempt"], int(match["number"]), path))
