@@ -28,6 +28,21 @@ def home() -> Path:
     return Path(os.environ.get("PATRON_HOME") or Path.home() / ".patron").expanduser().absolute()
 
 
+def make_home() -> Path:
+    """PATRON_HOME, made for its owner alone: it holds the lab, its logs, and what jobs have in their environment."""
+    folder = home()
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif (folder / "patron.db").exists() and folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)  # made by an older Patron
+    return folder
+
+
+def keep_private() -> None:
+    """What this process makes from now on, and what its children make, is for its owner alone."""
+    os.umask(0o077)
+
+
 def cache() -> Path:
     return Path(os.environ.get("PATRON_CACHE") or home() / "cache").expanduser().absolute()
 

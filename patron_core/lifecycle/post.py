@@ -184,6 +184,7 @@ def _is_gone(store: Store) -> bool:
 
 def begin(post: Post, inherited: int | None) -> Watch | None:
     """For the process itself: with the lock that it was given, or the free one. None: somebody else is there."""
+    settings.keep_private()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if inherited is None:
@@ -204,8 +205,7 @@ def add_lock_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _take(post: Post) -> int | None:
-    folder = settings.home()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = settings.make_home()
     lock = os.open(folder / f"{post.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,7 +225,7 @@ def _start(post: Post, lock: int) -> None:
     folder = settings.home()
     with (folder / f"{post.name}.log").open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", post.module, "--lock-fd", str(lock)],
+            [sys.executable, "-P", "-m", post.module, "--lock-fd", str(lock)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

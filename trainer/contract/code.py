@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 # Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
@@ -15,6 +16,11 @@ NOT_HASHED = {
     "notices.py", "out_of_memory.py", "outcome.py", "remote.py", "restore.py", "sample.py", "saving.py", "session.py",
     "showcase.py", "stop.py", "train.py", "uploads.py", "world.py",
 }  # fmt: skip
+
+
+def python_module(module: str) -> list[str]:
+    """A command that starts a module as this process was started: with -P, never from the folder it is in."""
+    return [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", module]
 
 
 def code_hash() -> str:
