@@ -34,6 +34,7 @@ from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, 
 from trainer.contract.files import read_json, run_lock, write_json
 from trainer.contract.remote import is_url, read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec
+from trainer.preemption.deadline import keep_deadline
 from trainer.preemption.ending import Ending
 from trainer.preemption.notices import watching_for_notices
 from trainer.preemption.stop import StopRequest, StopWatch
@@ -153,7 +154,7 @@ def _run_and_judge(
     result: dict[str, Any] = {"exit_code": EXIT_DONE, "reason": "completed", "message": ""}
     try:
         spec = _load_spec(args.spec)
-        _set_deadline(stop, spec, args.deadline_s, started_at)
+        keep_deadline(stop, spec.deadline_s, args.run_dir, args.attempt, args.deadline_s, started_at)
         if world.is_first:
             _freeze_spec(spec, run_dir)
             if not _is_finished(run_dir):
@@ -248,12 +249,6 @@ def _is_finished(run_dir: Path) -> bool:
     if result.get("exit_code") != EXIT_DONE or result.get("reason") != "completed" or "burst" in result:
         return False
     return (run_dir / "checkpoints" / f"step-{result.get('step') or 0:06d}" / "manifest.json").exists()
-
-
-def _set_deadline(stop: StopWatch, spec: TrainSpec, deadline_s: float | None, started_at: float) -> None:
-    limits = [limit for limit in (spec.deadline_s, deadline_s) if limit is not None]
-    if limits:
-        stop.set_deadline(time.monotonic() + min(limits) - (time.time() - started_at))
 
 
 def _process_started_at() -> float:

@@ -140,7 +140,7 @@ class Executor(Protocol):
         ...
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
-        """SIGTERM: please save a checkpoint and exit with 75; then SIGKILL after `grace_s`. Returns at once; poll tells the outcome.
+        """SIGTERM: please save a checkpoint and exit with 75; then SIGKILL after `grace_s`. Returns at once.
 
         Idempotent: again, and after the end, it changes nothing, except that a shorter grace shortens the wait.
         """

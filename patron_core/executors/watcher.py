@@ -1,8 +1,8 @@
 """One workload, watched over to its end: what the runner of this machine and the guard of a rented one share.
 
-It is told to stop once, by whatever asks first; it is killed with its group after the shortest grace that was given; what
-it left behind is killed at its end. How long it neither printed nor recorded anything is measured here, by a clock that
-nobody sets and that stands still while the machine sleeps.
+It is told to stop once, by whatever asks first; it is killed with its group after the shortest grace that was given;
+what it left behind is killed at its end. How long it neither printed nor recorded anything is measured here, by a clock
+that nobody sets and that stands still while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Watcher:
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(signum, self._told)
-        for signum in (signal.SIGCHLD, *wakes):
-            signal.signal(signum, lambda *_: None)
+        for wake in (signal.SIGCHLD, *wakes):
+            signal.signal(wake, lambda *_: None)
 
     def _told(self, *_: object) -> None:
         self.told_by_machine = True
@@ -86,8 +86,8 @@ class Watcher:
     ) -> int:
         """Until the workload is gone, with everything that it left behind; its exit code, or minus the signal.
 
-        `wish` is whether it shall stop: the seconds until that is done by force. It is asked every `look_s` seconds, and
-        when a signal wakes us. An OSError is passed over.
+        `wish` is whether it shall stop: the seconds until that is done by force. It is asked every `look_s` seconds,
+        and when a signal wakes us. An OSError is passed over.
         """
         kill_after_s: float | None = None
         next_look = next_heartbeat = 0.0
