@@ -296,6 +296,7 @@ def answer(args, seen, session):
                 show.progress_line(seen),
                 seen.sentence,
                 *([f"refused: {seen.refused['message']}"] if seen.refused else []),
+                *(f"warning: {warning}" for warning in seen.warnings),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),

@@ -23,10 +23,10 @@ PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE
 }
 ALLOWED = {
     "notebooks": {"patron_core", "marimo", "altair", "polars", "pydantic"},
-    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore"},
+    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore", "triton"},
 }
 LAZY_ONLY = {
-    "mlflow": {"patron_core/mirror/tracking.py"},
+    "mlflow": {"patron_core/mirror/tracking.py", "patron_core/mirror/tracker.py"},
     "sky": {"patron_core/machines/sky_catalog.py", "patron_core/executors/skypilot_client.py"},
 }
 

@@ -51,6 +51,12 @@ def new_holder() -> str:
     return f"{os.uname().nodename}/{os.getpid()}/{processes.mark(os.getpid())}/{uuid.uuid4().hex[:8]}"
 
 
+def holder(post: Post, store: Store) -> str | None:
+    """Machine and process of who is there, by the lease."""
+    held = leases.current(store, post.name)
+    return None if held is None else "/".join(held.holder.split("/")[:2])
+
+
 def ensure(post: Post, store: Store) -> bool:
     """See that a process is at the post. True when this call started it."""
     held = leases.current(store, post.name)

@@ -15,7 +15,7 @@ from training import ROOT
 
 from tests.bench.lease import run as lease
 from tests.bench.lease.part import finite
-from tests.bench.lease.profile import HEAD, OPTIMIZER, busy_s, kernel_kinds
+from tests.bench.lease.profiling import HEAD, OPTIMIZER, busy_s, kernel_kinds
 from tests.bench.lease.run import Entry, pack, run_all, run_part, warm
 
 SLOW_PART = """

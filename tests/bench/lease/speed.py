@@ -42,7 +42,7 @@ def ours(setting: Setting, job: Job, report: Report, trace: str | None = None) -
     started = time.perf_counter()
     report(job=describe(job), forecast=forecast(job))
 
-    from tests.bench.lease.profile import profile_step
+    from tests.bench.lease.profiling import profile_step
     from tests.bench.sides import run_ours
 
     with tempfile.TemporaryDirectory() as folder:
