@@ -66,7 +66,7 @@ def lab(session):
 @app.cell
 def choose(args, params, session, store):
     if session.is_script and not args.run:
-        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs that wait"))
+        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py"))
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
     _wanted = params.get("run") or args.run
     _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed

@@ -1,6 +1,6 @@
 """Watch: one run, live: its state, its curves, its attempts and what it costs. Pause it, cancel it, note what you see.
 
-python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 3
+python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 6
 python notebooks/4_watch.py --run RUN --no-follow --json
 python notebooks/4_watch.py --run RUN --cancel --yes
 marimo run notebooks/4_watch.py                          then add ?run=RUN to the address, or choose
@@ -68,7 +68,7 @@ def lab(session):
 @app.cell
 def choose(args, params, session, store):
     if session.is_script and not args.run:
-        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs"))
+        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py"))
     _wanted = params.get("run") or args.run
     _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed
     _labels = choices.run_labels([*verbs.overview(store), *([_found.value] if _found and not _found.failed else [])])
@@ -118,7 +118,8 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
     if session.is_script and args.follow:
-        session.on_interrupt = f"the run goes on; look again with: python notebooks/4_watch.py --run {chosen.value}"
+        session.on_interrupt = "the run goes on"
+        session.look_again = f"python notebooks/4_watch.py --run {chosen.value} --no-follow"
         _outcome = session.call(
             verbs.wait,
             store,
@@ -304,7 +305,7 @@ def answer(args, seen, session):
             ]
         ),
     )
-    session.end(0 if seen.run.state is RunState.SUCCEEDED or not args.follow else 3)
+    session.end(verbs.exit_code(seen, pause=args.pause, cancel=args.cancel) if args.follow else 0)
     return
 
 

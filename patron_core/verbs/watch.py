@@ -202,6 +202,17 @@ def wait(
         time.sleep(every_s)
 
 
+def exit_code(seen: RunView, *, pause: bool = False, cancel: bool = False) -> int:
+    """Of a script that followed the run: 0 where it came to what was asked for, 6 where it rests elsewhere, 7 where it
+    goes on. A dryrun is asked to bring the run as far as waiting for money."""
+    if seen.run.state not in RESTING or seen.run.stop_requested:
+        return 7
+    wanted = {RunState.SUCCEEDED, RunState.AWAITING_FUNDING}
+    wanted |= {RunState.PAUSED} if pause else set()
+    wanted |= {RunState.CANCELLED} if cancel else set()
+    return 0 if seen.run.state in wanted else 6
+
+
 _STATE_SENTENCE: dict[RunState, str] = {
     RunState.DRAFT: "Planned; nothing has been spent.",
     RunState.DRYRUN: "A short burst is proving the plan on the real machine.",
