@@ -32,6 +32,7 @@ from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import TERMINAL, observe_job
 from patron_core.executors.skypilot_client import Client
+from patron_core.executors.staging import stage
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.code import code_hash
 
@@ -196,7 +197,7 @@ def make_task(job: Job) -> dict[str, Any]:
     if python:
         task.pop("workdir")
     else:
-        task["workdir"] = str(TASKS.parent)
+        task["workdir"] = str(stage(TASKS.parent))
     here = {"PATRON_CACHE"}  # a path of this machine says nothing there
     task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
         "PATRON_RUN_DIR": job.run_dir,
