@@ -22,6 +22,7 @@ from pathlib import Path
 
 from patron_core.errors import InvalidInput
 from patron_core.money import parse_usd
+from trainer.contract.urls import secret_of
 
 
 def home() -> Path:
@@ -54,6 +55,11 @@ def runs_folder() -> Path:
 def runs_place() -> str:
     """A folder, or a URL where machines elsewhere reach it, too."""
     place = os.environ.get("PATRON_RUNS") or str(runs_folder())
+    if problem := secret_of(place):
+        raise InvalidInput(
+            [f"PATRON_RUNS: {problem}"],
+            next="export PATRON_RUNS=s3://BUCKET/runs, and the keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
     return place if "://" in place else _absolute(place)
 
 
