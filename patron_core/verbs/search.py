@@ -7,10 +7,11 @@ again with the same key, a search goes on where it was.
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from patron_core.errors import Refused
-from patron_core.estimate import BudgetFit, Calibration
+from patron_core.estimate import BudgetFit, Calibration, TooLittleText
 from patron_core.machines import this_machine
 from patron_core.money import format_usd
 from patron_core.scaling import Candidate, recommend
@@ -89,15 +90,19 @@ class _Search:
 
     def _enumerate(self) -> list[BudgetFit]:
         """Every depth, cut to the budget, the lowest predicted val_bpb first."""
-        fits = []
+        fits: list[BudgetFit] = []
+        refusals: list[Refused] = []
         for depth in self.question.depths:
             try:
                 fits.append(self.runs.fit(depth, calibration=None))
             except Refused as error:
+                refusals.append(error)
                 self.log.decide("drop", f"{error.message[0].upper()}{error.message[1:]}.", depth=depth)
         if not fits:
+            if all(isinstance(error, TooLittleText) for error in refusals):
+                raise refusals[0]  # the same for every depth
             raise Refused(
-                f"no depth fits the budget{this_machine.busy_words()}",
+                f"no depth fits the budget{this_machine.busy_words()}; {refusals[0].message}",
                 next="take more --minutes, a larger --budget, or smaller --depths",
             )
         fits.sort(key=lambda fit: fit.estimate.val_bpb.mid)
@@ -144,6 +149,11 @@ class _Search:
                 val_bpb=measured.estimate.val_bpb.to_dict(),
             )
             proven.append((run, measured))
+        if not proven and self.runs.failures:
+            raise Refused(
+                f"no depth passed its dryrun. {' '.join(dict.fromkeys(self.runs.failures))}",
+                next=f"python notebooks/0_lab.py --project {shlex.quote(self.log.project)}",
+            )
         if not proven:
             raise Refused(
                 f"no depth passed its dryrun within the budget{this_machine.busy_words()}",
@@ -156,7 +166,7 @@ class _Search:
         left = {run.spec["depth"]: (run, fit) for run, fit in proven}
         while left and len(self.runs.finished) < self.question.max_runs:
             best = self._best_bpb()
-            law = fit_of(self.store, str(self.question.spec.get("data", "stdlib")))
+            law = fit_of(self.store, self.question.corpus)
             options = [
                 Candidate(
                     label=str(depth),
@@ -209,7 +219,6 @@ class _Search:
     def _report(self, why: str) -> SearchReport:
         rows = compare(self.store, self.runs.finished)
         done = [row for row in rows if row.val_bpb is not None]
-        corpus = str(self.question.spec.get("data", "stdlib"))
         return SearchReport(
             search_id=self.log.search_id,
             project=self.log.project,
@@ -220,5 +229,5 @@ class _Search:
             spent_usd_micros=self.runs.spent_usd_micros(),
             elapsed_s=time.monotonic() - self.runs.started,
             stopped_because=why,
-            where_next=where_next(fit_of(self.store, corpus), rows),
+            where_next=where_next(fit_of(self.store, self.question.corpus), rows),
         )
