@@ -62,6 +62,7 @@ def test_steps_that_the_text_does_not_last_for(rich: Store, corpus: Path) -> Non
     assert f"choose num_steps of at most {most}, or more text" in said
     kept = verbs.view(rich, run.id).refused
     assert kept is not None
+    assert verbs.view(rich, run.id).next == kept["next"]  # and not the dryrun that was refused
     words = shlex.split(kept["next"])
     assert words[words.index("--steps") + 1] == str(most)
 
@@ -122,7 +123,7 @@ def test_a_search_plans_no_more_steps_than_its_text_has(rich: Store, corpus: Pat
         spec=LOCAL_SPEC | SHAPE | {"device_batch_size": 4, "data": f"path:{corpus}"},
     )
     log = SearchLog(rich, question, project="lab", actor="ada", key="k", on_progress=None)
-    fit = SearchRuns(rich, question, log).fit(1, calibration=None)
+    fit = SearchRuns(rich, question, log).fit(1, calibration=None, budget_usd_micros=1_000_000)
     have = free_checks.train_tokens(fit.spec)
     assert have is not None
     assert fit.limit == "tokens"
