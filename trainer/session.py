@@ -216,9 +216,9 @@ class Session:
         loop.save()
         eval_tokens = min(self._spec.eval_tokens, data.num_val_tokens)
         eval_s_per_token = result.seconds / result.tokens
-        save = loop.last_save
+        save = loop.saves.last
         self._burst = self._speed(loop) | {
-            "first_step_s": loop.times.seconds[0] if loop.times.seconds else None,
+            "first_step_s": loop.pace.seconds[0] if loop.pace.seconds else None,
             "peak_memory_bytes": loop.machine.peak_memory_bytes(),
             "eval_s_per_token": eval_s_per_token,
             "eval_s": eval_s_per_token * eval_tokens,
@@ -237,7 +237,7 @@ class Session:
     @staticmethod
     def _speed(loop: TrainingLoop) -> dict[str, float | None]:
         """Median step of this process, and what follows from it."""
-        seconds = loop.times.settled()
+        seconds = loop.pace.settled()
         if not seconds:
             return dict.fromkeys(("step_s", "step_s_iqr", "tokens_per_s", "mfu"))
         step_s = statistics.median(seconds)
@@ -247,7 +247,7 @@ class Session:
             "step_s": step_s,
             "step_s_iqr": quartiles[2] - quartiles[0],
             "tokens_per_s": tokens / step_s,
-            "mfu": loop.mfu(step_s),
+            "mfu": loop.pace.mfu(step_s),
         }
 
     def _stop_if_asked(self, doing: str) -> None:
@@ -264,7 +264,7 @@ class Session:
 
     def wait_for_save(self, timeout_s: float) -> None:
         if self._loop is not None:
-            self._loop.wait_for_save(timeout_s)
+            self._loop.saves.wait(timeout_s)
 
     def figures(self) -> dict[str, Any]:
         loop = self._loop

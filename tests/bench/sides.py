@@ -71,7 +71,7 @@ def measure_ours(job: Job, folder: Path, started: float) -> dict[str, Any]:
     first_step_end = time.perf_counter()
     loop.run(WARM_UP_STEPS + job.steps, only_steps=True)
     machine = loop.machine
-    figures = _figures(job, loop.times.seconds[WARM_UP_STEPS:], started, built, first_step_end)
+    figures = _figures(job, loop.pace.seconds[WARM_UP_STEPS:], started, built, first_step_end)
     peak_memory_bytes = machine.peak_memory_bytes()
     if job.eval_batches:
         figures["eval"] = measure_evaluation(loop, job.eval_batches) | {
