@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.contract.code import NOT_HASHED, hashed_sources
+
 ROOT = Path(__file__).parents[1]
 STDLIB = sys.stdlib_module_names
 CORE_TOP = {"__init__", "errors", "money", "interval", "settings", "states", "prices"}
@@ -148,6 +150,18 @@ def test_nothing_imports_a_notebook_and_no_file_shadows_a_package() -> None:
         for path in sources(folder):
             assert path.stem not in shadows, path
             assert not any(module.split(".")[0] == "notebooks" for module, _ in imports(path)), path
+
+
+def test_what_decides_a_number_is_hashed_and_what_reports_or_stores_is_not() -> None:
+    """A correction to an upload must end no running experiment, and one to a formula must never pass unseen."""
+    hashed = {name for name in hashed_sources() if not name.endswith("__init__.py")}
+    assert hashed == {
+        "contract/blocks.py", "contract/footprint.py", "contract/recipe.py", "contract/spec.py", "divergence.py",
+        "evaluate.py", "loop.py", "model/attention.py", "model/gpt.py", "model/head.py", "model/head_cpu.cpp",
+        "model/head_cpu.py", "optim/muon.py", "optim/optimizer.py", "runtime/machine.py",
+    }  # fmt: skip
+    for name in NOT_HASHED:
+        assert (ROOT / "trainer" / name).exists(), f"{name} in trainer/contract/code.py is not there"
 
 
 def test_files_are_short_enough_to_hold_in_the_head() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.contract.exits import EXIT_DONE, BadSpec
 from trainer.contract.files import read_json, write_json
+from trainer.contract.layout import MANIFEST, RESULT, SPEC, checkpoint_name
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec
 
@@ -21,7 +22,7 @@ def load_spec(place: str | Path) -> TrainSpec:
 
 def freeze_spec(spec: TrainSpec, run_dir: Path) -> None:
     """The first start writes spec.json; a run never changes its spec."""
-    path = run_dir / "spec.json"
+    path = run_dir / SPEC
     if not path.exists():
         write_json(path, spec.to_dict())
         return
@@ -41,14 +42,14 @@ def _differing_keys(given: TrainSpec, frozen: TrainSpec) -> list[str]:
 def is_spec_of_another_run(spec_path: str, run_dir: Path) -> bool:
     """Whether the given spec is unreadable or not the finished run's own."""
     try:
-        return bool(_differing_keys(load_spec(spec_path), load_spec(run_dir / "spec.json")))
+        return bool(_differing_keys(load_spec(spec_path), load_spec(run_dir / SPEC)))
     except BadSpec:
         return True
 
 
 def is_finished(run_dir: Path) -> bool:
     """A completed result, and the checkpoint it speaks of. A burst does not finish a run."""
-    result = read_json(run_dir / "result.json") or {}
+    result = read_json(run_dir / RESULT) or {}
     if result.get("exit_code") != EXIT_DONE or result.get("reason") != "completed" or "burst" in result:
         return False
-    return (run_dir / "checkpoints" / f"step-{result.get('step') or 0:06d}" / "manifest.json").exists()
+    return (run_dir / checkpoint_name(result.get("step") or 0) / MANIFEST).exists()

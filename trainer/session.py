@@ -12,7 +12,8 @@ import torch
 
 from trainer.checkpoint.checkpoint import Checkpoint, Checkpointer
 from trainer.contract.exits import EXIT_DONE, BadSpec, Stopped
-from trainer.contract.files import cache_folder, newest_checkpoint_name, write_json
+from trainer.contract.files import cache_folder, write_json
+from trainer.contract.layout import RESULT, newest_checkpoint_name
 from trainer.contract.spec import SpecError, TrainSpec
 from trainer.data import DataError, PreparedData, prepare
 from trainer.environment import check_environment, check_same_everywhere, describe_environment
@@ -213,7 +214,7 @@ class Session:
     def _publish_burst(self) -> None:
         """The burst's figures, while the process goes on for somebody to kill it."""
         done = {"exit_code": EXIT_DONE, "reason": "completed", "message": "burst done, rehearsing a kill"}
-        write_json(self._run_dir / "result.json", done | self.figures() | {"attempt": self._events.attempt})
+        write_json(self._run_dir / RESULT, done | self.figures() | {"attempt": self._events.attempt})
 
     @staticmethod
     def _speed(loop: TrainingLoop) -> dict[str, float | None]:

@@ -34,6 +34,7 @@ from trainer.checkpoint.bucket import Bucket, leave, local_folder
 from trainer.contract.events import EventWriter, NoEvents, free_attempt_name
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, TrainerExit
 from trainer.contract.files import run_lock, write_json
+from trainer.contract.layout import RESULT, log_name
 from trainer.contract.remote import is_url
 from trainer.contract.spec import TrainSpec
 from trainer.frozen import freeze_spec, is_finished, is_spec_of_another_run, load_spec
@@ -100,7 +101,7 @@ def _run_locked(asked: Asked, run_dir: Path, bucket: Bucket | None, begin: Calla
         return EXIT_DONE if bucket is None or bucket.bring_up_the_rest() else EXIT_RESUME
     attempt = asked.attempt or free_attempt_name(run_dir, bucket.restored.segments if bucket else ())
     events = EventWriter(run_dir, attempt, first_seq=bucket.restored.first_seq(run_dir, attempt) if bucket else 1)
-    console = Console(run_dir / "logs" / f"{attempt}.log")
+    console = Console(run_dir / log_name(attempt))
     if bucket is not None:
         bucket.start(attempt, events, console.say)
     return _run_to_the_end(begin(events=events, console=console, bucket=bucket))
@@ -120,7 +121,7 @@ def _run_to_the_end(start: Start) -> int:
             return
         console.say(f"{result['reason']}: {result['message']}")
         if not is_finished(start.run_dir):  # a refused start must not hide a finished run
-            write_json(start.run_dir / "result.json", result | {"attempt": events.attempt})
+            write_json(start.run_dir / RESULT, result | {"attempt": events.attempt})
         events.emit("end", **{key: result[key] for key in ("exit_code", "reason", "message", "step")})
 
     ending = Ending(start, write_last_word)
@@ -143,7 +144,7 @@ def _run_and_judge(start: Start, ending: Ending) -> dict[str, Any]:
         if world.is_first:
             freeze_spec(spec, start.run_dir)
             if not is_finished(start.run_dir):  # an older attempt's last word is not this one's
-                (start.run_dir / "result.json").unlink(missing_ok=True)
+                (start.run_dir / RESULT).unlink(missing_ok=True)
             world.announce("begin")
         else:
             world.wait_for("begin")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.contract import grace
 from trainer.contract.exits import EXIT_RESUME
-from trainer.contract.files import newest_checkpoint_name
+from trainer.contract.layout import newest_checkpoint_name
 from trainer.preemption.stop import StopRequest
 
 if TYPE_CHECKING:
