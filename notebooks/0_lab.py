@@ -17,7 +17,6 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import Store
     from patron_core.ui import charts, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -51,8 +50,8 @@ def title():
 
 
 @app.cell
-def lab(args):
-    store = Store.open()
+def lab(args, session):
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     key = args.key or uuid.uuid4().hex[:12]
@@ -65,8 +64,12 @@ def choose(args, params, session, store):
     _known = {*verbs.lab(store).projects, args.project}
     _wanted = params.get("project")
     _value = _wanted if _wanted in _known else args.project  # an address names a project, it makes none
+    _names = {show.one_line(name, 100): name for name in sorted(_known)}
     project = mo.ui.dropdown(
-        sorted(_known), value=_value, label="Project", on_change=lambda name: params.set("project", name)
+        _names,
+        value=show.one_line(_value, 100),
+        label="Project",
+        on_change=lambda name: params.set("project", name),
     )
     ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
     None if session.is_script else mo.hstack([project, ticker], justify="start", gap=1.5)

@@ -101,8 +101,8 @@ def market_question(args):
 
 
 @app.cell
-def lab():
-    store = verbs.find_lab()  # finished runs sharpen the prediction; without a lab nothing is made
+def lab(session):
+    store = session.open_lab(make=False)  # finished runs sharpen the prediction; without a lab nothing is made
     return (store,)
 
 

@@ -21,7 +21,6 @@ with app.setup:
     from patron_core import verbs
     from patron_core.lifecycle import supervisor
     from patron_core.states import RunState
-    from patron_core.store import Store
     from patron_core.ui import inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -74,8 +73,8 @@ def title():
 
 
 @app.cell
-def lab(args):
-    store = Store.open()
+def lab(args, session):
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     key = args.key or uuid.uuid4().hex[:12]

@@ -20,7 +20,6 @@ with app.setup:
     from patron_core import verbs
     from patron_core.errors import InvalidInput
     from patron_core.states import RunState
-    from patron_core.store import Store
     from patron_core.ui import choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -57,8 +56,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store

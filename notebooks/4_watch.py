@@ -22,7 +22,6 @@ with app.setup:
     from patron_core.errors import InvalidInput
     from patron_core.lifecycle import supervisor
     from patron_core.states import ACTIVE, TERMINAL, RunState
-    from patron_core.store import Store
     from patron_core.ui import charts, choices, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -59,8 +58,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     actor = getpass.getuser()
     params = mo.query_params()
     return actor, params, store
@@ -147,6 +146,7 @@ def headline(seen):
         "<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{}%'></div></div>",
         f"{100 * min(1, _done):.1f}",
     )
+    _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
     _next = inert.md(" Next: {}", inert.code(seen.next)) if "4_watch" not in seen.next else ""
     _facts = [
@@ -163,13 +163,13 @@ def headline(seen):
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
-            mo.Html(inert.html("{}", _bar)),
+            mo.Html(inert.page(_bar)),
             mo.hstack(
                 [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
                 justify="start",
                 gap=4,
             ),
-            *[mo.callout(mo.md(inert.md("{}", warning)), kind="warn") for warning in seen.warnings],
+            *[mo.callout(mo.md(inert.md("{}", said)), kind="warn") for said in (*_refused, *seen.warnings)],
         ]
     )
     return
@@ -295,6 +295,7 @@ def answer(args, seen, session):
             [
                 show.progress_line(seen),
                 seen.sentence,
+                *([f"refused: {seen.refused['message']}"] if seen.refused else []),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),

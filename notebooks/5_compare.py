@@ -15,7 +15,6 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import Store
     from patron_core.ui import charts, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -49,8 +48,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     params = mo.query_params()
     return params, store
 

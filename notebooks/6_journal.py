@@ -18,7 +18,6 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import Store
     from patron_core.ui import inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -57,8 +56,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     actor = getpass.getuser()
     get_saved, set_saved = mo.state(None)
     return actor, get_saved, set_saved, store

@@ -19,7 +19,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import Store, searches
+    from patron_core.store import searches
     from patron_core.ui import background, inert, show
     from patron_core.ui.script import Arguments, open_session
 
@@ -77,8 +77,8 @@ def title():
 
 
 @app.cell
-def lab():
-    store = Store.open()
+def lab(session):
+    store = session.open_lab()
     return (store,)
 
 

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+import re
+from decimal import ROUND_CEILING, Decimal
+
+from patron_core.errors import InvalidInput
 
 MICROS_PER_USD = 1_000_000
+MAX_USD_MICROS = 10**15  # a billion dollars: sums of many stay far inside 64 bits
+# a point before the cents; commas only where they part thousands
+_PLAIN = re.compile(r"-?\$?([0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)(\.[0-9]+)?|-?\$?\.[0-9]+")
 
 
 def parse_usd(text: str | int | float | Decimal) -> int:
-    """Micro-dollars from "$4.36", "4.36" or a number. Raises ValueError for what is no finite amount."""
-    cleaned = str(text).strip().removeprefix("$").replace(",", "")
-    try:
-        amount = Decimal(cleaned)
-    except InvalidOperation:
-        raise ValueError(f"{text!r} is not an amount in dollars, for instance 4.36") from None
+    """Micro-dollars from "$4.36", "1,234.50" or a number. Raises ValueError, with what to write instead.
+
+    A text that could be read in two ways is refused: 0,10 is ten cents to one reader and ten dollars to another.
+    """
+    if isinstance(text, bool) or not isinstance(text, str | int | float | Decimal):
+        raise ValueError(f"{text!r} is no amount in dollars; write it like 4.36")
+    amount = _exact(text) if isinstance(text, str) else Decimal(str(text))
     if not amount.is_finite():
         raise ValueError(f"{text!r} is not a finite amount in dollars")
     micros = amount * MICROS_PER_USD
     if micros != micros.to_integral_value():
         raise ValueError(f"{text!r} is finer than a micro-dollar (0.000001)")
     return int(micros)
+
+
+def _exact(text: str) -> Decimal:
+    cleaned = text.strip()
+    if _PLAIN.fullmatch(cleaned):
+        return Decimal(cleaned.replace("$", "").replace(",", ""))
+    meant = _likely_meant(cleaned)
+    instead = f"write {meant}" if meant else "write it like 4.36"
+    raise ValueError(f"{text!r} is not an amount in dollars that can be read in one way only; {instead}")
+
+
+def _likely_meant(text: str) -> str | None:
+    """The spelling for what a person probably meant; only shown, never taken."""
+    bare = text.replace("$", "").replace(" ", "").replace("_", "")
+    if re.fullmatch(r"-?[0-9.]*,[0-9]+", bare):  # a decimal comma, with points between the thousands or none
+        return bare.replace(".", "").replace(",", ".")
+    if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]{1,2}", bare):
+        return f"{Decimal(bare):f}"
+    return bare if _PLAIN.fullmatch(bare) else None
+
+
+def check_usd_micros(usd_micros: int, what: str = "an amount", *, most: int = MAX_USD_MICROS) -> None:
+    """Raises InvalidInput for what is no whole number of micro-dollars from 1 to `most`."""
+    if type(usd_micros) is not int or not 0 < usd_micros <= most:  # True is an int to Python, and no amount
+        shown = format_usd(usd_micros) if type(usd_micros) is int else repr(usd_micros)
+        raise InvalidInput(
+            [f"{what}: {shown}; allowed above $0 and at most {format_usd(most)}, in whole micro-dollars"],
+            next="give a positive whole number, for instance 4360000 for $4.36",
+        )
 
 
 def format_usd(usd_micros: int) -> str:

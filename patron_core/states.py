@@ -115,6 +115,11 @@ SENTENCE: dict[EndReason, str] = {
 }
 
 
+# the workload's own message says what to do about it
+_SAYS_WHY = frozenset({EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR})
+MESSAGE_CHARS = 1000
+
+
 def why(reason: EndReason, last_word: Mapping[str, Any] | None = None) -> str:
     """The reason's sentence, and what the attempt itself knew: result.json's `memory` and `divergence`, if any."""
     last_word = last_word or {}
@@ -123,6 +128,8 @@ def why(reason: EndReason, last_word: Mapping[str, Any] | None = None) -> str:
         return f"{SENTENCE[reason]} {_what_fits(memory)}".rstrip()
     if reason is EndReason.DIVERGED and isinstance(divergence, Mapping):
         return f"{SENTENCE[reason]} {_what_diverged(divergence, last_word.get('last_checkpoint_step'))}"
+    if reason in _SAYS_WHY and isinstance(message := last_word.get("message"), str) and message:
+        return f"{SENTENCE[reason]} {message[:MESSAGE_CHARS]}"
     return SENTENCE[reason]
 
 

@@ -6,6 +6,7 @@ estimate -> dryrun -> fund -> launch -> SIGKILL of the supervisor, then of the t
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from patron_core import verbs
 from patron_core.errors import Refused
 from patron_core.lifecycle.supervisor import Supervisor, ensure_running
 from patron_core.mirror import tracking
-from patron_core.mirror.due import is_mirrored
+from patron_core.mirror.due import due
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir, curve, lineage
 from patron_core.states import EndReason, RunState
@@ -131,7 +132,7 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     assert ledger.verify(store) == []
 
     # the curve: every step once, in MLflow as in the record
-    drive(supervisor, run, lambda seen: is_mirrored(store, seen))
+    drive(supervisor, run, lambda seen: due(store) == [])
     mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
     assert Counter(mirrored["step"].to_list()) == Counter(range(1, 201))
     recorded = curve(lineage(directory.all_events()), "train/loss")
@@ -158,3 +159,12 @@ def test_too_little_data_is_found_by_the_dryrun_and_costs_little(store: Store, s
     assert "tokens" in attempts.for_run(store, run.id)[0].evidence["log_tail"]
     with pytest.raises(Refused, match="failed"):
         verbs.fund(store, run.id, actor="ada", key="go")
+
+    # the trainer's own sentence is what everybody says, and what is to be done next is a plan that fits
+    seen = verbs.view(store, run.id)
+    words = shlex.split(seen.next)
+    steps = int(words[words.index("--steps") + 1])
+    assert f"choose num_steps of at most {steps}, or" in seen.sentence
+    assert seen.to_dict()["sentence"] == seen.sentence
+    assert words[:2] == ["python", "notebooks/2_dryrun.py"]
+    assert words[words.index("--data") + 1] == spec["data"]

@@ -10,9 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "notebooks").glob("*.py"), *(ROOT / "patron_core" / "ui").rglob("*.py")])
-MAKERS = {"md", "html", "code", "bullets", "paragraphs", "link", "error", "joined", "terminal", "vega", "address"}
+MAKERS = {
+    "md", "html", "code", "bullets", "paragraphs", "link", "error", "joined", "page", "address", "terminal", "vega",
+}  # fmt: skip
 TEMPLATES = {"md", "html"}  # their first argument is a literal
-HTML_MAKERS = {"show.html_table", "show.facts_table", "price_view.price_table"}  # return inert.Html, says mypy
+HTML_MAKERS = {"show.html_table", "show.facts_table", "price_view.price_table"}  # made by inert.html
 RENDERED = {"mo.md", "mo.Html", "mo.plain_text", "mo.callout"}  # what they are given is obeyed
 LABELS = {"label", "placeholder", "submit_button_label", "clear_button_label", "tooltip"}  # mo.stat shows text
 FORBIDDEN = {
@@ -73,6 +75,8 @@ def call_faults(called: str, node: ast.Call) -> Iterator[str]:
         yield "only patron_core/ui/inert.py calls words inert"
     if called in RENDERED and (first is None or not is_inert(first)):
         yield f"rendered without inert: {ast.unparse(first) if first else 'nothing'}"
+    if called == "mo.Html" and isinstance(first, ast.Call) and name_of(first.func) in {"inert.html", "inert.joined"}:
+        yield "marimo sends it as an empty object; use inert.page"
     if not called.startswith("mo."):
         return
     for keyword in node.keywords:
@@ -98,6 +102,7 @@ def test_no_page_is_built_from_a_bare_string(path: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
+        'mo.Html(inert.html("<b>{}</b>", run.name))',
         'mo.md(f"## {run.name}")',
         'mo.md("## " + run.name)',
         'mo.md("## {}".format(run.name))',

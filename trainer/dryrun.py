@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from trainer.checkpoint.bucket import local_folder
-from trainer.contract.events import attempt_segments, free_attempt_name
+from trainer.contract.events import attempt_segments, free_attempt_name, seq_of
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
 from trainer.contract.layout import EVENTS, RESULT
@@ -115,8 +115,7 @@ class Rehearsal:
 
     def _events(self) -> Iterator[dict[str, Any]]:
         for _, path in attempt_segments(self._run_dir / EVENTS, self._attempt):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                yield json.loads(line)
+            yield from (json.loads(line) for line in path.read_bytes().splitlines() if seq_of(line) is not None)
 
 
 def _burst_end(result: dict[str, Any]) -> int:

@@ -159,7 +159,8 @@ class Session:
         try:
             return self._world.in_turn("data", work, look=self._stop.requested)
         except DataError as error:
-            raise BadSpec(str(error)) from error
+            fields = {"fitting": dict(error.fitting)} if error.fitting else {}
+            raise BadSpec(str(error), fields=fields) from error
 
     def _check_environment(self, machine: Machine, data: PreparedData) -> None:
         environment = describe_environment(machine, data, self._world.size)

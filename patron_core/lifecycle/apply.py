@@ -6,16 +6,18 @@ because the next look finds the intent, or the job under its key, and goes on fr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.executors.base import Executor, Job
-from patron_core.lifecycle import workload
+from patron_core.lifecycle import holds, workload
 from patron_core.lifecycle.decide import Action, ActionKind, failures_after
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
-from patron_core.money import affordable_s, cost_usd_micros
+from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -32,9 +34,11 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
     run, attempt = scene.run, scene.attempt
     match action.kind:
         case ActionKind.SUBMIT if attempt is not None:
+            with _as_judged(store, scene):
+                pass
             _submit(store, run, attempt, executor, now=now)
         case ActionKind.STARTED | ActionKind.RECOVERING if action.new_state is not None:
-            with store.begin() as conn:
+            with _as_judged(store, scene) as conn:
                 _move(
                     conn, run, action.new_state, reason=action.reason, now=now, detail=action.why, seen=action.evidence
                 )
@@ -43,19 +47,31 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
         case ActionKind.END if attempt is not None:
             _end(store, scene, attempt, action, executor, now=now)
         case ActionKind.RELAUNCH:
-            relaunch(store, run, attempt, now=now)
+            _relaunch(store, scene, now=now)
         case ActionKind.CLOSE if action.new_state is not None:
-            with store.begin() as conn:
+            with _as_judged(store, scene) as conn:
                 _move(conn, run, action.new_state, reason=action.reason, now=now, detail=action.why)
         case _:
             _charge_while_running(store, scene, now=now)
 
 
-def relaunch(store: Store, run: Run, previous: Attempt | None, *, now: float) -> None:
+@contextmanager
+def _as_judged(store: Store, scene: Scene) -> Iterator[Connection]:
+    """A write transaction in which the run and its attempt are still what was seen. Raises StaleState.
+
+    A supervisor may have slept between look and apply, as a laptop does: what it saw must not end a later launch.
+    """
+    with store.begin() as conn:
+        attempts.check_newest(conn, scene.run, scene.attempt)
+        yield conn
+
+
+def _relaunch(store: Store, scene: Scene, *, now: float) -> None:
     """Record the intent of another attempt at the price of the one before."""
+    run, previous = scene.run, scene.attempt
     if previous is None:
         raise ValueError(f"run {run.id} has no attempt to follow")
-    with store.begin() as conn:
+    with _as_judged(store, scene) as conn:
         attempts.create(
             conn,
             run,
@@ -72,7 +88,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     hold = ledger.run_money(store, run.id).held_usd_micros
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
-    deadline_s = max(1.0, affordable_s(hold, attempt.usd_micros_per_hour) - grace_s)
+    deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
     RunDir(directory).write_spec(canonical_json(run.spec))
     handle = executor.submit(
         Job(
@@ -87,7 +103,9 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
         )
     )
     with store.begin() as conn:
-        attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
+        made = attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
+    if made.state == "ended":  # while this process slept, somebody else ended what had not been submitted
+        executor.cancel(handle, grace_s=0.0)
 
 
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
@@ -136,7 +154,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         if report is None:
             reason, new_state = EndReason.USER_ERROR, RunState.FAILED
     result = run_result(directory)
-    with store.begin() as conn:
+    with _as_judged(store, scene) as conn:
         _charge(conn, run, attempt, seen.uptime_s if seen else 0.0, now=now)
         attempts.ended(
             conn,
@@ -187,6 +205,7 @@ def _move(
 
 def settle(conn: Connection, run: Run, *, now: float) -> int:
     """Give back what is left of the hold. Returns micro-dollars released; again, it releases nothing."""
+    runs.lock(conn, run.id)  # a top-up at this moment is either in the sum below, or is told that the run rests
     number = len(attempts.for_run(conn, run.id))
     funded = ledger.run_money(conn, run.id).funded_usd_micros
     return ledger.release(conn, run, key=f"release:{run.id}:{number}:{funded}", actor=SUPERVISOR, now=now)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post
 from patron_core.mirror import tracking
-from patron_core.mirror.due import due
+from patron_core.mirror.due import RESTING, due
 from patron_core.money import to_usd
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import ACTIVE
-from patron_core.store import Store, ledger
+from patron_core.store import Store, ledger, mirrors
 from patron_core.store.patience import jittered_s
 from patron_core.store.records import Run
 
@@ -56,20 +57,27 @@ class Mirroring:
 
 
 def mirror_run(store: Store, run: Run, *, now: float) -> str | None:
-    """One sync of one run, its money with it. Returns what went wrong."""
+    """One sync of one run, its money with it; one that rests is marked as done. Returns what went wrong."""
     money = ledger.run_money(store, run.id)
     extra = {
         "money/charged_usd": to_usd(money.charged_usd_micros),
         "money/held_usd": to_usd(money.held_usd_micros),
     }
     try:
-        error = tracking.sync(store, run, now=now, extra=extra).error
+        report = tracking.sync(store, run, now=now, extra=extra)
+        if report.error is not None:
+            return f"{run.id}: mlflow: {report.error}"
+        if run.state in RESTING and not RunDir(run.run_dir).exists():  # deleted, or on a disk that is not here now
+            return f"{run.id}: mirror: the run directory {run.run_dir} is missing"
+        if run.state in RESTING and not report.behind and report.artifact_error is None:
+            with store.begin() as conn:
+                mirrors.at_rest(conn, run, now=now)
     except PatronError as fault:
         return f"{run.id}: mirror: {fault.message}"
     except Exception as fault:  # a poll boundary: one broken run must not stop the others
         log.exception("%s: unexpected", run.id)
         return f"{run.id}: mirror: {type(fault).__name__}: {fault}"
-    return None if error is None else f"{run.id}: mlflow: {error}"
+    return None
 
 
 def run_loop(watch: post.Watch) -> None:

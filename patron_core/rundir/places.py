@@ -1,29 +1,34 @@
 """Where a run directory is: a folder, or s3:// and gs:// URLs. The same few calls for both.
 
-A bucket that does not answer raises Unreachable within about ANSWER_WITHIN_S; it is never taken for one that is empty.
+What cannot be read now raises Unreachable, a bucket within about ANSWER_WITHIN_S; it is never taken for one that is
+empty. What has the name of a file and is none, a folder for instance, is no file.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import shlex
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from patron_core.errors import Unavailable
 from patron_core.rundir.files import tail
+from trainer.contract.layout import SPEC
 from trainer.contract.remote import Remote, RemoteError, is_url
 
 ANSWER_WITHIN_S = 10.0
 LOG_LINE_BYTES = 400  # assumed, to fetch only the end of a log
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 Skip = Callable[[str], str | None]
 
 
 class Unreachable(Unavailable, OSError):
-    """A bucket cannot be asked now. An OSError too, so that who handles a missing disk handles this."""
+    """It cannot be read now. An OSError too, so that who handles a missing disk handles this."""
 
 
 class Place(Protocol):
@@ -57,33 +62,31 @@ class Folder:
         self.path = path
 
     def exists(self) -> bool:
-        return self.path.is_dir()
+        with _reading(self.path) as path:
+            return path.is_dir()
 
     def read(self, name: str) -> bytes | None:
-        try:
-            return (self.path / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        with _reading(self.path / name) as path, suppress(*_NOT_THERE), open(path, "rb", opener=_open_at_once) as file:
+            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+        return None
 
     def tail(self, name: str, lines: int) -> str:
-        return tail(self.path / name, lines)
+        with _reading(self.path / name) as path:
+            return tail(path, lines) if path.is_file() else ""
 
     def names(self, folder: str, skip: Skip) -> list[str]:
-        try:
-            return os.listdir(self.path / folder)  # noqa: PTH208 (names only, and half the time)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with _reading(self.path / folder) as path, suppress(*_NOT_THERE):
+            return os.listdir(path)  # noqa: PTH208 (names only, and half the time)
+        return []
 
     def sizes(self, folder: str) -> dict[str, int]:
-        root = self.path / folder
         found = {}
-        for parent, _, names in os.walk(root):
-            for name in names:
-                path = Path(parent, name)
-                try:
-                    found[path.relative_to(root).as_posix()] = path.stat().st_size
-                except OSError:
-                    continue  # pruned just now
+        with _reading(self.path / folder) as root:
+            for parent, _, names in os.walk(root, onerror=_raise_unless_away):
+                for name in names:
+                    path = Path(parent, name)
+                    with suppress(OSError):  # pruned just now
+                        found[path.relative_to(root).as_posix()] = path.stat().st_size
         return found
 
     def is_away(self, folder: str) -> bool:
@@ -124,7 +127,7 @@ class Bucket:
 
     def exists(self) -> bool:
         """Whoever begins a run writes its spec first; asking for one object costs a tenth of a listing."""
-        return self.read("spec.json") is not None
+        return self.read(SPEC) is not None
 
     def read(self, name: str) -> bytes | None:
         with _asking():
@@ -167,6 +170,25 @@ class Bucket:
     def write(self, name: str, content: bytes) -> None:
         with _asking():
             _remote(self.url).put(name, content)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever would write into a pipe of this name."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _raise_unless_away(error: OSError) -> None:
+    if not isinstance(error, _NOT_THERE):
+        raise error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    try:
+        yield path
+    except OSError as error:
+        look = f"ls -la {shlex.quote(str(path))}"
+        raise Unreachable(f"{path} cannot be read: {error.strerror}", next=look) from error
 
 
 @contextmanager

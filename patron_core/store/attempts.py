@@ -11,7 +11,7 @@ from patron_core.errors import Conflict, NotFound
 from patron_core.states import EndReason
 from patron_core.store import runs
 from patron_core.store.engine import Store, insert_new, reading
-from patron_core.store.records import Attempt, AttemptKind, RunSummary
+from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
 
 
@@ -96,6 +96,28 @@ def ended(
     values = {"state": "ended", "reason": reason.value, "exit_code": exit_code, "evidence": evidence, "ended_at": now}
     conn.execute(sa.update(attempts).where(attempts.c.id == attempt_id, attempts.c.state != "ended").values(**values))
     return get(conn, attempt_id)
+
+
+def check_newest(conn: Connection, run: Run, attempt: Attempt | None) -> None:
+    """Raises StaleState unless `run` is still in its state, and `attempt` its newest one and in its own.
+
+    Locks the run: until the transaction ends both stay so. Whoever judged by what was seen is told when it is over:
+    a run may be in the same state again, with another attempt that nobody has judged.
+    """
+    runs.lock(conn, run.id)
+    now, made = runs.get_run(conn, run.id), for_run(conn, run.id)
+    newest = (made[-1].id, made[-1].state) if made else None
+    judged = (attempt.id, attempt.state) if attempt else None
+    if now.state is not run.state or newest != judged:
+        raise runs.StaleState(
+            f"run {run.id} is {now.state} with {_words(newest)}; what was judged is {run.state} with {_words(judged)}",
+            next="look at the run again and decide anew",
+            actual=now.state,
+        )
+
+
+def _words(attempt: tuple[str, str] | None) -> str:
+    return f"{attempt[0]} {attempt[1]}" if attempt else "no attempt"
 
 
 def get(store: Store | Connection, attempt_id: str) -> Attempt:

@@ -31,7 +31,7 @@ from patron_core.errors import InternalError, InvalidInput, Unavailable
 from patron_core.store import faults, upgrade
 from patron_core.store.patience import patiently
 
-TRY_S = 5.0  # of it in one wait inside SQLite, which can be neither said nor interrupted
+TRY_S = 2.0  # of it in one wait inside SQLite, which can be neither said nor interrupted
 LOCK_TIMEOUT_S = 15.0  # PostgreSQL's, for a row that another transaction holds
 IDLE_IN_TRANSACTION_S = 10.0  # a frozen client's transaction ends, and its locks with it; none of ours idles so long
 
@@ -195,7 +195,7 @@ def _make_parent(file: Path, url: URL) -> None:
 
 
 def _sqlite_engine(url: URL, patience_s: float) -> Engine:
-    try_s = min(TRY_S, patience_s)
+    try_s = min(TRY_S, patience_s / 3)
     engine = sa.create_engine(url, json_serializer=dumps, connect_args={"timeout": try_s})
 
     @event.listens_for(engine, "connect")

@@ -4,9 +4,10 @@
                       <--withdraw-                 <--release-
 
 A transfer moves a positive amount from one account to another, so that every transfer sums to zero. Neither a
-wallet nor a hold ever goes below zero: who takes from a run's hold locks the run, who takes from a wallet locks
-the wallet, always in this order. Each transfer has a key, unique in its project: the same key with the same
-question is answered with what happened the first time, with another question it is a Conflict.
+wallet nor a hold ever goes below zero, and no run is held or charged more than it may cost: who takes from a run's
+hold locks the run, who takes from a wallet locks the wallet, always in this order, and looks after it. Each transfer
+has a key, unique in its project: the same key with the same question is answered with what happened the first time,
+with another question it is a Conflict.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from patron_core.errors import Conflict, InvalidInput, Refused
-from patron_core.money import format_usd
+from patron_core.errors import Conflict, Refused
+from patron_core.money import check_usd_micros, format_usd
 from patron_core.store import runs
 from patron_core.store.engine import Store, insert_or_nothing, reading
+from patron_core.store.names import check_key, check_names
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Wallet
 from patron_core.store.schema import entries, transfers
-
-MAX_USD_MICROS = 10**15  # a billion dollars: sums of many stay far inside 64 bits
 
 
 def deposit(
     conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
 ) -> LedgerEntry:
-    _check_amount(usd_micros)
+    check_usd_micros(usd_micros)
     question = _question("deposit", project=project, key=key, asked=usd_micros)
     return _post(conn, question, usd_micros, f"outside:{project}", f"wallet:{project}", actor=actor, now=now, memo=memo)
 
@@ -39,7 +39,7 @@ def withdraw(
     conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
 ) -> LedgerEntry:
     """Take unheld money out again. Raises Refused when the wallet is short."""
-    _check_amount(usd_micros)
+    check_usd_micros(usd_micros)
     question = _question("withdraw", project=project, key=key, asked=usd_micros)
     _lock_wallet(conn, project)
     first = _first_answer(conn, question)
@@ -55,14 +55,19 @@ def withdraw(
 
 
 def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor: str, now: float) -> LedgerEntry:
-    """Set money of the project's wallet aside for the run. Raises Refused when the wallet is short."""
-    _check_amount(usd_micros)
+    """Set money of the project's wallet aside for the run.
+
+    Raises Refused when the wallet is short, or the run may not cost as much. Both are looked at under the locks: of
+    many at once only those get through whose sum is allowed.
+    """
+    check_usd_micros(usd_micros)
     question = _question("hold", project=run.project, key=key, asked=usd_micros, run_id=run.id)
-    runs.lock(conn, run.id)
+    locked = runs.lock(conn, run.id)
     _lock_wallet(conn, run.project)
     first = _first_answer(conn, question)
     if first is not None:
         return first
+    _check_cap(conn, locked, usd_micros)
     available = _balance(conn, f"wallet:{run.project}")
     if available < usd_micros:
         raise Refused(
@@ -76,7 +81,7 @@ def charge(conn: Connection, run: RunSummary, attempt_id: str | None, usd_micros
     """Spend from the run's hold: what was asked, or all that is left. Returns what was charged."""
     if usd_micros == 0:
         return 0
-    _check_amount(usd_micros)
+    check_usd_micros(usd_micros)
     asked = _question("charge", project=run.project, key=key, asked=usd_micros, run_id=run.id, attempt_id=attempt_id)
     runs.lock(conn, run.id)
     first = _first_answer(conn, asked)
@@ -188,6 +193,8 @@ def _question(
     kind: str, *, project: str, key: str, asked: int, run_id: str | None = None, attempt_id: str | None = None
 ) -> dict[str, Any]:
     """What a key stands for. Asked again it must be the same in every part."""
+    check_names(project=project)
+    check_key(key)
     return {
         "kind": kind,
         "project": project,
@@ -252,11 +259,17 @@ def _lock_wallet(conn: Connection, project: str) -> None:
         conn.execute(sa.select(sa.func.pg_advisory_xact_lock(number)))
 
 
-def _check_amount(usd_micros: int) -> None:
-    if not 0 < usd_micros <= MAX_USD_MICROS:
-        raise InvalidInput(
-            [f"an amount of {usd_micros} micro-dollars; allowed 1 to {MAX_USD_MICROS}"],
-            next="give a positive amount, for instance 4360000 for $4.36",
+def _check_cap(conn: Connection, run: RunSummary, usd_micros: int) -> None:
+    if run.max_usd_micros is None:
+        return
+    money = run_money(conn, run.id)
+    used = money.charged_usd_micros + money.held_usd_micros
+    left = run.max_usd_micros - used
+    if usd_micros > left:
+        raise Refused(
+            f"run {run.id} may cost {format_usd(run.max_usd_micros)}; {format_usd(used)} is spent or held, and "
+            f"{format_usd(usd_micros)} more would be needed",
+            next="take fewer steps or a smaller depth, or plan the run again with a larger --max-usd",
         )
 
 

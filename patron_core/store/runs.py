@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, InternalError, NotFound
+from patron_core.money import check_usd_micros
 from patron_core.states import LEGAL, TERMINAL, EndReason, RunState
-from patron_core.store.engine import Store, insert_new, writing
+from patron_core.store.engine import Store, dumps, insert_new, writing
 from patron_core.store.finding import (
     Filters,
     active_runs,
@@ -25,6 +27,7 @@ from patron_core.store.finding import (
     typed_run,
     values_of,
 )
+from patron_core.store.names import check_key, check_names
 from patron_core.store.records import Run
 from patron_core.store.schema import run_events, runs
 
@@ -86,8 +89,16 @@ def create_run(
     now: float,
     max_usd_micros: int | None = None,
     estimate: dict[str, Any] | None = None,
+    terms: dict[str, Any] | None = None,
 ) -> Run:
-    """A new draft, or the run that this key made before. The same key with another spec raises Conflict."""
+    """A new draft, or the run that this key made before. The same key with another question raises Conflict."""
+    check_names(project=project, name=name, actor=actor)
+    if max_usd_micros is not None:
+        check_usd_micros(max_usd_micros, "max_usd_micros")
+    if key is not None:
+        check_key(key)
+    asked = {"spec_hash": spec_hash, "name": name, "max_usd_micros": max_usd_micros, "executor": executor}
+    asked = json.loads(dumps(asked | {"target": (estimate or {}).get("target"), **(terms or {})}))
     run_id = new_id()
     values = {
         "id": run_id,
@@ -110,16 +121,25 @@ def create_run(
     }
     with writing(store) as conn:
         if insert_new(conn, runs, values, unique=["project", "key"]):
-            add_event(conn, run_id, kind="created", actor=actor, now=now)
+            add_event(conn, run_id, kind="created", actor=actor, now=now, detail={"asked": asked})
             return by_id(conn, run_id)
         row = conn.execute(sa.select(runs).where(runs.c.project == project, runs.c.key == key)).one()
-        if row.spec_hash != spec_hash:
-            raise Conflict(
-                f"key {key!r} already made run {row.id} in project {project!r} from another spec "
-                f"({row.spec_hash[:12]}, now {spec_hash[:12]})",
-                next="use a new key for a new run, or the old spec to get the old run",
-            )
+        _check_same(conn, row, asked)
         return typed_run(row)
+
+
+def _check_same(conn: Connection, row: Row[Any], asked: dict[str, Any]) -> None:
+    """Raises Conflict unless the run was made from this very question."""
+    created = next((event.detail for event in events(conn, row.id) if event.kind == "created"), {})
+    # made before questions were written down: its row says as much of it as is known
+    was = created.get("asked") or {"spec_hash": row.spec_hash, "max_usd_micros": row.max_usd_micros}
+    differs = [name for name in asked if name in was and was[name] != asked[name]]
+    if differs:
+        said = ", ".join(f"{name} {was[name]}, now {asked[name]}" for name in differs)
+        raise Conflict(
+            f"key {row.key!r} of project {row.project!r} already made run {row.id} from another question: {said}",
+            next="use a new key for a new run, or ask the old question to get the old run",
+        )
 
 
 def transition(
@@ -201,11 +221,15 @@ def add_event(
     _record(conn, run_id, kind=kind, actor=actor, now=now, detail=detail or {})
 
 
-def lock(conn: Connection, run_id: str) -> None:
-    """Until the transaction ends nobody else changes this run or its money. SQLite's writer is alone anyway."""
-    query = sa.select(runs.c.id).where(runs.c.id == run_id).with_for_update(key_share=True)
-    if conn.execute(query).first() is None:
+def lock(conn: Connection, run_id: str) -> Run:
+    """The run as it is now. Until the transaction ends nobody else changes it or its money.
+
+    What was read before the lock may be outdated: decide by what this returns. (SQLite's writer is alone anyway.)
+    """
+    row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)).first()
+    if row is None:
         raise NotFound(f"there is no run {run_id!r}", next="list the runs to see their ids")
+    return typed_run(row)
 
 
 def _record(

@@ -248,9 +248,10 @@ mirrors = Table(
     "mirrors",
     metadata,
     Column("run_id", String(80), ForeignKey("runs.id"), primary_key=True),
-    _name("mlflow_run_id"),
+    _name("mlflow_run_id"),  # empty: there was nothing to mirror
     _json("position"),
     _time("updated_at"),
+    _time("rested_at", nullable=True),  # the run's updated_at, where it rested and all of it is mirrored as it was then
 )
 
 searches = Table(

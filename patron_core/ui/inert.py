@@ -4,7 +4,7 @@ The only way into `mo.md`, `mo.Html`, labels, tables and charts. A template is a
 comes from outside and is encoded, unless this module made it:
 
     mo.md(inert.md("## {}\\n\\n{}", run.name, seen.sentence))
-    mo.Html(inert.html("<b>{}</b>", run.name))
+    mo.Html(inert.page(inert.html("<b>{}</b>", run.name)))
 
 `tests/test_words.py` reads the source and refuses every other way. Pure.
 """
@@ -26,13 +26,9 @@ _ENTITIES = {sign: f"&#{sign};" for sign in range(0x21, 0x7F) if not chr(sign).i
 class Html(str):
     """HTML that this module made."""
 
-    __slots__ = ()
-
 
 class Markdown(str):
     """Markdown that this module made."""
-
-    __slots__ = ()
 
 
 def md(template: str, *values: object, **named: object) -> Markdown:
@@ -84,6 +80,11 @@ def address(href: str) -> Html:
     if not href.startswith(("?", "#")):
         raise ValueError(f"{href!r} is no query or fragment of this page")
     return Html(_html.escape(printable(href, keep=""), quote=True))
+
+
+def page(made: Html) -> str:
+    """HTML of this module as the plain string that `mo.Html` takes: marimo sends a kind of str as an empty object."""
+    return str(made)
 
 
 def terminal(text: str) -> str:

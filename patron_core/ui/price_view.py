@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from patron_core.money import to_usd
 from patron_core.ui import charts, inert, show
-from patron_core.ui.inert import Html
 
 if TYPE_CHECKING:
     import altair as alt
@@ -55,7 +54,7 @@ def price_frame(market: Market) -> pl.DataFrame:
     return pl.DataFrame(inert_rows, schema=schema, orient="row")
 
 
-def price_table(market: Market) -> Html:
+def price_table(market: Market) -> str:
     """Every price, cheapest GPU first; of very many the cheapest, and how many are left out.
 
     Not `mo.ui.table`, which fetches a picture that a cell names.
@@ -64,7 +63,7 @@ def price_table(market: Market) -> Html:
     columns = [_column(frame, title) for title in frame.columns]
     table = show.html_table(frame.head(MAX_ROWS).iter_rows(named=True), columns)
     more = frame.height - MAX_ROWS
-    return inert.html("{}<p>{} dearer ones are left out.</p>", table, more) if more > 0 else table
+    return table + (inert.page(inert.html("<p>{} dearer ones are left out.</p>", more)) if more > 0 else "")
 
 
 def _column(frame: pl.DataFrame, title: str) -> show.Column:

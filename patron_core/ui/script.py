@@ -15,11 +15,15 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TextIO, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
 from patron_core.errors import ConfirmationNeeded, InternalError, PatronError
 from patron_core.ui import inert
 from patron_core.ui.flags import Arguments, parse_arguments
+
+if TYPE_CHECKING:
+    from patron_core.store import Store
 
 __all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
 
@@ -75,6 +79,22 @@ class Session(Generic[A]):
                 raise  # the notebook shows the traceback
             print(inert.terminal(traceback.format_exc()), file=sys.stderr)
             self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback"))
+
+    def open_lab(self, *, make: bool = True) -> Store | None:
+        """The lab's store; None where there is none and `make` is off. In an editor or an app its error is raised."""
+        from patron_core import verbs
+
+        if self.is_script:
+            return self.call(verbs.open_lab, make=make).value
+        return verbs.open_lab(make=make)
+
+    def end_by_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """For sys.excepthook: what a cell did not expect has the one shape, too. Ends the process."""
+        if isinstance(error, PatronError):
+            self.fail(error)
+        sys.__excepthook__(kind, error, trace)
+        if self._json and not issubclass(kind, KeyboardInterrupt):
+            self.fail(InternalError(f"{kind.__name__}: {error}", next="report this, with the traceback"))
 
     def emit(self, answer: Mapping[str, Any], text: str = "") -> None:
         """A script's result: the JSON object with --json, else the text. Nothing in the editor and in apps."""
@@ -141,7 +161,9 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
     out = sys.stdout
     if args.json_output:
         sys.stdout = sys.stderr  # so that no library's print spoils the one JSON line
-    return Session(args, is_script=True, out=out)
+    session = Session(args, is_script=True, out=out)
+    sys.excepthook = session.end_by_error
+    return session
 
 
 def to_json(answer: Mapping[str, Any]) -> str:

@@ -92,30 +92,28 @@ def text_table(rows: Iterable[Any], columns: Sequence[Column]) -> str:
     return "\n".join(lines)
 
 
-def html_table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str = "Nothing yet.") -> Html:
+def html_table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str = "Nothing yet.") -> str:
     """The same for a notebook: numbers aligned, pills coloured, no script, every word inert."""
     body = inert.joined(
         inert.html("<tr>{}</tr>", inert.joined(_td(_cell_style(c), c.cell(row)) for c in columns)) for row in rows
     )
     if not body:
-        return inert.html("<p style='color:#718096'>{}</p>", empty)
+        return inert.page(inert.html("<p style='color:#718096'>{}</p>", empty))
     style = ";font-weight:600;color:#718096;border-bottom:2px solid #cbd5e0"
     head = inert.joined(inert.html("<th style='{}'>{}</th>", _cell_style(c) + style, c.title) for c in columns)
-    return inert.html(
-        "<div style='overflow-x:auto'><table style='{}'><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>",
-        _TABLE_STYLE,
-        head,
-        body,
+    table = inert.html(
+        "<table style='{}'><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", _TABLE_STYLE, head, body
     )
+    return inert.page(inert.html("<div style='overflow-x:auto'>{}</div>", table))
 
 
-def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> Html:
+def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> str:
     """Names and values, one pair a line."""
     style = f"text-align:left;{_CELL_STYLE}"
     body = inert.joined(
         inert.html("<tr>{}{}</tr>", _td(f"{style};color:#718096", name), _td(style, value)) for name, value in pairs
     )
-    return inert.html("<table style='{}'>{}</table>", _TABLE_STYLE, body)
+    return inert.page(inert.html("<table style='{}'>{}</table>", _TABLE_STYLE, body))
 
 
 def _td(style: str, cell: str | Mark) -> Html:

@@ -10,12 +10,13 @@ from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
-from patron_core.verbs.control import cancel, launch, next_step, pause
+from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.dryrun import dryrun, repriced
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
-from patron_core.verbs.lab import Lab, find_lab, lab
+from patron_core.verbs.lab import Lab, lab, open_lab
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
+from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import LOCAL_SPEC, Question, SearchReport
@@ -62,7 +63,6 @@ __all__ = [
     "dryrun",
     "estimate_local",
     "estimates",
-    "find_lab",
     "find_run",
     "fund",
     "fund_and_launch",
@@ -72,6 +72,7 @@ __all__ = [
     "log_tail",
     "next_step",
     "offer",
+    "open_lab",
     "overview",
     "pause",
     "place",

@@ -4,53 +4,59 @@ from __future__ import annotations
 
 import time
 
+from sqlalchemy import Connection
+
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
-from patron_core.estimate.calibration import STARTUP_PHASES
+from patron_core.lifecycle import holds
 from patron_core.machines.target import target_of
-from patron_core.money import cost_usd_micros, format_usd
+from patron_core.money import format_usd
 from patron_core.states import RunState
-from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs.plan import fit_of
+from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec
 
 BURST_STEPS = 8
-MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
 WAITING = frozenset({RunState.DRAFT, RunState.AWAITING_FUNDING})
 
 
-def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_STEPS, now: float | None = None) -> Run:
+@kept_with_the_run
+def dryrun(
+    store: Store,
+    run_id: str,
+    *,
+    actor: str,
+    key: str | None = None,
+    burst_steps: int = BURST_STEPS,
+    now: float | None = None,
+) -> Run:
     """Start the dryrun and return; `watch.wait` tells when it is over. A dryrun under way is returned as it is.
 
-    Holds the burst's upper bound from the wallet, charges what it used and gives back the rest. Raises Refused when the
-    wallet is short, or the run is past its dryrun.
+    Holds the burst's upper bound from the wallet, charges what it used and gives back the rest. The same key starts
+    one. Raises Refused when the wallet is short, the run may not cost as much, or it is past its dryrun.
     """
     now = time.time() if now is None else now
-    run = runs.get_run(store, run_id)
-    if run.state is RunState.DRYRUN:
-        return run
-    if run.state not in WAITING:
-        raise Refused(
-            f"run {run.id} is {run.state}; a dryrun comes before funding",
-            next=f"python notebooks/4_watch.py --run {run.id}",
-        )
-    target = target_of(run)
-    quote = target.quote(now=now)
+    asked = {"burst_steps": burst_steps}
+    with store.read() as conn:
+        run = runs.get_run(conn, run_id)
+        if _is_begun(conn, run, key, asked):
+            return run
+    _check_waiting(run)
+    quote = target_of(run).quote(now=now)
     hourly = quote["usd_micros_per_hour"]
-    hold = dryrun_hold_usd_micros(run, hourly, burst_steps)
-    number = 1 + sum(a.kind == "dryrun" for a in attempts.for_run(store, run.id))
     with store.begin() as conn:
-        ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{number}", actor=actor, now=now)
-        attempts.create(
-            conn,
-            run,
-            kind="dryrun",
-            usd_micros_per_hour=hourly,
-            price=quote | {"burst_steps": burst_steps},
-            now=now,
-        )
+        run = runs.lock(conn, run.id)
+        if _is_begun(conn, run, key, asked):
+            return run
+        _check_waiting(run)
+        hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=kill_after_s(run.run_dir))
+        price = quote | {"burst_steps": burst_steps}
+        attempt = attempts.create(conn, run, kind="dryrun", usd_micros_per_hour=hourly, price=price, now=now)
+        ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{attempt.number}", actor=actor, now=now)
+        requests.write(conn, run.id, "dryrun", key, asked, actor=actor, now=now)
         return runs.transition(
             conn,
             run.id,
@@ -62,13 +68,16 @@ def dryrun(store: Store, run_id: str, *, actor: str, burst_steps: int = BURST_ST
         )
 
 
-def dryrun_hold_usd_micros(run: Run, usd_micros_per_hour: int, burst_steps: int = BURST_STEPS) -> int:
-    """Upper bound of a burst: start-up twice, its steps several times over, an evaluation; room for a slow machine."""
-    row = run.estimate or {}
-    startup_s = sum(row.get("phases_s", {}).get(name, {}).get("high", 0.0) for name in STARTUP_PHASES)
-    steps_s = 2 * burst_steps * row.get("step_s", {}).get("high", 0.0)
-    bound_s = max(MIN_DRYRUN_S, 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0))
-    return cost_usd_micros(bound_s + kill_after_s(run.run_dir), usd_micros_per_hour)
+def _is_begun(conn: Connection, run: Run, key: str | None, asked: dict[str, int]) -> bool:
+    return requests.answered(conn, run.id, "dryrun", key, asked) or run.state is RunState.DRYRUN
+
+
+def _check_waiting(run: Run) -> None:
+    if run.state not in WAITING:
+        raise Refused(
+            f"run {run.id} is {run.state}; a dryrun comes before funding",
+            next=f"python notebooks/4_watch.py --run {run.id}",
+        )
 
 
 def repriced(store: Store, run: Run) -> Estimate:

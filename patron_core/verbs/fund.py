@@ -6,29 +6,35 @@ import json
 import os
 import subprocess
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from patron_core.errors import Refused, Unavailable
+from sqlalchemy import Connection
+
+from patron_core.errors import Conflict, Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.executors.skypilot import setup_of_machines
+from patron_core.lifecycle import holds
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
-from patron_core.money import cost_usd_micros, format_usd
+from patron_core.money import check_usd_micros, format_usd
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
-from patron_core.store import Store, ledger, runs
+from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
-from patron_core.verbs.control import next_step
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _TOP_UP = frozenset({RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
-_REPEATING = frozenset({"steps", "evals", "checkpoints", "recovery"})
+_LOOKS = 5  # at a run that others change at the same moment
 _ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@kept_with_the_run
 def fund(
     store: Store,
     run_id: str,
@@ -41,50 +47,62 @@ def fund(
     """Hold `usd_micros` (default: the upper bound, as repriced by the dryrun) and make the run `funded`.
 
     A paused run is funded for what is left of it. A run that is funded or running already is topped up by an explicit
-    amount. The same key holds once. Raises Refused: no dryrun, another spec or environment than the dryrun proved, more
-    than the run may cost, or a wallet that is short.
+    amount, and goes on for as much longer. The same key holds once; with another amount it is a Conflict. Raises
+    Refused: no dryrun, another spec or environment than the dryrun proved, more than the run may cost, a wallet that
+    is short, or a run that ended meanwhile.
     """
     now = time.time() if now is None else now
-    run = runs.get_run(store, run_id)
-    if _held_before(store, run, key):
-        return run
-    if run.state in _TOP_UP and usd_micros is not None:
-        _check_cap(store, run, usd_micros)
+    if usd_micros is not None:
+        check_usd_micros(usd_micros, "fund")
+    for _ in range(_LOOKS):
+        with store.read() as conn:
+            run = runs.get_run(conn, run_id)
+            if requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros}):
+                return run
+        offer = _offer_for(store, run, usd_micros)
         with store.begin() as conn:
-            ledger.hold(conn, run, usd_micros, key=_ledger_key(run, key), actor=actor, now=now)
-            runs.add_event(conn, run.id, kind="topped_up", actor=actor, now=now, detail={"usd_micros": usd_micros})
-            return runs.get_run(conn, run.id)
+            now_is = runs.lock(conn, run.id)
+            if requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros}):
+                return now_is
+            if (now_is.state, now_is.spec_hash) == (run.state, run.spec_hash):  # else somebody was faster: look again
+                requests.write(conn, run.id, "fund", key, {"usd_micros": usd_micros}, actor=actor, now=now)
+                return _hold(conn, now_is, offer, key=key, actor=actor, now=now)
+    raise Conflict(f"run {run.id} changes too fast to be funded; it is {run.state} now", next=next_step(run))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    usd_micros: int
+    row: Estimate | None  # None: a top-up, which changes neither state nor forecast
+
+
+def _offer_for(store: Store, run: Run, usd_micros: int | None) -> _Offer:
+    """What would be held; everything that takes a while, before any lock."""
+    if run.state in _TOP_UP and usd_micros is not None:
+        return _Offer(usd_micros=usd_micros, row=None)
     if run.state not in _FUNDABLE:
         raise Refused(f"run {run.id} is {run.state}, not awaiting funding", next=next_step(run))
     check_proof(run)
     row = repriced(store, run)
-    amount = hold_for(run, row) if usd_micros is None else usd_micros
-    _check_cap(store, run, amount)
-    with store.begin() as conn:
-        ledger.hold(conn, run, amount, key=_ledger_key(run, key), actor=actor, now=now)
-        if run.state is RunState.AWAITING_FUNDING:  # a resume does not rewrite the forecast that the run is judged by
-            runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | row.to_dict())
-        return runs.transition(
-            conn,
-            run.id,
-            old=run.state,
-            new=RunState.FUNDED,
-            actor=actor,
-            now=now,
-            detail=f"{format_usd(amount)} held",
-        )
+    return _Offer(usd_micros=hold_for(run, row) if usd_micros is None else usd_micros, row=row)
+
+
+def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, now: float) -> Run:
+    ledger.hold(conn, run, offer.usd_micros, key=f"hold:{run.id}:{key}", actor=actor, now=now)
+    if offer.row is None:
+        runs.add_event(conn, run.id, kind="topped_up", actor=actor, now=now, detail={"usd_micros": offer.usd_micros})
+        return run
+    if run.state is RunState.AWAITING_FUNDING:  # a resume does not rewrite the forecast that the run is judged by
+        runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | offer.row.to_dict())
+    detail = f"{format_usd(offer.usd_micros)} held"
+    return runs.transition(conn, run.id, old=run.state, new=RunState.FUNDED, actor=actor, now=now, detail=detail)
 
 
 def hold_for(run: Run, row: Estimate) -> int:
     """The upper bound of what is left to do, and the margin in which a run that meets its limit saves a checkpoint."""
-    left = 1.0
     newest = RunDir(run.run_dir).newest_checkpoint()
-    if newest is not None:
-        left = max(0.0, 1.0 - newest.step / row.recipe.num_steps)
-    startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
-    # one more start: a process that dies of nothing in particular comes back on the same hold
-    upper_s = 2 * startup_s + left * (row.wall_s.high - startup_s)
-    return cost_usd_micros(upper_s + kill_after_s(run.run_dir), row.price.usd_micros_per_hour)
+    left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
+    return holds.for_run(row, stop_s=kill_after_s(run.run_dir), left=left)
 
 
 def check_proof(run: Run) -> None:
@@ -140,22 +158,3 @@ def current_environment(run_dir: str) -> dict[str, Any]:
             f"the environment could not be read: {said.strip()[-300:]}", next="python -m trainer.environment SPEC"
         ) from error
     return dict(found)
-
-
-def _check_cap(store: Store, run: Run, amount: int) -> None:
-    money = ledger.run_money(store, run.id)
-    spent = money.charged_usd_micros + money.held_usd_micros
-    if run.max_usd_micros is not None and spent + amount > run.max_usd_micros:
-        raise Refused(
-            f"run {run.id} may cost {format_usd(run.max_usd_micros)}; {format_usd(spent)} is spent or held, and "
-            f"{format_usd(amount)} more would be needed",
-            next="take fewer steps or a smaller depth, or plan the run again with a larger --max-usd",
-        )
-
-
-def _held_before(store: Store, run: Run, key: str) -> bool:
-    return ledger.find(store, project=run.project, key=_ledger_key(run, key)) is not None
-
-
-def _ledger_key(run: Run, key: str) -> str:
-    return f"hold:{run.id}:{key}"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patron_core import settings
+from patron_core.errors import PatronError
+from patron_core.lifecycle import supervisor
 from patron_core.store import Store, ledger, runs, searches
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
 from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
 
 SHOWN_RUNS = 50
+
+log = logging.getLogger("patron.lab")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +59,20 @@ class Lab:
         }
 
 
-def find_lab() -> Store | None:
-    """The lab's store if there is one already; makes nothing."""
+def open_lab(*, make: bool = True) -> Store | None:
+    """The lab's store, and somebody at work in it where that is needed, after a reboot for instance.
+
+    Without `make`, None where there is no lab yet. Raises Unavailable; Busy when the same again may do.
+    """
     url = settings.database_url()
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    if not make and url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
-    return Store.open(url)
+    store = Store.open(url)
+    try:
+        supervisor.ensure_running(store)
+    except (PatronError, OSError) as error:  # it is no answer to what was asked; the next look tries again
+        log.warning("no supervisor could be started: %s", error)
+    return store
 
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:

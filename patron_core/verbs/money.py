@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from patron_core.errors import InvalidInput
-from patron_core.money import format_usd
+from patron_core.money import check_usd_micros
 from patron_core.store import Store, ledger
 from patron_core.store.records import LedgerEntry, Wallet
 
@@ -18,11 +17,7 @@ def deposit(
     store: Store, *, project: str = DEFAULT_PROJECT, usd_micros: int, key: str, actor: str, now: float | None = None
 ) -> Wallet:
     """Authorise spending. The same key twice deposits once. Raises InvalidInput outside (0, $1,000,000]."""
-    if not 0 < usd_micros <= MAX_DEPOSIT_USD_MICROS:
-        raise InvalidInput(
-            [f"deposit: {format_usd(usd_micros)}; allowed above $0 and at most {format_usd(MAX_DEPOSIT_USD_MICROS)}"],
-            next="deposit an amount in that range",
-        )
+    check_usd_micros(usd_micros, "deposit", most=MAX_DEPOSIT_USD_MICROS)
     with store.begin() as conn:
         ledger.deposit(
             conn, project=project, usd_micros=usd_micros, key=key, actor=actor, now=_now(now), memo="authorised"

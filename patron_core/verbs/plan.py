@@ -12,6 +12,7 @@ from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estim
 from patron_core.lifecycle.workload import WORKLOAD, check_spec
 from patron_core.machines import this_machine
 from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
 from patron_core.scaling import Fit, Observation, refit
 from patron_core.store import Store, calibrations, runs
@@ -91,7 +92,9 @@ def plan(
     key: str | None = None,
     now: float | None = None,
 ) -> Run:
-    """A draft run with its estimate. The same key and spec give the same run again; spends nothing."""
+    """A draft run with its estimate. The same key and question give the same run again; spends nothing."""
+    if max_usd_micros is not None:
+        check_usd_micros(max_usd_micros, "max_usd_micros")
     target.check()
     checked = check_spec(spec)
     target.check_data(checked.data)
@@ -113,6 +116,7 @@ def plan(
         now=now,
         max_usd_micros=max_usd_micros,
         estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict()},
+        terms={"budget_s": budget_s},
     )
 
 

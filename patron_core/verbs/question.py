@@ -9,7 +9,7 @@ from typing import Any
 from patron_core.errors import InvalidInput
 from patron_core.estimate import BudgetFit
 from patron_core.lifecycle.workload import check_spec
-from patron_core.money import format_usd
+from patron_core.money import check_usd_micros, format_usd
 from patron_core.verbs.compare import Comparison
 
 # What a laptop can train in a minute: short sequences, a small vocabulary, small batches for many steps.
@@ -41,8 +41,10 @@ class Question:
         problems = []
         if not 0.05 <= self.minutes <= 60 * 24 * 7:
             problems.append(f"minutes: {self.minutes}; allowed 0.05 to {60 * 24 * 7}")
-        if self.budget_usd_micros <= 0:
-            problems.append(f"budget: {format_usd(self.budget_usd_micros)}; allowed above $0")
+        try:
+            check_usd_micros(self.budget_usd_micros, "budget")
+        except InvalidInput as error:
+            problems += error.problems
         if not self.depths:
             problems.append("depths: none; allowed 1 to 64")
         if not 1 <= self.max_runs <= 100 or not 1 <= self.max_dryruns <= 100:

@@ -6,6 +6,7 @@ import time
 
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
+from patron_core.lifecycle import holds
 from patron_core.lifecycle.workload import check_spec
 from patron_core.machines import this_machine
 from patron_core.money import affordable_s, format_usd
@@ -15,7 +16,7 @@ from patron_core.store.records import Run
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import compare
 from patron_core.verbs.control import launch
-from patron_core.verbs.dryrun import dryrun, dryrun_hold_usd_micros, repriced
+from patron_core.verbs.dryrun import BURST_STEPS, dryrun, repriced
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.plan import fit_of, plan
 from patron_core.verbs.question import Question
@@ -63,7 +64,12 @@ class SearchRuns:
         )
         self.by_depth[depth] = run.id
         if run.state is RunState.DRAFT:
-            hold = dryrun_hold_usd_micros(run, this_machine.this_price().usd_micros_per_hour)
+            hold = holds.for_dryrun(
+                run.estimate,
+                this_machine.this_price().usd_micros_per_hour,
+                BURST_STEPS,
+                stop_s=kill_after_s(run.run_dir),
+            )
             if hold > self.money_left():
                 self.log.decide(
                     "skip",

@@ -11,10 +11,11 @@ from patron_core.lifecycle import supervisor
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run, Wallet
-from patron_core.verbs.control import launch, next_step
+from patron_core.verbs.control import launch
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.money import deposit
+from patron_core.verbs.next_steps import next_step
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 

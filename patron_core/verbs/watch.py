@@ -14,7 +14,8 @@ from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
-from patron_core.verbs.control import next_step
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.refusals import newest_refusal
 
 if TYPE_CHECKING:
     import polars as pl
@@ -52,6 +53,11 @@ class RunView:
     sentence: str
     next: str
 
+    @property
+    def refused(self) -> dict[str, Any] | None:
+        """What was last asked of it and not done, where nothing happened since: {verb, message, next}."""
+        return newest_refusal(self.history)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "run": self.run.id,
@@ -60,6 +66,7 @@ class RunView:
             "state": self.run.state.value,
             "reason": self.run.reason.value if self.run.reason else None,
             "sentence": self.sentence,
+            "refused": self.refused,
             "step": self.step,
             "num_steps": self.num_steps,
             "val_bpb": self.val_bpb,
@@ -118,7 +125,7 @@ def view(store: Store, run_id: str) -> RunView:
         warnings=warnings[-5:],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
-        next=next_step(run),
+        next=next_step(run, made[-1].evidence.get("last_word") if made else None),
     )
 
 

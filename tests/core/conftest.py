@@ -16,8 +16,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from scripted import HOURLY, World
 
-from patron_core.store import Run, Store, runs
+from patron_core.executors.fake import FakeExecutor
+from patron_core.store import Run, Store, ledger, runs
 
 _TEMPLATE = "patron_template"  # migrated once, copied for each test
 
@@ -125,6 +127,15 @@ def store(request: pytest.FixtureRequest) -> Store:
     name = "sqlite_store" if request.param == "sqlite" else "postgres_store"
     found: Store = request.getfixturevalue(name)
     return found
+
+
+@pytest.fixture
+def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", f"{HOURLY / 1e6:.2f}")
+    found = World(store=sqlite_store, machine=FakeExecutor(name="local"))
+    yield found
+    assert ledger.verify(sqlite_store) == []
+    assert all(count == 1 for count in found.machine.starts.values())
 
 
 @pytest.fixture

@@ -60,6 +60,14 @@ def test_what_was_made_inert_is_not_encoded_twice() -> None:
     assert inert.html("{}", inert.md("*{}*", "<b>")) == "*&amp;#60;b&amp;#62;*"  # of the other kind: foreign
 
 
+def test_marimo_gets_plain_strings() -> None:
+    """A kind of str reaches the browser as an empty object: the page says that something went wrong."""
+    assert type(mo.md(inert.md("{}", "a")).text) is str
+    columns = [show.Column("name", str)]
+    tables = (show.html_table(["a"], columns), show.html_table([], columns), show.facts_table([("a", "b")]))
+    assert {type(made) for made in (*tables, inert.page(inert.html("a")))} == {str}
+
+
 def test_a_page_points_only_at_pages_of_ours() -> None:
     for href in ("javascript:alert(1)", "https://evil.example", "//evil.example", "data:text/html,x"):
         with pytest.raises(ValueError, match="no query"):

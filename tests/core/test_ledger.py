@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ledger_calls import charge, deposit, hold, money, release, wallet, withdraw
 
 from patron_core.errors import Conflict, InvalidInput, NotFound, Refused
+from patron_core.money import MAX_USD_MICROS
 from patron_core.states import EndReason
 from patron_core.store import Store, attempts, ledger
 from patron_core.store.schema import entries, transfers
@@ -102,7 +103,7 @@ def test_a_key_does_one_thing_once(store: Store, make_run) -> None:
     deposit(store, 999, project="another project")  # keys are of one project
 
 
-@pytest.mark.parametrize("usd_micros", [0, -1, ledger.MAX_USD_MICROS + 1])
+@pytest.mark.parametrize("usd_micros", [0, -1, MAX_USD_MICROS + 1])
 def test_amounts_that_are_none(store: Store, make_run, usd_micros: int) -> None:
     run = make_run(store)
     deposit(store, 1000, key="some")
@@ -125,9 +126,9 @@ def test_a_run_that_does_not_exist(store: Store, make_run) -> None:
 def test_large_sums_stay_exact(store: Store, make_run) -> None:
     run = make_run(store)
     for number in range(9):
-        deposit(store, ledger.MAX_USD_MICROS, key=f"d{number}")
-    hold(store, run, ledger.MAX_USD_MICROS - 1)
-    assert ledger.wallet(store, "p").available_usd_micros == 8 * ledger.MAX_USD_MICROS + 1
+        deposit(store, MAX_USD_MICROS, key=f"d{number}")
+    hold(store, run, MAX_USD_MICROS - 1)
+    assert ledger.wallet(store, "p").available_usd_micros == 8 * MAX_USD_MICROS + 1
 
 
 def test_charging_up_to_a_total(store: Store, make_run) -> None:

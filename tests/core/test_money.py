@@ -24,15 +24,37 @@ MICROS = st.integers(0, 10**12)
         (Decimal("0.000001"), 1),
         ("0", 0),
         ("-2.5", -2_500_000),
+        ("1,000", 1_000_000_000),
+        (".5", 500_000),
     ],
 )
 def test_parse(text: object, usd_micros: int) -> None:
     assert parse_usd(text) == usd_micros  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "$", "a lot", "nan", "inf", "-Infinity", "0.0000001", "1e-9", "4.36 EUR"])
+@pytest.mark.parametrize("text", ["", "$", "a lot", "nan", "inf", "0.0000001", 1e-9, "4.36 EUR", True, None, "٣"])
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(ValueError, match="dollar"):
+        parse_usd(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"),
+    [
+        ("0,10", "0.10"),
+        ("1,50", "1.50"),
+        ("1.234,56", "1234.56"),
+        ("1.000,5", "1000.5"),
+        ("$ 5", "5"),
+        ("1 000", "1000"),
+        ("1e3", "1000"),
+        ("1,2,3", "it like 4.36"),
+        ("5.", "it like 4.36"),
+        ("NaN", "it like 4.36"),
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused_with_what_to_write(text: str, instead: str) -> None:
+    with pytest.raises(ValueError, match=f"write {instead}$"):
         parse_usd(text)
 
 

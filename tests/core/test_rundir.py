@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from patron_core.errors import Conflict
+from patron_core.rundir.places import Unreachable
 from patron_core.rundir.rundir import Event, RunDir, curve, lineage
 
 ATTEMPT = "rabc-train-1"
@@ -131,6 +133,39 @@ def test_an_event_may_hold_what_is_no_number(run: RunDir) -> None:
     ((step, loss),) = curve(run.all_events(), "train/loss")
     assert step == 1
     assert loss != loss
+
+
+def test_what_was_written_again_is_read_once(run: RunDir) -> None:
+    """A writer that does not know whether its disk kept a segment writes its lines into the next one, too."""
+    _segment(run, 0, _metrics(1, 1, 5.0), _metrics(2, 2, 4.0), _metrics(2, 2, 4.0))
+    events, cursor = run.read_events()
+    assert _seqs(events) == [1, 2]
+    _segment(run, 1, _metrics(2, 2, 4.0), _metrics(4, 4, 3.0), _metrics(3, 3, 3.5))
+    _segment(run, 0, _metrics(1, 1, 5.0, "rabc-train-2"), attempt="rabc-train-2")
+    assert _seqs(run.read_events(cursor)[0]) == [4, 3, 1]
+    assert _seqs(run.all_events()) == [1, 2, 4, 3, 1]
+
+
+def test_what_is_named_like_a_file_and_is_none_is_no_file(run: RunDir) -> None:
+    """A folder, and a pipe: whoever opens that waits for a writer."""
+    _segment(run, 0, _metrics(0, 1, 5.0))
+    (run.path / "events" / f"{ATTEMPT}-000001.jsonl").mkdir()
+    os.mkfifo(run.path / "events" / f"{ATTEMPT}-000002.jsonl")
+    for name in ("spec.json", "result.json", "logs"):
+        (run.path / name).mkdir()
+    os.mkfifo(run.path / "logs" / f"{ATTEMPT}.log")
+    _segment(run, 3, _metrics(3, 4, 2.0))
+    events, cursor = run.read_events()
+    assert (_seqs(events), cursor["missing_segments"]) == ([0, 3], 2)
+    assert (run.spec(), run.result(), run.log_tail(ATTEMPT, 9)) == (None, None, "")
+
+
+def test_what_cannot_be_read_is_not_taken_for_empty(run: RunDir) -> None:
+    run.path.symlink_to(run.path)  # a loop: root, too, cannot read it
+    for read in (run.all_events, run.result, run.newest_checkpoint):
+        with pytest.raises(Unreachable, match="Too many levels of symbolic links") as caught:
+            read()
+        assert caught.value.next.startswith(f"ls -la {run.path}")
 
 
 def test_a_vanished_segment_is_counted_and_does_not_stop_the_reader(run: RunDir) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from patron_core.errors import Conflict, NotFound, Refused
+from patron_core.errors import Busy, Conflict, NotFound, Refused
 from patron_core.ui.script import Arguments, Session, open_session, parse_arguments
 
 
@@ -147,6 +147,17 @@ def test_what_a_verb_raises_ends_a_script_with_its_code(error: Exception, code: 
     said = json.loads(out.getvalue())["error"]
     assert said["code"] == word
     assert said["next"]
+
+
+@pytest.mark.parametrize(("error", "code"), [(Busy("busy", next="wait"), 5), (ZeroDivisionError("no"), 1)])
+def test_what_a_cell_did_not_expect_has_the_one_shape_too(error: Exception, code: int) -> None:
+    """As sys.excepthook gets it."""
+    session, out = script(json=True)
+    with pytest.raises(SystemExit) as ended:
+        session.end_by_error(type(error), error, None)
+    assert ended.value.code == code
+    said = json.loads(out.getvalue())["error"]
+    assert said["retryable"] is (code == 5)
 
 
 def test_without_json_an_error_says_what_to_do_next_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

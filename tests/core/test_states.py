@@ -152,4 +152,12 @@ def test_an_end_is_explained_by_what_the_attempt_knew(
 
 def test_without_a_last_word_every_reason_has_its_sentence() -> None:
     for reason in EndReason:
-        assert why(reason) == why(reason, {}) == why(reason, {"message": "x"}) == SENTENCE[reason]
+        assert why(reason) == why(reason, {}) == why(reason, {"message": ""}) == SENTENCE[reason]
+
+
+@pytest.mark.parametrize("reason", [EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR])
+def test_what_a_person_must_put_right_is_said_by_the_workload_itself(reason: EndReason) -> None:
+    said = "90000 steps need 23040000 tokens. Next: choose num_steps of at most 280."
+    assert why(reason, {"message": said}) == f"{SENTENCE[reason]} {said}"
+    assert len(why(reason, {"message": "x" * 10**6})) < 2000
+    assert why(reason, {"message": ["x"]}) == SENTENCE[reason]

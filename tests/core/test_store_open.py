@@ -19,6 +19,7 @@ from alembic.script import ScriptDirectory
 
 from patron_core import settings
 from patron_core.errors import InternalError, InvalidInput, PatronError, Unavailable
+from patron_core.states import RunState
 from patron_core.store import Store, runs, upgrade
 from patron_core.store.schema import APPEND_ONLY, metadata
 
@@ -273,7 +274,10 @@ def test_what_is_no_finite_number_becomes_null(store: Store, make_run) -> None:
 
 
 def test_text_that_not_every_database_takes(store: Store, make_run) -> None:
-    assert make_run(store, name="a\x00b \ud800 ✓").name == "ab ? ✓"
+    run = make_run(store)
+    with store.begin() as conn:
+        states = {"old": RunState.DRAFT, "new": RunState.FAILED, "actor": "ada", "now": 1.0}
+        assert runs.transition(conn, run.id, **states, detail="a\x00b \ud800 ✓").detail == "ab ? ✓"
 
 
 def test_threads_share_a_store(store: Store, make_run) -> None:

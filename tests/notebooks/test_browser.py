@@ -2,72 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import labs
 import pytest
+from browser import MARKS, PATIENCE_MS, chromium, served
 
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, ledger
 from patron_core.store import runs as store_runs
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-PATIENCE_MS = 60_000
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (package: chromium)"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # playwright's own pipes
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser.new_page(viewport={"width": 1250, "height": 1400})
-        browser.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[str], str]]:
     """Serve a notebook on a free loopback port; gives its address."""
-    servers: list[subprocess.Popen[bytes]] = []
-
-    def start(name: str) -> str:
-        notebook = next(path for path in labs.NOTEBOOKS if path.stem == name)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, "-m", "marimo", "run", "--headless", "--port", str(port), str(notebook)]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ.copy())
-        servers.append(server)
-        address = f"http://127.0.0.1:{port}"
-        end = time.monotonic() + 60
-        while time.monotonic() < end and server.poll() is None:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=1).close()
-                return address
-            except (urllib.error.URLError, TimeoutError):
-                time.sleep(0.1)
-        raise RuntimeError(f"marimo run {notebook.name} did not come up (exit code {server.poll()})")
-
-    yield start
-    for server in servers:
-        server.terminate()
-        server.wait(timeout=20)
+    with ExitStack() as servers:
+        yield lambda name: servers.enter_context(served(next(path for path in labs.NOTEBOOKS if path.stem == name)))
 
 
 def test_estimate_draws_a_table_and_a_chart_and_follows_the_form(

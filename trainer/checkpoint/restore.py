@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.folders import find_damage
-from trainer.contract.events import SEGMENT_NAME, attempt_segments, last_seq
+from trainer.contract.events import attempt_segments, last_seq, seq_of
 from trainer.contract.files import sync_folder
 from trainer.contract.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
+    EVENTS,
     MANIFEST,
     RESULT,
     SPEC,
@@ -32,6 +33,7 @@ from trainer.contract.layout import (
     files_by_step,
     is_whole,
     log_name,
+    segment_of,
 )
 from trainer.contract.remote import Remote
 
@@ -61,7 +63,7 @@ class Restored:
 
     def first_seq(self, folder: Path, attempt: str) -> int:
         """The number of the attempt's next event."""
-        here = last_seq(attempt_segments(folder / "events", attempt))
+        here = last_seq(attempt_segments(folder / EVENTS, attempt))
         there = self.segments.get(attempt, Segments()).last_seq
         return there + SEQ_GAP if there > here else here + 1
 
@@ -148,10 +150,10 @@ def _newest_local(folder: Path) -> int | None:
 def _segments(remote: Remote) -> dict[str, Segments]:
     """Where each attempt's events end up there."""
     newest: dict[str, tuple[int, str]] = {}
-    for name in remote.sizes("events"):
-        if match := SEGMENT_NAME.fullmatch(name.removeprefix("events/")):
-            number = int(match["number"])
-            newest[match["attempt"]] = max(newest.get(match["attempt"], (-1, "")), (number, name))
+    for name in remote.sizes(EVENTS):
+        if segment := segment_of(name.removeprefix(f"{EVENTS}/")):
+            attempt, number = segment
+            newest[attempt] = max(newest.get(attempt, (-1, "")), (number, name))
     return {
         attempt: Segments(next_number=number + 1, last_seq=_last_seq(remote.get(name) or b""))
         for attempt, (number, name) in newest.items()
@@ -159,8 +161,7 @@ def _segments(remote: Remote) -> dict[str, Segments]:
 
 
 def _last_seq(content: bytes) -> int:
-    lines = content.splitlines()
-    return int(json.loads(lines[-1])["seq"]) if lines else 0
+    return max((seq_of(line) or 0 for line in content.splitlines()), default=0)
 
 
 def _score(remote: Remote, step: int) -> float | None:

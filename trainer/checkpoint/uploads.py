@@ -16,7 +16,7 @@ from typing import Any
 
 from trainer.checkpoint.folders import score_of, steps_to_keep
 from trainer.checkpoint.restore import Restored, Segments
-from trainer.contract.events import SEGMENT_NAME
+from trainer.contract.events import files_in, seq_of
 from trainer.contract.files import read_json
 from trainer.contract.layout import (
     CHECKPOINTS,
@@ -30,6 +30,7 @@ from trainer.contract.layout import (
     checkpoint_name,
     log_name,
     segment_name,
+    segment_of,
 )
 from trainer.contract.remote import Remote
 
@@ -76,21 +77,18 @@ class Records:
         names = []
         for path, attempt in self._closed_segments():
             after = self._segments.get(attempt, Segments()).last_seq
-            lines = [line for line in path.read_bytes().splitlines(keepends=True) if json.loads(line)["seq"] > after]
-            new.setdefault(attempt, []).extend(lines)
+            lines = path.read_bytes().splitlines(keepends=True)
+            new.setdefault(attempt, []).extend(line for line in lines if (seq_of(line) or 0) > after)
             names.append(path.name)
         for attempt, lines in new.items():
             if lines:
-                self._create_segment(attempt, b"".join(lines), last_seq=int(json.loads(lines[-1])["seq"]))
+                self._create_segment(attempt, b"".join(lines), last_seq=max(seq_of(line) or 0 for line in lines))
         self._read.update(names)
 
     def _closed_segments(self) -> list[tuple[Path, str]]:
-        found = []
-        for path in (self._folder / "events").glob("*.jsonl"):
-            match = SEGMENT_NAME.fullmatch(path.name)
-            if match and path.name not in self._read:
-                found.append((match["attempt"], int(match["number"]), path))
-        return [(path, attempt) for attempt, _, path in sorted(found)]
+        new = [path for path in files_in(self._folder / EVENTS, "*.jsonl") if path.name not in self._read]
+        found = [(segment, path) for path in new if (segment := segment_of(path.name))]
+        return [(path, attempt) for (attempt, _), path in sorted(found)]
 
     def _create_segment(self, attempt: str, content: bytes, *, last_seq: int) -> None:
         number = self._segments.get(attempt, Segments()).next_number

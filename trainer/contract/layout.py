@@ -17,8 +17,8 @@ SPEC, ENVIRONMENT, TOKENIZER, RESULT = "spec.json", "environment.json", "tokeniz
 EVENTS, CHECKPOINTS = "events", "checkpoints"
 MANIFEST, STATE = "manifest.json", "state.json"
 
-# a segment, and one that is open
-SEGMENT_NAME = re.compile(r"(?P<attempt>.+)-(?P<number>\d{6,})\.jsonl(?P<open>\.part)?")
+_SEGMENT = re.compile(r"(.+)-(\d+)\.jsonl")
+OPEN_SUFFIX = ".part"
 _CHECKPOINT_FOLDER = re.compile(r"step-(\d+)")
 _CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-(\d+)/(.+)")
 
@@ -26,6 +26,12 @@ _CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-(\d+)/(.+)")
 def segment_name(attempt: str, number: int) -> str:
     """Of a closed segment, in events/."""
     return f"{attempt}-{number:06d}.jsonl"
+
+
+def segment_of(name: str) -> tuple[str, int] | None:
+    """(attempt, number) of a closed segment's name in events/; None for any other name."""
+    match = _SEGMENT.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
 
 
 def log_name(attempt: str) -> str:

@@ -6,13 +6,16 @@ DataError           no data, too little of it, or a download that failed; the tr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class DataError(Exception):
-    def __init__(self, problem: str, *, next: str):
-        """`next` is what the reader can change."""
+    def __init__(self, problem: str, *, next: str, fitting: Mapping[str, int] | None = None):
+        """`next` is what the reader can change; `fitting` the values of the spec that would do, if any are known."""
         super().__init__(f"{problem} Next: {next}")
         self.problem = problem
         self.next = next
+        self.fitting = dict(fitting or {})
 
 
 class DataExhausted(DataError):

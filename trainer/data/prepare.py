@@ -116,7 +116,7 @@ def _train_shards(
         if spec.data_shards is None and have >= needed:
             break
         if index == 0 and have * limit * 1.25 < needed:  # not even with luck: don't fetch the rest to find out
-            raise _too_little(spec, source, f"about {have * limit}", have * limit)
+            raise _too_little(spec, source, ("" if limit == 1 else "about ") + f"{have * limit}", have * limit)
     if have < needed:
         raise _too_little(spec, source, f"{have}", have)
     return shards
@@ -135,9 +135,10 @@ def _fetch_ahead(part: Part) -> None:
 def _too_little(spec: TrainSpec, source: Source, have: str, tokens: int) -> DataError:
     recipe = spec.recipe()
     steps = tokens // recipe.batch_tokens
+    batch = tokens // recipe.num_steps // spec.sequence_len * spec.sequence_len  # that all steps could have
     options = [f"num_steps of at most {steps}"] if steps else []
-    if not steps and tokens:
-        options.append(f"a batch_tokens of at most {tokens}")
+    if not steps and batch:
+        options.append(f"a batch_tokens of at most {batch}")
     if spec.data_shards is not None and spec.data_shards < source.num_train_parts:
         options.append(f"data_shards above {spec.data_shards}, or null to fetch what is needed")
     if source.num_train_parts == 1:
@@ -146,6 +147,7 @@ def _too_little(spec: TrainSpec, source: Source, have: str, tokens: int) -> Data
         f"{spec.data} has {have} training tokens in rows of sequence_len {spec.sequence_len}; {recipe.num_steps} steps "
         f"of {recipe.batch_tokens} need {recipe.train_tokens}. No token is trained on twice.",
         next=f"choose {', or '.join(options)}.",
+        fitting={"num_steps": steps} if steps else None,
     )
 
 

@@ -1,0 +1,54 @@
+"""What is held for a run, and how long it lasts. Pure; whoever holds, launches, extends or plans asks here.
+
+A hold is the upper bound of what is left to do, one more start, and the time to save a checkpoint at its end:
+`stop_s`, the seconds from "stop" to "gone" (trainer.contract.grace).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from patron_core.estimate import Estimate
+from patron_core.estimate.calibration import STARTUP_PHASES
+from patron_core.money import affordable_s, cost_usd_micros
+
+MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
+_REPEATING = frozenset({"steps", "evals", "checkpoints", "recovery"})
+
+
+def for_run(row: Estimate, *, stop_s: float, left: float = 1.0) -> int:
+    """Micro-dollars for the share `left` of a run. A process that dies of nothing in particular starts once more."""
+    startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
+    upper_s = 2 * startup_s + left * (row.wall_s.high - startup_s)
+    return cost_usd_micros(upper_s + stop_s, row.price.usd_micros_per_hour)
+
+
+def for_dryrun(estimate: Mapping[str, Any] | None, usd_micros_per_hour: int, burst_steps: int, *, stop_s: float) -> int:
+    """Micro-dollars for a burst: start-up twice, its steps several times over, an evaluation; room for a slow machine.
+
+    `estimate` as the run keeps it (Estimate.to_dict).
+    """
+    row = estimate or {}
+    steps_s = 2 * burst_steps * row.get("step_s", {}).get("high", 0.0)
+    startup_s = _phases_s(row, "high", STARTUP_PHASES)
+    bound_s = max(MIN_DRYRUN_S, 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0))
+    return cost_usd_micros(bound_s + stop_s, usd_micros_per_hour)
+
+
+def for_one_start(estimate: Mapping[str, Any] | None, usd_micros_per_hour: int, *, stop_s: float) -> int:
+    """Micro-dollars that a launch takes before it can have a checkpoint to show: less would be spent for nothing."""
+    row = estimate or {}
+    names = [name for name in row.get("phases_s", {}) if name not in _REPEATING]
+    first_step_s = row.get("step_s", {}).get("mid", 0.0)
+    return cost_usd_micros(_phases_s(row, "mid", names) + first_step_s + stop_s, usd_micros_per_hour)
+
+
+def deadline_s(usd_micros: int, usd_micros_per_hour: int, *, stop_s: float) -> float:
+    """Seconds from its start after which an attempt with `usd_micros` in all is told to save and stop."""
+    return max(1.0, affordable_s(usd_micros, usd_micros_per_hour) - stop_s)
+
+
+def _phases_s(row: Mapping[str, Any], bound: str, names: Any) -> float:
+    phases = row.get("phases_s", {})
+    return float(sum(phases.get(name, {}).get(bound, 0.0) for name in names))

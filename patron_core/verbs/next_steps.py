@@ -1,0 +1,87 @@
+"""The command that takes a run further, as it can be typed: what every view of a run ends with."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from patron_core.machines.target import LOCAL_DEVICE, Target, target_of
+from patron_core.states import EndReason, RunState
+from patron_core.store.records import Run
+from patron_core.verbs.money import DEFAULT_PROJECT
+from trainer.contract.spec import SpecError, TrainSpec
+
+_BY_STATE = {
+    RunState.DRAFT: "2_dryrun.py --run {run} --yes",
+    RunState.AWAITING_FUNDING: "3_launch.py --run {run} --yes",
+    RunState.PAUSED: "3_launch.py --run {run} --yes",
+    RunState.FUNDED: "3_launch.py --run {run} --yes",
+    RunState.SUCCEEDED: "5_compare.py --runs {run}",
+}
+
+
+def command(notebook: str, *words: str) -> str:
+    """A notebook as it is run from a shell."""
+    return shlex.join(["python", f"notebooks/{notebook}", *words])
+
+
+def next_step(run: Run, last_word: Mapping[str, Any] | None = None) -> str:
+    """`last_word`: what the newest attempt said at its end; it may know what would have fitted."""
+    if run.state is RunState.CANCELLED:
+        return command("0_lab.py", "--project", run.project)
+    if run.state is RunState.FAILED:
+        return _after_failure(run, last_word or {})
+    return f"python notebooks/{_BY_STATE.get(run.state, '4_watch.py --run {run}').format(run=run.id)}"
+
+
+def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
+    """Planned again with what would fit, where that is known; else what was tried is written down for the next one."""
+    steps, rows = _number(last_word, "fitting", "num_steps"), _number(last_word, "memory", "fitting_device_batch_size")
+    with suppress(SpecError):  # a last word may say anything
+        if run.reason is EndReason.BAD_SPEC and steps:
+            return plan_again(run, num_steps=steps)
+        if rows:
+            return plan_again(run, batch_tokens=rows * int(run.spec["sequence_len"]))
+    reason = run.reason.value if run.reason else "unknown"
+    words = ("--add", f"{run.name} failed: {reason}", "--kind", "failed", "--run", run.id)
+    return command("6_journal.py", *words, *_project(run))
+
+
+def _number(last_word: Mapping[str, Any], part: str, name: str) -> int | None:
+    values = last_word.get(part)
+    found = values.get(name) if isinstance(values, Mapping) else None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def plan_again(run: Run, **changes: int) -> str:
+    """The command that plans and proves a run like this one, with other values of the spec."""
+    spec = TrainSpec.from_dict(run.spec | changes)
+    recipe, target = spec.recipe(), target_of(run)
+    shape = {
+        "--depth": spec.depth,
+        "--steps": recipe.num_steps,
+        "--data": spec.data,
+        "--vocab-size": spec.vocab_size,
+        "--sequence-len": spec.sequence_len,
+        "--batch-tokens": recipe.batch_tokens,
+    }
+    words = [str(word) for pair in shape.items() for word in pair]
+    return command("2_dryrun.py", *words, *_project(run), *_target(target), "--yes")
+
+
+def _project(run: Run) -> list[str]:
+    return [] if run.project == DEFAULT_PROJECT else ["--project", run.project]
+
+
+def _target(target: Target) -> list[str]:
+    if target.executor == "local":
+        return []
+    words = ["--on", target.executor]
+    words += ["--device", target.device] if target.device != LOCAL_DEVICE else []
+    words += ["--spot"] if target.spot else []
+    words += ["--where", target.only] if target.only else []
+    if target.usd_micros_per_hour is not None:
+        words += ["--usd-per-hour", f"{target.usd_micros_per_hour / 1e6:.6g}"]
+    return [*words, *(["--fallback-prices"] if target.fallback else [])]
