@@ -65,6 +65,8 @@ class EndReason(StrEnum):
     USER_ERROR = "user_error"
     NO_CAPACITY = "no_capacity"
     LOST = "lost"
+    HUNG = "hung"
+    NOT_STARTED = "not_started"
     OUT_OF_FUNDS = "out_of_funds"
     OVER_BUDGET = "over_budget"
     DEADLINE = "deadline"
@@ -84,6 +86,8 @@ NEXT_STATE: dict[EndReason, RunState] = {
     EndReason.USER_ERROR: RunState.FAILED,
     EndReason.NO_CAPACITY: RunState.FUNDED,
     EndReason.LOST: RunState.RECOVERING,
+    EndReason.HUNG: RunState.RECOVERING,
+    EndReason.NOT_STARTED: RunState.PAUSED,
     EndReason.OUT_OF_FUNDS: RunState.PAUSED,
     EndReason.OVER_BUDGET: RunState.FAILED,
     EndReason.DEADLINE: RunState.PAUSED,
@@ -92,13 +96,13 @@ NEXT_STATE: dict[EndReason, RunState] = {
 }
 # Retried without counting: the machine went away, the run did nothing wrong.
 FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE})
-# Retried, but it counts against the failure budget: nobody knows why it died.
-COUNTED_RETRY = frozenset({EndReason.LOST})
+# Retried, but it counts against the failure budget: nobody knows why it died, or did nothing.
+COUNTED_RETRY = frozenset({EndReason.LOST, EndReason.HUNG})
 
 SENTENCE: dict[EndReason, str] = {
     EndReason.COMPLETED: "Finished its last step.",
     EndReason.PREEMPTED: "The machine was taken away; the run resumes from its newest checkpoint.",
-    EndReason.NOTICE: "It was told to stop, saved a checkpoint, and resumes from it.",
+    EndReason.NOTICE: "It was told to stop, and resumes from its newest checkpoint.",
     EndReason.CUDA_OOM: "The GPU ran out of memory; the same configuration is not tried again.",
     EndReason.HOST_OOM: "The machine ran out of main memory; the same configuration is not tried again.",
     EndReason.DIVERGED: "The loss, a gradient or a weight stopped being a number; it was not saved.",
@@ -107,10 +111,12 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.USER_ERROR: "The workload failed with an error of its own; its log and result.json have the traceback.",
     EndReason.NO_CAPACITY: "No machine could be had; the money stays held and the run can be launched again.",
     EndReason.LOST: "The process vanished without a word and without a notice.",
-    EndReason.OUT_OF_FUNDS: "The money held for it is used up; it saved a checkpoint. Top it up to go on.",
+    EndReason.HUNG: "It recorded and printed nothing for too long, and was stopped.",
+    EndReason.NOT_STARTED: "It could not be started; its money is free again.",
+    EndReason.OUT_OF_FUNDS: "The money held for it is used up. Fund it again to go on.",
     EndReason.OVER_BUDGET: "The plan costs more than the budget allows.",
-    EndReason.DEADLINE: "Its deadline passed; it saved a checkpoint. Fund it again to go on.",
-    EndReason.PAUSED: "Paused on request; it saved a checkpoint. Fund it again to go on.",
+    EndReason.DEADLINE: "Its deadline passed. Fund it again to go on.",
+    EndReason.PAUSED: "Paused on request. Fund it again to go on.",
     EndReason.CANCELLED: "Cancelled on request.",
 }
 
@@ -120,17 +126,38 @@ _SAYS_WHY = frozenset({EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReaso
 MESSAGE_CHARS = 1000
 
 
-def why(reason: EndReason, last_word: Mapping[str, Any] | None = None) -> str:
-    """The reason's sentence, and what the attempt itself knew: result.json's `memory` and `divergence`, if any."""
-    last_word = last_word or {}
+# ended by somebody who gave it time to save: people want to know what is left
+_ASKED_TO_SAVE = frozenset(
+    {EndReason.NOTICE, EndReason.OUT_OF_FUNDS, EndReason.DEADLINE, EndReason.PAUSED, EndReason.HUNG}
+)
+
+
+def why(reason: EndReason, evidence: Mapping[str, Any] | None = None) -> str:
+    """The reason's sentence, and what is known beside it: the attempt's own last word, and the checkpoint that a resume
+    would find (`checkpoint_step`, in a bucket the durable one)."""
+    evidence = evidence or {}
+    last_word = evidence.get("last_word") or {}
     memory, divergence = last_word.get("memory"), last_word.get("divergence")
     if reason in (EndReason.CUDA_OOM, EndReason.HOST_OOM) and isinstance(memory, Mapping):
         return f"{SENTENCE[reason]} {_what_fits(memory)}".rstrip()
     if reason is EndReason.DIVERGED and isinstance(divergence, Mapping):
         return f"{SENTENCE[reason]} {_what_diverged(divergence, last_word.get('last_checkpoint_step'))}"
+    if reason is EndReason.NOT_STARTED and evidence.get("error"):
+        return f"{SENTENCE[reason]} {evidence['error']}"
+    if reason in _ASKED_TO_SAVE and "checkpoint_step" in evidence:
+        return f"{SENTENCE[reason]} {_what_is_saved(evidence['checkpoint_step'], last_word.get('step'))}"
     if reason in _SAYS_WHY and isinstance(message := last_word.get("message"), str) and message:
         return f"{SENTENCE[reason]} {message[:MESSAGE_CHARS]}"
     return SENTENCE[reason]
+
+
+def _what_is_saved(checkpoint_step: int | None, last_step: Any) -> str:
+    if checkpoint_step is None:
+        return "There is no checkpoint of it."
+    if checkpoint_step == last_step:
+        return f"It saved a checkpoint of step {checkpoint_step}."
+    ended = f"; it had come to step {last_step}" if isinstance(last_step, int) else ""
+    return f"Its newest checkpoint is of step {checkpoint_step}{ended}."
 
 
 def _what_fits(memory: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ STDLIB = sys.stdlib_module_names
 CORE_TOP = {"__init__", "errors", "money", "interval", "settings", "states", "prices"}
 PURE_CORE = {
     "states", "money", "prices", "interval", "estimate", "scaling", "market", "lifecycle/decide", "lifecycle/evidence",
+    "lifecycle/verdict",
 }  # fmt: skip
 PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE} | {
     "patron_core.errors",
@@ -24,7 +25,7 @@ PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE
 }
 ALLOWED = {
     "notebooks": {"patron_core", "marimo", "altair", "polars", "pydantic"},
-    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore"},
+    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore", "triton"},
 }
 LAZY_ONLY = {
     "mlflow": {"patron_core/mirror/tracking.py"},

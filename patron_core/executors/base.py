@@ -105,7 +105,7 @@ class Observation:
 
 
 class Executor(Protocol):
-    """Five verbs and one property. Only submit() starts anything. Raises Unavailable when it cannot be asked."""
+    """Six verbs and two properties. Only submit() starts anything. Raises Unavailable when it cannot be asked."""
 
     @property
     def name(self) -> str: ...
@@ -124,6 +124,13 @@ class Executor(Protocol):
 
     def find(self, key: str) -> Handle | None:
         """The handle of whatever was submitted under `key`, by anybody, at any time; None if nothing was."""
+        ...
+
+    def forbid(self, key: str, run_dir: str) -> Handle | None:
+        """See to it that nothing ever starts under `key`, also where a submit is under way somewhere.
+
+        None when that is so; the handle of what was submitted where it comes too late.
+        """
         ...
 
     def poll(self, handle: Handle) -> Observation:

@@ -32,6 +32,7 @@ class Script:
     exit_code: int | None = 0
     signal: int | None = None
     vanishes: bool = False  # after run_s it is gone, with nobody to say how
+    silent_after_s: float = NEVER  # from then on it neither records nor prints anything
     stop_s: float = 1.0  # from SIGTERM to its exit; NEVER ignores it
     stop_exit_code: int = 75
     evidence: Mapping[str, Any] = field(default_factory=dict)  # of its end
@@ -52,6 +53,7 @@ class FakeExecutor:
         self.default_script = Script()
         self._scripts: deque[Script] = deque()
         self._jobs: dict[str, _FakeJob] = {}
+        self._forbidden: set[str] = set()
 
     def script(self, *scripts: Script) -> None:
         """The next starts go by these, one each, in this order; later ones by `default_script`."""
@@ -77,7 +79,10 @@ class FakeExecutor:
         if job.key not in self._jobs:
             script = self._scripts.popleft() if self._scripts else self.default_script
             self._jobs[job.key] = _FakeJob(job=job, script=script, submitted_at=self.now)
-            self.starts[job.key] += 1
+            if job.key in self._forbidden:
+                self._jobs[job.key].stop_at = -NEVER
+            else:
+                self.starts[job.key] += 1
             self._act()
         if failure == "after":
             raise Unavailable("the fake machine took the job, and its answer was lost", next="find the job by its key")
@@ -85,6 +90,12 @@ class FakeExecutor:
 
     def find(self, key: str) -> Handle | None:
         self._answer()
+        return self._handle(key) if key in self._jobs else None
+
+    def forbid(self, key: str, run_dir: str) -> Handle | None:
+        self._answer()
+        if key not in self._jobs:
+            self._forbidden.add(key)
         return self._handle(key) if key in self._jobs else None
 
     def poll(self, handle: Handle) -> Observation:
@@ -159,7 +170,10 @@ class _FakeJob:
             return end
         if now < self.start_at:
             return Observation(status=ObservedStatus.PENDING)
-        return Observation(status=ObservedStatus.RUNNING, uptime_s=now - self.start_at, evidence=self._told(now))
+        return Observation(status=ObservedStatus.RUNNING, uptime_s=now - self.start_at, evidence=self._evidence(now))
+
+    def _evidence(self, now: float) -> dict[str, Any]:
+        return self._told(now) | {"silent_s": max(0.0, now - self.start_at - self.script.silent_after_s)}
 
     def act(self, now: float) -> None:
         end_at, end = self._end()

@@ -42,7 +42,7 @@ class LocalExecutor:
             return self._submit(job)
 
     def _submit(self, job: Job) -> Handle:
-        job_dir = _claim(job)
+        job_dir = _claim(job.key, _content(job))
         claimed = read_json(job_dir / "job.json") or {}
         if claimed.get("run_dir") != job.run_dir:
             raise Conflict(
@@ -56,6 +56,14 @@ class LocalExecutor:
     def find(self, key: str) -> Handle | None:
         job_dir = _jobs_folder() / key
         return _handle(key, job_dir) if is_key(key) and (job_dir / "job.json").exists() else None
+
+    def forbid(self, key: str, run_dir: str) -> Handle | None:
+        """A job that ended before it began: whoever comes later finds that, and starts nothing."""
+        with _asking():
+            content = {"key": key, "run_dir": run_dir, "deadline_s": 0.0, "grace_s": 0.0, "forbidden": True}
+            job_dir = _claim(key, content, end=_unstarted_end({"stopped_before_start": True}))
+            claimed = read_json(job_dir / "job.json") or {}
+        return None if claimed.get("forbidden") else _handle(key, job_dir)
 
     def poll(self, handle: Handle) -> Observation:
         try:
@@ -106,26 +114,33 @@ def _handle(key: str, job_dir: Path) -> Handle:
     return {"executor": "local", "key": key, "job_dir": str(job_dir)}
 
 
-def _claim(job: Job) -> Path:
-    """The job's folder, made if there is none. It appears whole or not at all, for one claimant only."""
-    job_dir = _jobs_folder() / job.key
-    if (job_dir / "job.json").exists():
-        return job_dir
-    _jobs_folder().mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=_jobs_folder(), prefix=".claim-"))  # for us only: env may hold secrets
-    content = {
+def _content(job: Job) -> dict[str, Any]:
+    return {
         "key": job.key,
         "command": job.command,
         "run_dir": job.run_dir,
         "env": dict(job.env),
         "deadline_s": job.deadline_s,
         "grace_s": job.grace_s,
+    }
+
+
+def _claim(key: str, content: dict[str, Any], *, end: dict[str, Any] | None = None) -> Path:
+    """The job's folder, made if there is none. It appears whole or not at all, for one claimant only."""
+    job_dir = _jobs_folder() / key
+    if (job_dir / "job.json").exists():
+        return job_dir
+    _jobs_folder().mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=_jobs_folder(), prefix=".claim-"))  # for us only: env may hold secrets
+    here = {
         "boot_id": processes.boot_id(),
         "host": os.uname().nodename,
         "submitted_at": time.time(),
         "submitted_monotonic": time.monotonic(),
     }
-    write_json(draft / "job.json", content)
+    write_json(draft / "job.json", content | here)
+    if end is not None:
+        write_json(draft / "exit.json", end)
     try:
         draft.rename(job_dir)
     except OSError:
@@ -174,8 +189,11 @@ def _bury_unstarted(job_dir: Path, evidence: dict[str, Any]) -> None:
     if lock is not None:
         with lock:
             if _is_unstarted(job_dir):
-                end = {"exit_code": None, "signal": None, "elapsed_s": 0.0, "evidence": evidence}
-                write_json(job_dir / "exit.json", end)
+                write_json(job_dir / "exit.json", _unstarted_end(evidence))
+
+
+def _unstarted_end(evidence: dict[str, Any]) -> dict[str, Any]:
+    return {"exit_code": None, "signal": None, "elapsed_s": 0.0, "evidence": evidence}
 
 
 def _observe(key: str, job_dir: Path) -> Observation:

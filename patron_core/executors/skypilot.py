@@ -124,6 +124,16 @@ class SkyExecutor:
             raise _on_its_way(key, f"ask again in a few seconds; if it stays so: sky jobs cancel {first['job_id']}")
         return _handle(key, int(first["job_id"]), _run_dir_of(first))
 
+    def forbid(self, key: str, run_dir: str) -> Handle | None:
+        """By the word that a guard reads before it starts anything: a late submit costs a machine's first minute."""
+        with _claimed(key):
+            if (handle := self.find(key)) is None:
+                if _client.is_launching(_name(key)):
+                    raise _on_its_way(key, "ask again in a few seconds")
+                with suppress(OSError):  # what cannot be written to cannot be trained in
+                    Records(run_dir, key).write_stop({"at": time.time(), "kill_after_s": 0.0})
+        return handle
+
     def poll(self, handle: Handle) -> Observation:
         job_id = int(handle["job_id"])
         try:

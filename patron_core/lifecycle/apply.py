@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
+from patron_core.errors import Conflict, PatronError
 from patron_core.executors.base import Executor, Job
-from patron_core.lifecycle import holds, workload
-from patron_core.lifecycle.decide import Action, ActionKind, failures_after
+from patron_core.lifecycle import holds, trouble, workload
+from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
+from patron_core.lifecycle.verdict import failures_after
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
@@ -27,6 +30,11 @@ from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
 CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
+# it ran and was done, or lost its machine and found no other, between two looks
+_UNSEEN = {
+    (RunState.LAUNCHING, RunState.SUCCEEDED): RunState.RUNNING,
+    (RunState.RUNNING, RunState.FUNDED): RunState.RECOVERING,
+}
 
 
 def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now: float) -> None:
@@ -34,9 +42,7 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
     run, attempt = scene.run, scene.attempt
     match action.kind:
         case ActionKind.SUBMIT if attempt is not None:
-            with _as_judged(store, scene):
-                pass
-            _submit(store, run, attempt, executor, now=now)
+            _try_to_submit(store, scene, attempt, executor, now=now)
         case ActionKind.STARTED | ActionKind.RECOVERING if action.new_state is not None:
             with _as_judged(store, scene) as conn:
                 _move(
@@ -51,8 +57,14 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
         case ActionKind.CLOSE if action.new_state is not None:
             with _as_judged(store, scene) as conn:
                 _move(conn, run, action.new_state, reason=action.reason, now=now, detail=action.why)
+        case ActionKind.FORGET:
+            with store.begin() as conn:
+                if runs.lock(conn, run.id).stop_requested == "pause":  # else it is to be cancelled by now
+                    runs.set_fields(conn, run.id, now=now, stop_requested=None)
         case _:
             _charge_while_running(store, scene, now=now)
+            if scene.situation.trouble and scene.observation is not None and scene.observation.is_final:
+                trouble.note(store, run, scene.situation.trouble, actor=SUPERVISOR, now=now)
 
 
 @contextmanager
@@ -81,6 +93,24 @@ def _relaunch(store: Store, scene: Scene, *, now: float) -> None:
             now=now,
         )
         _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail="resume from the newest checkpoint")
+
+
+def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Executor, *, now: float) -> None:
+    """What stands in the way for good ends the attempt; what may pass is noted, and tried again at the next look."""
+    try:
+        with _as_judged(store, scene):
+            pass
+        _submit(store, scene.run, attempt, executor, now=now)
+    except runs.StaleState:
+        raise
+    except Conflict as error:  # the run directory holds another run, or the key another job
+        said = {"error": error.message, "next": error.next}
+        action = Action(kind=ActionKind.END, why=error.message, reason=EndReason.NOT_STARTED, evidence=said)
+        _end(store, scene, attempt, action, executor, now=now)
+    except (PatronError, OSError) as error:
+        message = error.message if isinstance(error, PatronError) else str(error)
+        trouble.note(store, scene.run, message, actor=SUPERVISOR, now=now)
+        raise
 
 
 def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
@@ -133,27 +163,19 @@ def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Ex
 def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
     run, seen = scene.run, scene.observation
     reason = action.reason or EndReason.LOST
-    if seen is None and (handle := executor.find(attempt.id)) is not None:
+    directory = RunDir(attempt_dir(run, attempt))
+    if seen is None and (handle := executor.forbid(attempt.id, directory.where)) is not None:
         with store.begin() as conn:  # it had been submitted after all: own it, then stop it properly
             attempts.submitted(conn, attempt.id, handle=handle, deadline_s=attempt.deadline_s, now=now)
         return
-    directory = RunDir(attempt_dir(run, attempt))
-    newest = directory.newest_checkpoint()
-    step = newest.step if newest else None
+    new_state = action.new_state or _state_after_unsubmitted(attempt, reason)
+    left = _what_is_left(run, attempt, directory)
+    evidence = {**action.evidence, **left.evidence}
+    step = left.evidence.get("checkpoint_step")
     progressed = step is not None and step > (scene.known_checkpoint_step or 0)
-    evidence = {
-        **action.evidence,
-        "checkpoint_step": step,
-        "log_tail": directory.log_tail(attempt.id, 20),
-        "last_word": last_word(directory, attempt.id),
-    }
-    new_state = action.new_state or _state_after_unsubmitted(run, attempt, reason)
-    report: dict[str, Any] | None = None
-    if attempt.kind == "dryrun" and reason is EndReason.COMPLETED:
-        report = dryrun_report(run, attempt, directory)
-        if report is None:
-            reason, new_state = EndReason.USER_ERROR, RunState.FAILED
-    result = run_result(directory)
+    report = left.report if attempt.kind == "dryrun" and reason is EndReason.COMPLETED else None
+    if attempt.kind == "dryrun" and reason is EndReason.COMPLETED and report is None:
+        reason, new_state = EndReason.USER_ERROR, RunState.FAILED
     with _as_judged(store, scene) as conn:
         _charge(conn, run, attempt, seen.uptime_s if seen else 0.0, now=now)
         attempts.ended(
@@ -169,14 +191,40 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
             runs.set_fields(conn, run.id, now=now, dryrun=report)
             record_dryrun(conn, run, report, now=now)
         if attempt.kind == "train":
-            runs.set_fields(conn, run.id, now=now, result=result)
+            runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
-                record_run(conn, run, result, now=now)
+                record_run(conn, run, left.result, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 
-def _state_after_unsubmitted(run: Run, attempt: Attempt, reason: EndReason) -> RunState:
-    """A launch that was stopped before anything started."""
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """What an attempt that ended left in its run directory."""
+
+    evidence: dict[str, Any]
+    result: dict[str, Any]
+    report: dict[str, Any] | None  # of a dryrun
+
+
+def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
+    """Nothing, and why, where it cannot be read: decide has waited long enough for that to pass."""
+    try:
+        newest = directory.newest_checkpoint()
+        evidence = {
+            "checkpoint_step": newest.step if newest else None,
+            "log_tail": directory.log_tail(attempt.id, 20),
+            "last_word": last_word(directory, attempt.id),
+        }
+        report = dryrun_report(run, attempt, directory) if attempt.kind == "dryrun" else None
+        return _Left(evidence=evidence, result=run_result(directory), report=report)
+    except OSError as error:
+        return _Left(evidence={"unreadable": str(error)}, result={}, report=None)
+
+
+def _state_after_unsubmitted(attempt: Attempt, reason: EndReason) -> RunState:
+    """A launch that ended before anything started."""
+    if reason is EndReason.NOT_STARTED and attempt.kind == "dryrun":
+        return RunState.DRAFT
     return RunState.CANCELLED if reason is EndReason.CANCELLED or attempt.kind == "dryrun" else RunState.PAUSED
 
 
@@ -190,11 +238,11 @@ def _move(
     detail: str,
     seen: dict[str, Any] | None = None,
 ) -> None:
-    """Through the one door, by way of `running` where a run ended before anybody saw it run; then settle."""
+    """Through the one door, by way of what nobody looked in time to see; then settle."""
     old = runs.get_run(conn, run.id).state
-    if old is RunState.LAUNCHING and new is RunState.SUCCEEDED:
-        runs.transition(conn, run.id, old=old, new=RunState.RUNNING, actor=SUPERVISOR, now=now)
-        old = RunState.RUNNING
+    if (old, new) in _UNSEEN:
+        runs.transition(conn, run.id, old=old, new=_UNSEEN[old, new], actor=SUPERVISOR, now=now)
+        old = _UNSEEN[old, new]
     if new is not old:
         runs.transition(
             conn, run.id, old=old, new=new, reason=reason, actor=SUPERVISOR, now=now, detail=detail, evidence=seen

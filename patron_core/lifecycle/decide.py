@@ -1,48 +1,31 @@
 """What to do about a run, given what is seen of it. Pure: no clock, no database, no network.
 
-`verdict` says why an attempt ended, from evidence. `decide` turns a situation into one action; the supervisor carries
-it out. Every rule about retrying, money running out and stopping is in this file and nowhere else.
+`decide` turns a situation into one action; the supervisor carries it out. Every rule about retrying, money running out
+and stopping is in this file and nowhere else; why an attempt ended is judged in verdict.py.
 """
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from patron_core.executors.base import Observation, ObservedStatus
+from patron_core.lifecycle.verdict import StopCause, verdict
 from patron_core.money import affordable_s
-from patron_core.states import COUNTED_RETRY, FREE_RETRY, NEXT_STATE, EndReason, RunState
+from patron_core.states import COUNTED_RETRY, NEXT_STATE, EndReason, RunState
 from trainer.contract import grace
-from trainer.contract.exits import (
-    EXIT_BAD_SPEC,
-    EXIT_DIVERGED,
-    EXIT_DONE,
-    EXIT_KILLED,
-    EXIT_OUT_OF_MEMORY,
-    EXIT_RESUME,
-    EXIT_SIGKILL,
-    EXIT_SIGTERM,
-    EXIT_STOPPED,
-)
+from trainer.contract.exits import EXIT_RESUME
 
 FAILURE_BUDGET = 3  # unexplained deaths in a row without a new checkpoint
 BACK_OFF_S = (0.0, 5.0, 30.0, 120.0)  # before the next launch, by unexplained deaths in a row
-_FULL_SHARE = 0.98  # of the memory that there is
+SILENCE_S = 300.0  # a workload that neither recorded nor printed anything for so long is taken for hung,
+SILENCE_FACTOR = 5.0  # or for so many times its longest silence so far, or the slowest part of its dryrun
+TROUBLE_S = 600.0  # how long to try what fails, before the run rests and its money is free again
+_LAUNCHED = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _WITHOUT_MACHINE = frozenset({ObservedStatus.PENDING, ObservedStatus.RECOVERING})
 KILL_AGAIN_S = 5.0  # the executor kills by itself; this long after that, by force
-
-
-class StopCause(StrEnum):
-    """Why Patron itself asked an attempt to stop."""
-
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    FUNDS = "funds"
-    DEADLINE = "deadline"
-    CAPACITY = "capacity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +46,9 @@ class Situation:
     stop_cause: str | None = None  # already asked to stop, and why
     since_stop_s: float = 0.0
     kill_after_s: float = grace.STOP_WITHIN_S + grace.LEAVE_S  # from asking to killing; the hold has to pay for it
+    slowest_s: float = 0.0  # the slowest part of the dryrun: how long this workload may well be silent
+    trouble: str | None = None  # why what the attempt left cannot be read, or why it could not be submitted
+    since_trouble_s: float = 0.0
     failures: int = 0  # unexplained deaths in a row without a new checkpoint
     since_end_s: float = 0.0  # since the last attempt ended
     recovers_itself: bool = False
@@ -80,6 +66,7 @@ class ActionKind(StrEnum):
     END = "end"  # the attempt is over: charge, judge, move on
     RELAUNCH = "relaunch"  # a new attempt
     CLOSE = "close"  # no attempt lives, and the run can go to its next state
+    FORGET = "forget"  # the wish to pause came to a run that rests
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,25 +83,40 @@ def decide(now: Situation) -> Action:
     """The one thing to do next."""
     if now.attempt_state in ("intent", "submitted"):
         return _with_live_attempt(now)
+    if now.stop_requested == StopCause.PAUSE and now.state not in _LAUNCHED:
+        return Action(kind=ActionKind.FORGET, why=f"asked to pause, and {now.state.value} already")
     if now.stop_requested:
-        reason = EndReason.CANCELLED if now.stop_requested == StopCause.CANCEL else EndReason.PAUSED
+        reason = _wished(now.stop_requested)
         return Action(kind=ActionKind.CLOSE, why="asked to stop", reason=reason, new_state=NEXT_STATE[reason])
     if now.state is RunState.RECOVERING:
         return _recover(now)
     return Action(kind=ActionKind.WAIT, why="nothing to do")
 
 
+def _wished(stop_requested: str) -> EndReason:
+    return EndReason.CANCELLED if stop_requested == StopCause.CANCEL else EndReason.PAUSED
+
+
+def _with_intent(now: Situation) -> Action:
+    """Never submitted as far as we know. Ending it looks the key up first, so a crash in between is not forgotten."""
+    if now.stop_requested:
+        reason = _wished(now.stop_requested)
+        return Action(kind=ActionKind.END, why="stopped before it was submitted", reason=reason)
+    if now.trouble and now.since_trouble_s > TROUBLE_S:
+        reason = EndReason.NOT_STARTED
+        return Action(kind=ActionKind.END, why=now.trouble, reason=reason, evidence={"error": now.trouble})
+    return Action(kind=ActionKind.SUBMIT, why="intent recorded, not yet submitted")
+
+
 def _with_live_attempt(now: Situation) -> Action:
-    if now.attempt_state == "intent" and now.observation is None:
-        if now.stop_requested:
-            # Never submitted as far as we know. Submit looks the key up first, so a crash in between is not forgotten.
-            reason = EndReason.CANCELLED if now.stop_requested == StopCause.CANCEL else EndReason.PAUSED
-            return Action(kind=ActionKind.END, why="stopped before it was submitted", reason=reason)
-        return Action(kind=ActionKind.SUBMIT, why="intent recorded, not yet submitted")
     seen = now.observation
+    if now.attempt_state == "intent" and seen is None:
+        return _with_intent(now)
     if seen is None or seen.status is ObservedStatus.UNREACHABLE:
         return Action(kind=ActionKind.WAIT, why="the executor does not answer; unreachable is not failed")
     if seen.status in (ObservedStatus.ENDED, ObservedStatus.GONE):
+        if now.trouble and now.since_trouble_s <= TROUBLE_S:
+            return Action(kind=ActionKind.WAIT, why=f"it ended; its last word cannot be read: {now.trouble}")
         return _ended(now, seen)
     stop = _wanted_stop(now)
     if stop and now.stop_cause is None:
@@ -139,7 +141,17 @@ def _wanted_stop(now: Situation) -> StopCause | None:
     waits = now.observation is not None and now.observation.status in _WITHOUT_MACHINE
     if waits and now.without_machine_s > now.capacity_wait_s:
         return StopCause.CAPACITY
-    return None
+    return StopCause.HUNG if _is_hung(now) else None
+
+
+def _is_hung(now: Situation) -> bool:
+    """Whether it is silent for too long, against its own pace. The silence is measured beside the workload, by a clock
+    that neither jumps nor runs while its machine sleeps."""
+    seen = now.observation
+    if seen is None or seen.status is not ObservedStatus.RUNNING:
+        return False
+    paces_s = (now.slowest_s, float(seen.evidence.get("longest_silence_s") or 0.0))
+    return float(seen.evidence.get("silent_s") or 0.0) > max(SILENCE_S, SILENCE_FACTOR * max(paces_s))
 
 
 def _bring_back(seen: Observation) -> Action:
@@ -171,9 +183,12 @@ def _ended(now: Situation, seen: Observation) -> Action:
         new_state = NEXT_STATE[reason]
         if new_state is RunState.RECOVERING and now.recovers_itself:
             # it has given up on bringing it back, and nobody else may; a person can fund the run again
-            new_state, evidence["judged"], reason = RunState.PAUSED, reason.value, EndReason.LOST
+            new_state, evidence["judged"] = RunState.PAUSED, reason.value
+            reason = reason if reason is EndReason.HUNG else EndReason.LOST
         if now.stop_requested == StopCause.CANCEL and new_state is not RunState.SUCCEEDED:
             new_state, reason = RunState.CANCELLED, EndReason.CANCELLED
+        elif now.stop_requested == StopCause.PAUSE and new_state in (RunState.FUNDED, RunState.RECOVERING):
+            new_state, evidence["judged"], reason = RunState.PAUSED, reason.value, EndReason.PAUSED
         elif reason in COUNTED_RETRY and now.failures + 1 >= FAILURE_BUDGET and not now.recovers_itself:
             new_state = RunState.FAILED
             evidence["failures"] = now.failures + 1
@@ -201,68 +216,3 @@ def _recover(now: Situation) -> Action:
     if now.since_end_s < delay_s:
         return Action(kind=ActionKind.WAIT, why=f"next launch in {delay_s - now.since_end_s:.0f} s")
     return Action(kind=ActionKind.RELAUNCH, why="resume from the newest checkpoint", new_state=RunState.LAUNCHING)
-
-
-def verdict(now: Situation, seen: Observation) -> EndReason:
-    """Why an attempt ended: from its exit code, its own last word, and the machine's evidence.
-
-    137 and -9 mean only SIGKILL. Who sent it is judged from the evidence: the kernel (its oom_kills counter rose),
-    Patron (it had asked for a stop), a reclaim (the instance is gone or gave notice), or nobody knows (lost).
-    """
-    told = (now.result or {}).get("reason")
-    stop = now.stop_requested or now.stop_cause
-    by_us = {
-        StopCause.CANCEL: EndReason.CANCELLED,
-        StopCause.PAUSE: EndReason.PAUSED,
-        StopCause.FUNDS: EndReason.OUT_OF_FUNDS,
-        StopCause.DEADLINE: EndReason.DEADLINE,
-        StopCause.CAPACITY: EndReason.NO_CAPACITY,
-    }
-    if seen.exit_code == EXIT_DONE:
-        return EndReason.COMPLETED
-    if seen.exit_code == EXIT_OUT_OF_MEMORY:
-        return EndReason.HOST_OOM if told == "host_oom" else EndReason.CUDA_OOM
-    if seen.exit_code == EXIT_DIVERGED:
-        return EndReason.DIVERGED
-    if seen.exit_code == EXIT_BAD_SPEC:
-        return EndReason.ENVIRONMENT_DRIFT if told == "environment_drift" else EndReason.BAD_SPEC
-    if seen.exit_code in (EXIT_RESUME, EXIT_STOPPED):
-        if stop:
-            return by_us[StopCause(stop)]
-        if told == "deadline" or seen.evidence.get("deadline_hit") or seen.exit_code == EXIT_STOPPED:
-            return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
-        return EndReason.NOTICE
-    if seen.evidence.get("no_resources"):
-        return EndReason.NO_CAPACITY
-    if seen.evidence.get("setup_failed"):
-        return EndReason.USER_ERROR
-    if seen.evidence.get("oom_kills", 0) > 0 or seen.evidence.get("driver_failed"):
-        return EndReason.HOST_OOM
-    killed = seen.status is ObservedStatus.GONE or seen.signal in (signal.SIGKILL, signal.SIGTERM)
-    never_ran = seen.exit_code is None and seen.signal is None
-    if killed or never_ran or seen.exit_code in (EXIT_SIGKILL, EXIT_SIGTERM, EXIT_KILLED):
-        if stop:
-            return by_us[StopCause(stop)]
-        if seen.evidence.get("deadline_hit"):
-            return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
-        if seen.evidence.get("instance_gone") or seen.evidence.get("reclaim_notice"):
-            return EndReason.PREEMPTED
-        return EndReason.HOST_OOM if _memory_was_full(seen.evidence) else EndReason.LOST
-    return EndReason.USER_ERROR
-
-
-def _memory_was_full(evidence: Mapping[str, Any]) -> bool:
-    """By the last reading before a kill that nobody else explains; the counters of a lost machine cannot be asked."""
-    memory = evidence.get("memory") or {}
-    used, limit = memory.get("cgroup_bytes"), memory.get("cgroup_limit_bytes")
-    if used is not None and limit and used >= _FULL_SHARE * limit:
-        return True
-    rss, available = memory.get("rss_bytes"), memory.get("available_bytes")
-    return rss is not None and available is not None and available < (1 - _FULL_SHARE) * (rss + available)
-
-
-def failures_after(reason: EndReason, failures: int, *, progressed: bool) -> int:
-    """Unexplained deaths in a row without a new checkpoint, this one counted."""
-    if reason in COUNTED_RETRY:
-        return 1 if progressed else failures + 1
-    return failures if reason in FREE_RETRY else 0

@@ -24,7 +24,7 @@ _RESULT_KEYS = (
     "peak_memory_bytes",
     "message",
 )
-_LAST_WORD_KEYS = ("message", "memory", "divergence", "last_checkpoint_step", "fitting")
+_LAST_WORD_KEYS = ("message", "step", "memory", "divergence", "last_checkpoint_step", "fitting")
 
 
 def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, Any] | None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-from patron_core.executors.base import Executor, Observation, ObservedStatus
-from patron_core.lifecycle.decide import Situation, StopCause
+from patron_core.executors.base import Executor, Observation
+from patron_core.lifecycle import trouble
+from patron_core.lifecycle.decide import Situation
+from patron_core.lifecycle.verdict import StopCause
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
@@ -13,6 +16,10 @@ from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.remote import join
+
+CLOCK_NOISE_S = 60.0  # two clocks of one lab may differ by so much
+LONG_AGO_S = 86_400.0
+_SLOW_PARTS = ("start_s", "data_s", "tokenizer_s", "compile_s", "first_step_s", "step_s", "eval_s", "checkpoint_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +46,43 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
     known_step = max((a.evidence.get("checkpoint_step") or 0 for a in made if a.kind == "train"), default=0) or None
     observation = None
     if attempt is not None and attempt.state == "submitted" and attempt.handle is not None:
-        observation = _with_notice(executor.poll(attempt.handle), RunDir(attempt_dir(run, attempt)), attempt.id)
+        observation = executor.poll(attempt.handle)
+    left = _left_behind(run, attempt, observation) if attempt is not None else _Left()
     return Scene(
         run=run,
         attempt=attempt,
         known_checkpoint_step=known_step,
-        observation=observation,
-        situation=_situation(store, run, attempt, observation, executor, known_step, now=now),
+        observation=left.observation,
+        situation=_situation(store, run, attempt, left, executor, known_step, now=now),
     )
 
 
-def _with_notice(seen: Observation, directory: RunDir, attempt_id: str) -> Observation:
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """What the run directory says of the attempt."""
+
+    observation: Observation | None = None  # completed by it
+    result: dict[str, Any] | None = None
+    run_dir_exists: bool = True
+    unreadable: str | None = None
+
+
+def _left_behind(run: Run, attempt: Attempt, observation: Observation | None) -> _Left:
+    directory = RunDir(attempt_dir(run, attempt))
+    try:
+        result = directory.result()
+        return _Left(
+            observation=_with_notice(observation, directory, attempt.id),
+            result=result if result and result.get("attempt") == attempt.id else None,
+            run_dir_exists=directory.exists(),
+        )
+    except OSError as error:
+        return _Left(observation=observation, unreadable=f"the run directory cannot be read: {error}")
+
+
+def _with_notice(seen: Observation | None, directory: RunDir, attempt_id: str) -> Observation | None:
     """A workload that is killed soon after its cloud's notice says nothing at its end, but it has noted the notice."""
-    over = seen.status in (ObservedStatus.ENDED, ObservedStatus.GONE)
-    if not over or (seen.signal is None and seen.exit_code is not None):
+    if seen is None or not seen.is_final or (seen.signal is None and seen.exit_code is not None):
         return seen
     notice = directory.reclaim_notice(attempt_id)
     return seen if notice is None else replace(seen, evidence={**seen.evidence, "reclaim_notice": notice})
@@ -69,28 +99,32 @@ def _situation(
     store: Store,
     run: Run,
     attempt: Attempt | None,
-    observation: Observation | None,
+    left: _Left,
     executor: Executor,
     known_checkpoint_step: int | None,
     *,
     now: float,
 ) -> Situation:
+    observation = left.observation
     hold = ledger.run_money(store, run.id).held_usd_micros
     if attempt is None:
         return Situation(state=run.state, stop_requested=run.stop_requested, hold_usd_micros=hold)
     if observation is not None:
         hold -= uncharged_usd_micros(attempt, observation.uptime_s)
-    directory = RunDir(attempt_dir(run, attempt))
-    result = directory.result()
     deadline_s = run.spec.get("deadline_s")
+    waits = attempt.state == "intent" or left.unreadable is not None
+    noted = trouble.standing(runs.events(store, run.id)) if waits else None
     return Situation(
         state=run.state,
         stop_requested=run.stop_requested,
         attempt_state=attempt.state,
         attempt_kind=attempt.kind,
         observation=observation,
-        result=result if result and result.get("attempt") == attempt.id else None,
-        run_dir_exists=directory.exists(),
+        result=left.result,
+        run_dir_exists=left.run_dir_exists,
+        trouble=left.unreadable or (noted.message if noted else None),
+        since_trouble_s=_since(noted.since if noted else None, now),
+        slowest_s=_slowest_s(run),
         had_checkpoint=known_checkpoint_step is not None,
         hold_usd_micros=max(0, hold),
         usd_micros_per_hour=attempt.usd_micros_per_hour,
@@ -109,7 +143,17 @@ def _situation(
 
 
 def _since(then: float | None, now: float) -> float:
-    """Seconds since `then`. A clock that jumped back must not make anybody wait for ever: then it is long ago."""
+    """Seconds since `then`; 0 where that has not been, or was by a clock a moment ahead of ours.
+
+    A clock that was set back must not make anybody wait for all of that time: then it is long ago.
+    """
     if then is None:
         return 0.0
-    return now - then if now >= then else float("inf")
+    return max(0.0, now - then) if now > then - CLOCK_NOISE_S else LONG_AGO_S
+
+
+def _slowest_s(run: Run) -> float:
+    """The longest that one part of the dryrun took; 0 where nothing was measured."""
+    measured = (run.dryrun or {}).get("measured") or {}
+    found = [measured.get(name) for name in _SLOW_PARTS]
+    return max((float(seconds) for seconds in found if isinstance(seconds, int | float)), default=0.0)

@@ -76,12 +76,14 @@ class Supervisor:
         """One run. What goes wrong here is this run's, and is reported; the others are looked at all the same."""
         try:
             executor = self.executor_named(run.executor)
+            before: ActionKind | None = None
             for _ in range(ACTIONS_A_TICK):
                 scene = look(self.store, run.id, executor, now=now)
                 action = decide(scene.situation)
                 apply(self.store, scene, action, executor, now=now)
-                if action.kind is ActionKind.WAIT:
-                    return
+                if action.kind is ActionKind.WAIT or action.kind is before:
+                    return  # what was just done and is still due, needs time
+                before = action.kind
                 actions.append(f"{run.id}: {action.kind.value}: {action.why}")
                 log.info("%s: %s: %s", run.id, action.kind.value, action.why)
         except Conflict as error:

@@ -156,7 +156,7 @@ def transition(
 ) -> Run:
     """The one door: from `old` to `new`, or IllegalTransition, or StaleState when it is no longer `old`.
 
-    Arriving forgets a stop request that is now fulfilled: 'pause' when paused, either at the end.
+    Arriving forgets a stop request that is now fulfilled: 'pause' where nothing runs any more, either at the end.
     """
     if new not in LEGAL[old]:
         allowed = ", ".join(sorted(LEGAL[old])) or "nothing"
@@ -164,7 +164,7 @@ def transition(
     values: dict[str, Any] = {"state": new.value, "reason": reason.value if reason else None, "detail": detail}
     if new in TERMINAL:
         values["stop_requested"] = None
-    elif new is RunState.PAUSED:
+    elif new in (RunState.PAUSED, RunState.FUNDED, RunState.AWAITING_FUNDING, RunState.DRAFT):  # no attempt lives
         values["stop_requested"] = sa.case((runs.c.stop_requested == "pause", None), else_=runs.c.stop_requested)
     guarded = sa.update(runs).where(runs.c.id == run_id, runs.c.state == old.value)
     if conn.execute(guarded.values(**values, updated_at=now)).rowcount != 1:

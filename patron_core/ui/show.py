@@ -258,7 +258,7 @@ def attempt_columns() -> list[Column]:
         Column("charged", lambda a: usd(a.charged_usd_micros)),
         Column("an hour", lambda a: usd(a.usd_micros_per_hour)),
         Column("exit", lambda a: DASH if a.exit_code is None else str(a.exit_code)),
-        Column("why it ended", lambda a: why(a.reason, a.evidence.get("last_word")) if a.reason else DASH, "left"),
+        Column("why it ended", lambda a: why(a.reason, a.evidence) if a.reason else DASH, "left"),
         Column("evidence", lambda a: words(a.evidence, a.exit_code) or DASH, "left"),
     ]
 

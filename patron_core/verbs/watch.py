@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core.lifecycle import supervisor
+from patron_core.lifecycle import supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
@@ -83,7 +83,7 @@ class RunView:
                     "reason": a.reason.value if a.reason else None,
                     "exit_code": a.exit_code,
                     "evidence": words(a.evidence, a.exit_code),
-                    "why": why(a.reason, a.evidence.get("last_word")) if a.reason else None,
+                    "why": why(a.reason, a.evidence) if a.reason else None,
                     "charged_s": a.charged_s,
                     "charged_usd_micros": a.charged_usd_micros,
                 }
@@ -108,13 +108,16 @@ def view(store: Store, run_id: str) -> RunView:
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
+    history = runs.events(store, run.id)
+    if (noted := trouble.standing(history)) is not None:
+        warnings.append(noted.message)
     step_s = latest.get("train/step_s")
     running = run.state is RunState.RUNNING and num_steps and step_s
     return RunView(
         run=run,
         money=ledger.run_money(store, run.id),
         attempts=made,
-        history=runs.events(store, run.id),
+        history=history,
         step=step,
         num_steps=num_steps,
         metrics=latest,
@@ -202,7 +205,7 @@ _STATE_SENTENCE: dict[RunState, str] = {
     RunState.LAUNCHING: "Starting a machine.",
     RunState.RUNNING: "Training.",
     RunState.RECOVERING: "Its machine went away; it resumes from the newest checkpoint.",
-    RunState.PAUSED: "Paused with a checkpoint.",
+    RunState.PAUSED: "Paused.",
     RunState.SUCCEEDED: "Finished.",
     RunState.FAILED: "Failed.",
     RunState.CANCELLED: "Cancelled.",
@@ -214,7 +217,7 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
-    return why(run.reason, newest.evidence.get("last_word") if newest and newest.reason is run.reason else None)
+    return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,27 +65,32 @@ def make_spec(job: Job, **changes: Any) -> TrainSpec:
 
 
 def measure_ours(job: Job, folder: Path, started: float) -> dict[str, Any]:
-    loop = training_loop(make_spec(job), random_data(job, folder), folder)
+    loop, result = run_ours(job, folder, started)
+    if job.eval_batches:
+        result["eval"] = measure_evaluation(loop, job.eval_batches) | {
+            "third_of_a_step_s_per_token": result["step_s"] / 3 / loop.recipe.batch_tokens
+        }
+    return result
+
+
+def run_ours(job: Job, folder: Path, started: float, *, extra_steps: int = 0) -> tuple[TrainingLoop, dict[str, Any]]:
+    """The loop after the steps that were measured, with data for `extra_steps` more, and the figures."""
+    data = random_data(replace(job, steps=job.steps + extra_steps), folder)
+    loop = training_loop(make_spec(job), data, folder)
     built = time.perf_counter()
     loop.compile()
     loop.run(1, only_steps=True)
     first_step_end = time.perf_counter()
     loop.run(WARM_UP_STEPS + job.steps, only_steps=True)
     machine = loop.machine
-    figures = _figures(job, loop.pace.seconds[WARM_UP_STEPS:], started, built, first_step_end)
-    peak_memory_bytes = machine.peak_memory_bytes()
-    if job.eval_batches:
-        figures["eval"] = measure_evaluation(loop, job.eval_batches) | {
-            "third_of_a_step_s_per_token": figures["step_s"] / 3 / loop.recipe.batch_tokens
-        }
-    return figures | {
+    return loop, _figures(job, loop.pace.seconds[WARM_UP_STEPS:], started, built, first_step_end) | {
         "device_batch_size": loop.batch_size,
         "dtype": machine.dtype_name,
         "compiled": machine.compile,
         "device": machine.device_name,
         "flops_per_token": loop.recipe.flops_per_token,
         "peak_flops": machine.peak_flops,
-        "peak_memory_bytes": peak_memory_bytes,
+        "peak_memory_bytes": machine.peak_memory_bytes(),
     }
 
 

@@ -12,13 +12,14 @@ from patron_core.lifecycle.decide import (
     BACK_OFF_S,
     FAILURE_BUDGET,
     KILL_AGAIN_S,
+    SILENCE_FACTOR,
+    SILENCE_S,
+    TROUBLE_S,
     ActionKind,
     Situation,
-    StopCause,
     decide,
-    failures_after,
-    verdict,
 )
+from patron_core.lifecycle.verdict import StopCause, failures_after, verdict
 from patron_core.states import EndReason, RunState
 
 HOUR_USD_MICROS = 3_600_000  # a second costs a thousandth of a dollar
@@ -38,6 +39,11 @@ def ended(exit_code: int | None = None, signal: int | None = None, **evidence: A
     return Observation(status=ObservedStatus.ENDED, exit_code=exit_code, signal=signal, evidence=evidence)
 
 
+def silent(seconds: float, longest: float = 0.0) -> Observation:
+    evidence = {"silent_s": seconds, "longest_silence_s": longest}
+    return Observation(status=ObservedStatus.RUNNING, uptime_s=10.0, evidence=evidence)
+
+
 RUNNING = Observation(status=ObservedStatus.RUNNING, uptime_s=10.0)
 KILLED = signal.SIGKILL.value
 
@@ -51,6 +57,8 @@ KILLED = signal.SIGKILL.value
         (ended(75), {"stop_requested": "pause"}, EndReason.PAUSED),
         (ended(75), {"stop_requested": "cancel"}, EndReason.CANCELLED),
         (ended(75), {"stop_cause": "funds"}, EndReason.OUT_OF_FUNDS),
+        (ended(75), {"stop_cause": "hung"}, EndReason.HUNG),
+        (ended(signal=KILLED, killed=True), {"stop_cause": "hung"}, EndReason.HUNG),
         (ended(75), {"result": {"reason": "deadline"}, "deadline_cause": "funds"}, EndReason.OUT_OF_FUNDS),
         (ended(75), {"result": {"reason": "deadline"}, "deadline_cause": "deadline"}, EndReason.DEADLINE),
         (ended(76), {}, EndReason.CUDA_OOM),
@@ -94,6 +102,23 @@ def test_the_verdict_comes_from_evidence(seen: Observation, changes: dict[str, A
         ),
         ({"observation": RUNNING, "stop_cause": "funds", "hold_usd_micros": 0}, ActionKind.WAIT, None),
         ({"observation": Observation(status=ObservedStatus.UNREACHABLE)}, ActionKind.WAIT, None),
+        ({"observation": silent(SILENCE_S - 1)}, ActionKind.WAIT, None),
+        ({"observation": silent(SILENCE_S + 1)}, ActionKind.STOP, None),
+        ({"observation": silent(SILENCE_S + 1), "slowest_s": SILENCE_S}, ActionKind.WAIT, None),
+        ({"observation": silent(SILENCE_S + 1, longest=SILENCE_S)}, ActionKind.WAIT, None),
+        ({"observation": silent(SILENCE_FACTOR * 100 + 1), "slowest_s": 100.0}, ActionKind.STOP, None),
+        ({"observation": silent(9e9), "stop_cause": "hung"}, ActionKind.WAIT, None),
+        ({"observation": ended(75), "stop_cause": "hung"}, ActionKind.END, RunState.RECOVERING),
+        ({"observation": ended(75), "stop_cause": "hung", "failures": 2}, ActionKind.END, RunState.FAILED),
+        ({"observation": ended(75), "stop_cause": "hung", "recovers_itself": True}, ActionKind.END, RunState.PAUSED),
+        ({"observation": ended(0), "trouble": "no answer", "since_trouble_s": TROUBLE_S}, ActionKind.WAIT, None),
+        (
+            {"observation": ended(0), "trouble": "no answer", "since_trouble_s": TROUBLE_S + 1},
+            ActionKind.END,
+            RunState.SUCCEEDED,
+        ),
+        ({"attempt_state": "intent", "trouble": "x", "since_trouble_s": TROUBLE_S}, ActionKind.SUBMIT, None),
+        ({"attempt_state": "intent", "trouble": "x", "since_trouble_s": TROUBLE_S + 1}, ActionKind.END, None),
         ({"observation": ended(0)}, ActionKind.END, RunState.SUCCEEDED),
         ({"observation": ended(75)}, ActionKind.END, RunState.RECOVERING),
         ({"observation": ended(76)}, ActionKind.END, RunState.FAILED),
@@ -139,7 +164,7 @@ def test_recovery_waits_longer_after_each_unexplained_death() -> None:
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_preemption_never_eats_the_failure_budget(reason: EndReason) -> None:
     after = failures_after(reason, 1, progressed=False)
-    if reason is EndReason.LOST:
+    if reason in (EndReason.LOST, EndReason.HUNG):
         assert after == 2
         assert failures_after(reason, 2, progressed=True) == 1
     elif reason in (EndReason.PREEMPTED, EndReason.NOTICE):

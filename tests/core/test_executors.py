@@ -259,6 +259,24 @@ def test_the_deadline_kills_what_does_not_listen(world: World) -> None:
     assert end.evidence["killed"]
 
 
+def test_what_is_forbidden_never_starts(world: World) -> None:
+    job = world.job("exits_0")
+    assert world.executor.forbid(job.key, job.run_dir) is None
+    assert world.executor.forbid(job.key, job.run_dir) is None
+    handle = world.executor.submit(job)
+    end = _end(world, handle)
+    assert (end.status, end.exit_code, end.signal, end.uptime_s) == (ObservedStatus.ENDED, None, None, 0.0)
+    assert end.evidence["stopped_before_start"]
+    assert world.num_starts() == 0
+
+
+def test_what_was_submitted_cannot_be_forbidden_any_more(world: World) -> None:
+    job = world.job("exits_0")
+    handle = world.executor.submit(job)
+    assert world.executor.forbid(job.key, job.run_dir) == handle
+    assert _end(world, handle).exit_code == 0
+
+
 def test_logs_are_the_last_lines(world: World) -> None:
     handle = _ready(world, world.job("exits_0"))
     assert world.executor.logs(handle, 1) == "ready"

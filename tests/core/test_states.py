@@ -146,18 +146,38 @@ def test_every_pair_through_the_door(store: Store, make_run) -> None:
 def test_an_end_is_explained_by_what_the_attempt_knew(
     reason: EndReason, last_word: dict[str, object], ending: str
 ) -> None:
-    assert why(reason, last_word).startswith(SENTENCE[reason])
-    assert why(reason, last_word).endswith(ending)
+    assert why(reason, {"last_word": last_word}).startswith(SENTENCE[reason])
+    assert why(reason, {"last_word": last_word}).endswith(ending)
 
 
 def test_without_a_last_word_every_reason_has_its_sentence() -> None:
     for reason in EndReason:
-        assert why(reason) == why(reason, {}) == why(reason, {"message": ""}) == SENTENCE[reason]
+        assert why(reason) == why(reason, {}) == why(reason, {"last_word": {"message": ""}}) == SENTENCE[reason]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint_step", "last_word", "ending"),
+    [
+        (7, {"step": 7}, "It saved a checkpoint of step 7."),
+        (5, {"step": 7}, "Its newest checkpoint is of step 5; it had come to step 7."),  # not up in time
+        (5, {}, "Its newest checkpoint is of step 5."),
+        (None, {"step": 7}, "There is no checkpoint of it."),
+    ],
+)
+@pytest.mark.parametrize(
+    "reason", [EndReason.NOTICE, EndReason.OUT_OF_FUNDS, EndReason.DEADLINE, EndReason.PAUSED, EndReason.HUNG]
+)
+def test_a_run_saved_a_checkpoint_only_where_a_durable_one_of_that_step_exists(
+    reason: EndReason, checkpoint_step: int | None, last_word: dict[str, int], ending: str
+) -> None:
+    evidence = {"checkpoint_step": checkpoint_step, "last_word": last_word}
+    assert why(reason, evidence) == f"{SENTENCE[reason]} {ending}"
+    assert "saved" not in SENTENCE[reason]
 
 
 @pytest.mark.parametrize("reason", [EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR])
 def test_what_a_person_must_put_right_is_said_by_the_workload_itself(reason: EndReason) -> None:
     said = "90000 steps need 23040000 tokens. Next: choose num_steps of at most 280."
-    assert why(reason, {"message": said}) == f"{SENTENCE[reason]} {said}"
-    assert len(why(reason, {"message": "x" * 10**6})) < 2000
-    assert why(reason, {"message": ["x"]}) == SENTENCE[reason]
+    assert why(reason, {"last_word": {"message": said}}) == f"{SENTENCE[reason]} {said}"
+    assert len(why(reason, {"last_word": {"message": "x" * 10**6}})) < 2000
+    assert why(reason, {"last_word": {"message": ["x"]}}) == SENTENCE[reason]

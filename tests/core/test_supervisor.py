@@ -185,15 +185,6 @@ def test_cancel_and_pause_wherever_they_come(world: World) -> None:
     assert verbs.cancel(world.store, paused.id, actor="ada", now=world.now).state is RunState.CANCELLED
 
 
-def test_a_cancel_that_is_not_heard_kills_after_the_grace(world: World) -> None:
-    world.machine.script(Script(stop_s=NEVER))
-    run = world.launched()
-    world.tick()
-    verbs.cancel(world.store, run.id, actor="ada", now=world.now)
-    world.run_for(kill_after_s(run.run_dir) + 20)
-    assert (world.state(run), world.reason(run)) == (RunState.CANCELLED, EndReason.CANCELLED)
-
-
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_crash_around_the_submit_never_starts_twice(world: World, moment: Any) -> None:
     world.machine.fail_next_submit = moment

@@ -177,6 +177,11 @@ CASES = [
         situation={"stop_requested": "pause"}, reason=EndReason.PAUSED, state=RunState.PAUSED,
     ),
     Case(
+        label="it hung, and was stopped", status="FAILED", failure_reason=USER.format(80),
+        starts=(start(signal=9, cancelled=True, killed=True, memory=ROOMY),), situation={"stop_cause": "hung"},
+        reason=EndReason.HUNG, state=RunState.PAUSED,
+    ),
+    Case(
         label="the money was used up", status="FAILED", failure_reason=USER.format(79),
         starts=(start(75, deadline_hit=True),), situation={"deadline_cause": "funds"}, reason=EndReason.OUT_OF_FUNDS,
         state=RunState.PAUSED,
@@ -211,7 +216,7 @@ def test_every_case_is_judged_right(case: Case) -> None:
 def test_there_are_enough_cases_and_every_reason_that_a_machine_can_give_is_among_them() -> None:
     assert len(CASES) >= 20
     assert len({case.label for case in CASES}) == len(CASES)
-    assert {case.reason for case in CASES} == {None, *EndReason} - {EndReason.OVER_BUDGET}
+    assert {case.reason for case in CASES} == {None, *EndReason} - {EndReason.OVER_BUDGET, EndReason.NOT_STARTED}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)

@@ -27,3 +27,16 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATRON_CACHE", str(made.folder / "cache"))
         yield made
+
+
+# What a rented card's machine may be without; it has torch, triton, numpy, httpx, psutil and tokenizers.
+MISSING = ("polars", "obstore", "marimo", "mlflow", "pydantic", "sqlalchemy", "altair", "moto", "hypothesis")
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What makes a process, and those that it starts, find none of the missing packages."""
+    folder = tmp_path_factory.mktemp("bare")
+    for name in MISSING:
+        (folder / f"{name}.py").write_text(f'raise ModuleNotFoundError("No module named {name}", name="{name}")\n')
+    return {"PYTHONPATH": str(folder)}

@@ -12,7 +12,6 @@ from training import ROOT, Trainer, result
 
 from tests.bench.jobs import child_environ
 
-MISSING = ("polars", "obstore", "marimo", "mlflow", "pydantic", "sqlalchemy", "altair", "moto", "hypothesis")
 ENTRY_POINTS = (
     "trainer.train",
     "trainer.session",
@@ -29,16 +28,14 @@ ENTRY_POINTS = (
     "tests.bench.upstream",
     "tests.bench.checkpoint",
     "tests.bench.head",
+    "tests.bench.lease.run",
+    "tests.bench.lease.part",
+    "tests.bench.lease.machine",
+    "tests.bench.lease.correct",
+    "tests.bench.lease.speed",
+    "tests.bench.lease.runs",
+    "tests.bench.lease.costs",
 )
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What makes a process, and those that it starts, find none of the missing packages."""
-    folder = tmp_path_factory.mktemp("bare")
-    for name in MISSING:
-        (folder / f"{name}.py").write_text(f'raise ModuleNotFoundError("No module named {name}", name="{name}")\n')
-    return {"PYTHONPATH": str(folder)}
 
 
 def test_every_entry_point_imports(bare: dict[str, str]) -> None:
