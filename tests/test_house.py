@@ -28,7 +28,7 @@ ALLOWED = {
     "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore", "triton"},
 }
 LAZY_ONLY = {
-    "mlflow": {"patron_core/mirror/tracking.py"},
+    "mlflow": {"patron_core/mirror/tracking.py", "patron_core/mirror/tracker.py"},
     "sky": {"patron_core/machines/sky_catalog.py", "patron_core/executors/skypilot_client.py"},
 }
 

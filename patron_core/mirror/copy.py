@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ BATCH_POINTS = 1000  # the most that MLflow takes at once
 COMMIT_EVERY_BATCHES = 10
 ARTIFACT_RETRY_S = 300.0  # a broken artifact store must not slow every sync down
 _STATUS = {RunState.SUCCEEDED: "FINISHED", RunState.FAILED: "FAILED", RunState.CANCELLED: "KILLED"}
+_log = logging.getLogger("patron.tracking")
 
 
 class Tracker(Protocol):
@@ -44,6 +46,7 @@ class Tracker(Protocol):
         tags: Mapping[str, str] = ...,
     ) -> None: ...
     def history(self, tracked_id: str, key: str) -> list[Point]: ...
+    def restore(self, run: Run, tracked_id: str | None) -> str: ...
     def trash(self, tracked_id: str) -> None: ...
     def end(self, tracked_id: str, status: str, *, now: float) -> None: ...
     def upload(self, tracked_id: str, name: str, text: str) -> None: ...
@@ -61,6 +64,7 @@ class MirrorReport:
     artifacts: tuple[str, ...]  # uploaded by this call
     artifact_error: str | None
     error: str | None  # why the tracker could not be brought up to date; nothing is lost
+    said: str | None = None  # what was found there and put right
 
 
 class Overtaken(Exception):
@@ -81,6 +85,7 @@ class Copy:
         self.behind = False
         self.uploaded: list[str] = []
         self.artifact_error: str | None = None
+        self.said: str | None = None
         self.answered_at = self.deadline = time.monotonic()
 
     def report(self, error: str | None = None) -> MirrorReport:
@@ -95,7 +100,15 @@ class Copy:
             artifacts=tuple(self.uploaded),
             artifact_error=self.artifact_error,
             error=error,
+            said=self.said,
         )
+
+    def say(self, what: str) -> None:
+        """For the log, and among the run's events for whoever wonders later."""
+        self.said = what
+        _log.warning("mirror of %s: %s", self.run.id, what)
+        with self.store.begin() as conn:
+            runs.add_event(conn, self.run.id, kind="mirror", actor="mirror", now=self.now, detail={"message": what})
 
     def advance(self, extra: Mapping[str, float]) -> None:
         self.answered_at = time.monotonic()

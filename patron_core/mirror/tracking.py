@@ -4,28 +4,24 @@ events/ is the record; MLflow is the view that people query. How far the copy ca
 keeps a point (key, step, time, value) once however often it is sent. How the copy is made: `mirror`. A tracker that is
 dead, slow or wiped costs a bounded time and loses nothing: the next sync goes on from the record.
 
-This is the only module that knows MLflow, and it imports it when it is first used: that takes seconds.
+What is particular about MLflow is in `tracker`, which imports it when it is first used: that takes seconds.
 """
 
 from __future__ import annotations
 
-import fcntl
-import gc
 import logging
-import os
-import re
-import sqlite3
-import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from types import MappingProxyType
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from patron_core import settings
 from patron_core.errors import PatronError, Unavailable
 from patron_core.mirror.copy import Copy, MirrorReport, Overtaken
-from patron_core.mirror.position import Point
+from patron_core.mirror.tracker import Mlflow, first_line
+from patron_core.mirror.tracker import calm as _calm
+from patron_core.mirror.tracker import client as _client
 from patron_core.rundir.places import Unreachable
 from patron_core.states import TERMINAL
 from patron_core.store import Store, mirrors
@@ -40,8 +36,6 @@ SLOW_S, SLOW_RETRY_S = 1.0, 30.0  # a tracker that let us wait in vain is left a
 _NEXT = "check MLFLOW_TRACKING_URI and the server it names; the events are kept, and the next sync goes on from them"
 
 _log = logging.getLogger("patron.tracking")
-_lock = threading.RLock()  # guards the environment that MLflow's client reads
-_clients: dict[str, Any] = {}
 _left_alone_until: dict[str, float] = {}  # by URI, monotonic
 
 
@@ -79,7 +73,7 @@ def sync(
             if time.monotonic() - copy.answered_at > SLOW_S:
                 _left_alone_until[uri] = time.monotonic() + SLOW_RETRY_S
     if copy.artifact_error is not None:
-        copy.artifact_error = _first_line(copy.artifact_error)
+        copy.artifact_error = first_line(copy.artifact_error)
         _log.warning("mirror of %s: %s", run.id, copy.artifact_error)
     return copy.report(error)
 
@@ -124,67 +118,22 @@ def params_frame(store: Store, run_ids: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"run_id": pl.String, "key": pl.String, "value": pl.String}, orient="row")
 
 
-class Mlflow:
-    """The Tracker that a mirror sends to; opened at the first call."""
-
-    def create(self, run: Run, tag: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            experiment_id = _experiment_id(run.project)
-        except MlflowException:  # somebody else made it between our look and our creation
-            experiment_id = _experiment_id(run.project)
-        created = _client().create_run(experiment_id, int(run.created_at * 1000), {tag: run.id}, run.name or run.id)
-        return str(created.info.run_id)
-
-    def tagged(self, run: Run, tag: str) -> dict[str, bool]:
-        experiment = _client().get_experiment_by_name(run.project)
-        if experiment is None:
-            return {}
-        found = _client().search_runs([experiment.experiment_id], f"tags.`{tag}` = '{run.id}'")
-        return {each.info.run_id: bool(each.data.metrics) for each in found}
-
-    def log(
-        self,
-        tracked_id: str,
-        points: Sequence[Point] = (),
-        *,
-        params: Mapping[str, str] = MappingProxyType({}),
-        tags: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        with _collector_paused():
-            _client().log_batch(
-                tracked_id,
-                metrics=[Metric(*point) for point in points],
-                params=[Param(*pair) for pair in params.items()],
-                tags=[RunTag(*pair) for pair in tags.items()],
-            )
-
-    def history(self, tracked_id: str, key: str) -> list[Point]:
-        found = _client().get_metric_history(tracked_id, key)
-        return [Point(key, point.value, point.timestamp, point.step) for point in found]
-
-    def trash(self, tracked_id: str) -> None:
-        _client().delete_run(tracked_id)
-
-    def end(self, tracked_id: str, status: str, *, now: float) -> None:
-        _client().set_terminated(tracked_id, status, int(now * 1000))
-
-    def upload(self, tracked_id: str, name: str, text: str) -> None:
-        _client().log_text(tracked_id, text, name)
-
-
 def _advance(copy: Copy, extra: Mapping[str, float]) -> None:
+    """Where the tracker lacks what the mirror goes on from, it is restored or made anew, and said."""
     from mlflow.exceptions import MlflowException
 
     try:
         copy.advance(extra)
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST" or copy.tracked_id is None:
+        is_gone = error.error_code == "RESOURCE_DOES_NOT_EXIST" and copy.tracked_id is not None
+        restored = "" if is_gone else copy.tracker.restore(copy.run, copy.tracked_id)
+        if not (is_gone or restored):
             raise
-        copy.open(copy.position.starts, rewinding_to=-1)  # the tracker was wiped or replaced: build the view again
+        if restored:
+            copy.say(f"{restored} of MLflow was in its trash and is restored")
+        else:
+            copy.open(copy.position.starts, rewinding_to=-1)
+            copy.say("MLflow had lost the run, which is made anew there")
         copy.advance(extra)
 
 
@@ -193,10 +142,11 @@ def _give_up(copy: Copy, fault: Exception) -> str:
     with suppress(Overtaken, PatronError):
         copy.commit()
     if _is_trackers(fault):
-        _log.warning("mirror of %s: %s", copy.run.id, _first_line(fault))
-        return f"MLflow: {_first_line(fault)}; {_NEXT}"
-    _log.error("mirror of %s: unexpected", copy.run.id, exc_info=fault)
-    return f"{type(fault).__name__}: {_first_line(fault)}"
+        _log.warning("mirror of %s: %s", copy.run.id, first_line(fault))
+        return f"MLflow: {first_line(fault)}; {_NEXT}"
+    trace = "".join(traceback.format_tb(fault.__traceback__))  # without its words, which may hold a password
+    _log.error("mirror of %s: unexpected: %s\n%s", copy.run.id, first_line(fault), trace)
+    return f"{type(fault).__name__}: {first_line(fault)}"
 
 
 def _is_trackers(error: Exception) -> bool:
@@ -204,80 +154,6 @@ def _is_trackers(error: Exception) -> bool:
     from sqlalchemy.exc import SQLAlchemyError
 
     return isinstance(error, MlflowException | SQLAlchemyError | OSError)
-
-
-def _client() -> Any:
-    """One client a tracker and process. The first use of a SQLite tracker makes its tables, under a lock."""
-    uri = settings.tracking_uri()
-    if uri not in _clients:
-        from mlflow import MlflowClient
-
-        settings.home().mkdir(parents=True, exist_ok=True)
-        with (settings.home() / "tracking.lock").open("a") as file:
-            if uri.startswith("sqlite"):
-                fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed
-            client = MlflowClient(tracking_uri=uri)
-            database = settings.home() / "mlflow.db"
-            if uri == f"sqlite:///{database}":
-                with closing(sqlite3.connect(database)) as connection:  # so that readers and the mirror work at once
-                    connection.execute("PRAGMA journal_mode = WAL")
-        _clients[uri] = client
-    return _clients[uri]
-
-
-def _experiment_id(project: str) -> str:
-    client = _client()
-    experiment = client.get_experiment_by_name(project)
-    if experiment is not None:
-        return str(experiment.experiment_id)
-    folder = settings.artifacts_folder() / re.sub(r"[^\w-]+", "_", project)
-    is_local = settings.tracking_uri().startswith("sqlite")
-    return str(client.create_experiment(project, artifact_location=folder.as_uri() if is_local else None))
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """The cycle collector walks MLflow's new rows over and over: a batch is half as fast again without it."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@contextmanager
-def _calm(timeout_s: float) -> Iterator[None]:
-    """MLflow's client with a bounded patience, and quiet: nothing on stdout, and on stderr nothing but errors."""
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(max(1, round(timeout_s))),
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
-    }
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
-    with _lock:
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ.update(wanted)
-        try:
-            import mlflow  # noqa: F401  # sets its own log level when it is first imported
-
-            levels = [logger.level for logger in loggers]
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            try:
-                yield
-            finally:
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
 
 
 @contextmanager
@@ -290,9 +166,4 @@ def _reading(store: Store, run_ids: Sequence[str]) -> Iterator[tuple[Any, list[t
         except Exception as error:
             if not _is_trackers(error):
                 raise
-            raise Unavailable(f"MLflow: {_first_line(error)}", next=_NEXT) from error
-
-
-def _first_line(error: object) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"//[^/@\s]*@", "//", line)[:300]  # a password may stand before the @
+            raise Unavailable(f"MLflow: {first_line(error)}", next=_NEXT) from error

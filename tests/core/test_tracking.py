@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from s3 import S3Server
@@ -26,6 +29,7 @@ from patron_core.errors import Unavailable
 from patron_core.mirror import tracking
 from patron_core.mirror.copy import ARTIFACT_RETRY_S, PENDING_TAG, RUN_TAG, Copy, Overtaken
 from patron_core.mirror.position import Position, flatten
+from patron_core.mirror.tracker import first_line
 from patron_core.rundir import places
 from patron_core.rundir.rundir import Event
 from patron_core.states import RunState
@@ -676,6 +680,98 @@ def mirrored(store: Store, run: Run) -> list[str]:
     with store.begin() as conn:
         mirrors.put(conn, run.id, mlflow_run_id="0" * 32, position=Position().__dict__, now=NOW)
     return [run.id]
+
+
+class TestTrash:
+    """Somebody tidied up in MLflow while the run went on."""
+
+    def test_a_run_in_the_trash_is_restored_and_that_is_said(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2))
+        made = sync(store, run).mlflow_run_id
+        client().delete_run(made)
+        workload.write("a-train-1", *metrics(3))
+        report = sync(store, run)
+        assert report.said == f"run {made} of MLflow was in its trash and is restored"
+        assert only(run).info.run_id == made
+        assert curve(store, run) == expected(range(1, 4))
+        (event,) = (event for event in runs.events(store, run.id) if event.kind == "mirror")
+        assert event.detail == {"message": report.said}
+        assert sync(store, run).said is None
+
+    @pytest.mark.parametrize("new", [True, False])
+    def test_an_experiment_in_the_trash_is_restored_without_what_was_there_before(
+        self, store: Store, run: Run, workload: Workload, tmp_path: Path, new: bool
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(*range(1, 11)))
+        sync(store, run)
+        workload.start("a-train-2", 5, *metrics(6, 7))
+        sync(store, run)  # a fresh view took over; the old one is in the trash and belongs there
+        client().delete_experiment(client().get_experiment_by_name(run.project).experiment_id)
+        again = make_run(store, tmp_path / "runs", key="k2") if new else run
+        (Workload(Path(again.run_dir)).start if new else workload.write)("a-train-2", *([None] * new), *metrics(8))
+        assert "experiment 'lab/one' of MLflow was in its trash" in str(sync(store, again).said)
+        assert curve(store, run) == expected(range(1, 8 if new else 9))
+        assert len(active(run)) == 1
+        assert curve(store, again)[-1] == (8, 2.0)
+
+    def test_one_that_is_gone_for_good_is_made_anew(self, store: Store, run: Run, workload: Workload) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2))
+        made = sync(store, run).mlflow_run_id
+        client().delete_run(made)
+        with closing(sqlite3.connect(settings.home() / "mlflow.db")) as database:
+            for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+                database.execute(f"DELETE FROM {table} WHERE run_uuid = '{made}'")
+            database.commit()
+        workload.write("a-train-1", *metrics(3))
+        assert "made anew" in str(sync(store, run).said)
+        assert curve(store, run) == expected(range(1, 4))
+
+
+@pytest.mark.parametrize("letter", ["p", "ü"])
+def test_a_project_of_any_length_is_mirrored(store: Store, tmp_path: Path, letter: str) -> None:
+    """Names were not bounded once."""
+    folder = tmp_path / "runs"
+    made = [replace(make_run(store, folder, key=f"k{n}"), project=letter * 600 + str(n)) for n in range(2)]
+    for run in made:
+        workload = Workload(Path(run.run_dir))
+        workload.start("a-train-1", None, *metrics(1))
+        (workload.path / "result.json").write_text('{"step": 1}')
+        assert sync(store, run).artifact_error is None
+        assert curve(store, run) == expected(range(1, 2))
+    names = {client().get_experiment(client().get_run(m.mlflow_run_id).info.experiment_id).name for m in
+             (mirrors.get(store, run.id) for run in made) if m}  # fmt: skip
+    assert len(names) == 2
+    assert max(len(name.encode()) for name in names) <= 500
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hun@ter2", "hun/ter2", "hun#ter2", "hun%40ter2", "hun:ter@@2", "h?t"])
+def test_no_part_of_a_trackers_password_is_shown(
+    store: Store, run: Run, workload: Workload, monkeypatch: pytest.MonkeyPatch, caplog: Any, password: str
+) -> None:
+    workload.start("a-train-1", None, *metrics(1))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:{password}@127.0.0.1:9/base")
+    report = tracking.sync(store, run, now=NOW, timeout_s=1)
+    assert report.error is not None
+    with pytest.raises(Unavailable) as caught:
+        tracking.metrics_frame(store, mirrored(store, run))
+    for part in {password, unquote(password), *re.split(r"\W+", password)} - {"", "2", "h", "t"}:
+        for said in (report.error, str(caught.value), caplog.text):
+            assert part not in said
+    assert "127.0.0.1" in report.error or "%XX" in report.error
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("could not reach http://ada:hun@ter2@h:1/x", "could not reach h:1/x"),
+        ("host='ter2@h:1', password hun@ter2", "host='h:1', password ***"),
+        ("see https://bob:secret@elsewhere/x", "see https://elsewhere/x"),
+        ("plain words", "plain words"),
+    ],
+)
+def test_words_lose_the_password_and_nothing_else(monkeypatch: pytest.MonkeyPatch, said: str, shown: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hun@ter2@h:1/base")
+    assert first_line(said) == shown
 
 
 class TestFrames:

@@ -43,6 +43,9 @@ class MemoryTracker:
     def history(self, tracked_id: str, key: str) -> list[Point]:
         return sorted(point for point in self.points[tracked_id] if point.key == key)
 
+    def restore(self, run: Run, tracked_id: str | None) -> str:
+        return ""
+
     def trash(self, tracked_id: str) -> None:
         self.trashed.add(tracked_id)
 
