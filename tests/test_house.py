@@ -63,6 +63,13 @@ def test_a_folder_imports_only_what_it_may(folder: str) -> None:
             assert root in ALLOWED[folder] or root in STDLIB, f"{path.relative_to(ROOT)} imports {module}"
 
 
+def test_notebooks_know_only_verbs_and_ui_of_the_core() -> None:
+    for path in sources("notebooks"):
+        for module, _ in imports(path):
+            if module.startswith("patron_core.") and module not in ("patron_core.verbs", "patron_core.ui"):
+                assert module.startswith("patron_core.ui."), f"{path.relative_to(ROOT)} imports {module}"
+
+
 def test_only_what_everybody_uses_lies_at_the_top_of_the_core() -> None:
     assert {path.stem for path in (ROOT / "patron_core").glob("*.py")} == CORE_TOP
 

@@ -7,18 +7,21 @@ codes: 0 done, 1 failure, 2 bad arguments, 3 refused (with what to do next), 4 a
 
 from __future__ import annotations
 
+import functools
+import getpass
 import json
 import math
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
-from patron_core.errors import ConfirmationNeeded, InternalError, PatronError
+from patron_core.errors import ConfirmationNeeded, InternalError, InvalidInput, PatronError
 from patron_core.ui import inert
 from patron_core.ui.flags import Arguments, parse_arguments
 
@@ -79,6 +82,24 @@ class Session(Generic[A]):
                 raise  # the notebook shows the traceback
             print(inert.terminal(traceback.format_exc()), file=sys.stderr)
             self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback"))
+
+    @functools.cached_property
+    def actor(self) -> str:
+        """Who asks: the account's name."""
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # an account without a name, in a container
+            return "notebook"
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The idempotency key of this run of the notebook: the one that was given, or one of its own."""
+        return getattr(self.args, "key", "") or uuid.uuid4().hex[:12]
+
+    def require(self, flag: str, value: object, *, next: str) -> None:
+        """In a script, end with 2 where a flag is missing. Elsewhere it is chosen on the page."""
+        if self.is_script and not value:
+            self.fail(InvalidInput([f"{flag}: missing"], next=next))
 
     def open_lab(self, *, make: bool = True) -> Store | None:
         """The lab's store; None where there is none and `make` is off. In an editor or an app its error is raised."""
