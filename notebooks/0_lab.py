@@ -112,8 +112,13 @@ def money(found):
         if not found.problems
         else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
+    _late = [mo.callout(mo.md(inert.bullets(lag.sentence for lag in found.late)), kind="warn")] if found.late else []
     mo.vstack(
-        [mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"), _books]
+        [
+            mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"),
+            *_late,
+            _books,
+        ]
     )
     return
 
@@ -147,6 +152,7 @@ def runs(found, session, table):
                 f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
                 "",
                 show.text_table(found.runs, table) if found.runs else _start,
+                *(lag.sentence for lag in found.late),
                 *found.problems,
             ]
         ),

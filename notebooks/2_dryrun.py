@@ -181,6 +181,7 @@ def act_as_script(args, get_run, prove, session, store):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             prove()
             session.on_interrupt = "the dryrun goes on"
+            session.look_again = f"python notebooks/4_watch.py --run {get_run()}"
             session.call(
                 verbs.wait,
                 store,
@@ -275,7 +276,7 @@ def rehearsal(seen):
 
 
 @app.cell
-def answer(pairs, repriced, seen, session, table):
+def answer(args, pairs, repriced, seen, session, table):
     session.emit(
         seen.to_dict() | {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()},
         "\n".join(
@@ -287,6 +288,7 @@ def answer(pairs, repriced, seen, session, table):
             ]
         ),
     )
+    session.end(verbs.exit_code(seen) if args.yes else 0)
     return
 
 
@@ -297,7 +299,7 @@ def unproven(acted, get_run, session, store):
     _seen = session.call(verbs.view, store, get_run()).value
     if not _seen.run.dryrun:
         session.emit(_seen.to_dict(), f"{_seen.run.name}: {_seen.sentence}\nnext: {_seen.next}")
-        session.end(3)
+        session.end(verbs.exit_code(_seen))
     return
 
 

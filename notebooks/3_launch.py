@@ -60,7 +60,7 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    session.require("--run", args.run, next="python notebooks/0_lab.py lists the runs that wait")
+    session.require("--run", args.run, next="python notebooks/0_lab.py")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
     _choice = choices.of_runs(session, store, _waiting, wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(

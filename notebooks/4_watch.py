@@ -1,6 +1,6 @@
 """Watch: one run, live: its state, its curves, its attempts and what it costs. Pause it, cancel it, note what you see.
 
-python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 3
+python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 6
 python notebooks/4_watch.py --run RUN --no-follow --json
 python notebooks/4_watch.py --run RUN --cancel --yes
 marimo run notebooks/4_watch.py                          then add ?run=RUN to the address, or choose
@@ -63,7 +63,7 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    session.require("--run", args.run, next="python notebooks/0_lab.py lists the runs")
+    session.require("--run", args.run, next="python notebooks/0_lab.py")
     _choice = choices.of_runs(session, store, verbs.overview(store), wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(
         _choice.labels,
@@ -111,7 +111,8 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
     if session.is_script and args.follow:
-        session.on_interrupt = f"the run goes on; look again with: python notebooks/4_watch.py --run {chosen.value}"
+        session.on_interrupt = "the run goes on"
+        session.look_again = f"python notebooks/4_watch.py --run {chosen.value} --no-follow"
         _outcome = session.call(
             verbs.wait,
             store,
@@ -283,6 +284,7 @@ def answer(args, seen, session):
                 show.progress_line(seen),
                 seen.sentence,
                 *([f"refused: {seen.refused['message']}"] if seen.refused else []),
+                *(f"warning: {warning}" for warning in seen.warnings),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),
@@ -290,7 +292,7 @@ def answer(args, seen, session):
             ]
         ),
     )
-    session.end(0 if seen.run.state is verbs.RunState.SUCCEEDED or not args.follow else 3)
+    session.end(verbs.exit_code(seen, pause=args.pause, cancel=args.cancel) if args.follow else 0)
     return
 
 

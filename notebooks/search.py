@@ -18,7 +18,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import background, inert, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import NOT_SUCCEEDED, Arguments, open_session
 
     ASKED = verbs.Question()
     SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")
@@ -162,7 +162,8 @@ def run_as_script(actor, key, project, question, session, store):
             session.status(show.progress_line(seen))
 
     def ask():
-        session.on_interrupt = f"its runs go on; go on with: python notebooks/search.py --key {key}"
+        session.on_interrupt = "its runs go on"
+        session.look_again = session.command("--key", key)
         return session.call(
             verbs.search, store, question, project=project, actor=actor, key=key, on_progress=follow
         ).value
@@ -246,7 +247,7 @@ def answer(columns, found, headline, lines, session):
         found.to_dict(),
         "\n".join(["", headline + ".", "", show.text_table(found.rows, columns), "", *lines]),
     )
-    session.end(0 if found.best_run else 3)
+    session.end(0 if found.best_run else NOT_SUCCEEDED)
     return
 
 

@@ -8,7 +8,8 @@
     │   └── Unavailable   3   a tool, server or credential is missing or does not answer
     │       └── Busy      5   busy or unreachable for now: the same command may do in a moment
     ├── ConfirmationNeeded 4  costs money, and the confirmation is missing
-    └── InternalError     1   a broken promise of our own
+    ├── InternalError     1   a broken promise of our own
+    └── Interrupted     130   Ctrl-C
 
 The number is the exit code of a script. `to_dict` is the JSON that scripts, notebooks and routes show.
 """
@@ -80,3 +81,9 @@ class ConfirmationNeeded(PatronError):
 
 class InternalError(PatronError):
     code = "internal"
+
+
+class Interrupted(PatronError):
+    code = "interrupted"
+    exit_code = 130  # what shells use for Ctrl-C
+    retryable = True

@@ -39,6 +39,7 @@ from trainer.model.head import head_loss
 from trainer.optim.optimizer import Optimizer
 from trainer.pace import Pace
 from trainer.preemption.stop import StopWatch
+from trainer.runtime.attention_choice import choose_attention
 from trainer.runtime.console import Console
 from trainer.runtime.machine import Machine
 from trainer.runtime.world import ALONE, World
@@ -91,7 +92,7 @@ class TrainingLoop:
             device=machine.device,
             compute_dtype=machine.dtype,
             seed=spec.seed,
-            flex=machine.compile and machine.is_cuda,
+            attention=self._choose_attention(),
         )
         self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile, world=world)
         self._probe_params = divergence.probe_params(self.model)
@@ -109,6 +110,18 @@ class TrainingLoop:
             world_size=world.size,
         )
         self._loader_state = self._loader.state()
+
+    def _choose_attention(self) -> dict[int, str | None]:
+        """The kernel of each kind of layer, which rank 0 measured."""
+        machine = self.machine
+        if not (machine.compile and machine.is_cuda):
+            return {}
+        chosen: dict[int, str | None] = {}
+        if self.world.is_first:
+            found = choose_attention(self.recipe, machine.device, machine.dtype, self.batch_size)
+            chosen = {window: choice.name for window, choice in found.items()}
+            self._console.say(f"attention by window, the quickest here: {chosen}")
+        return self.world.first_says(chosen)
 
     # Resuming
 

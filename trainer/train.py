@@ -23,7 +23,6 @@ import argparse
 import os
 import re
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -36,8 +35,8 @@ from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, TrainerEx
 from trainer.contract.files import run_lock, write_json
 from trainer.contract.layout import RESULT, log_name
 from trainer.contract.remote import is_url
-from trainer.contract.spec import TrainSpec
 from trainer.frozen import freeze_spec, is_finished, is_spec_of_another_run, load_spec
+from trainer.preemption.deadline import keep_deadline
 from trainer.preemption.ending import Ending
 from trainer.preemption.notices import watching_for_notices
 from trainer.preemption.stop import StopRequest, StopWatch
@@ -140,7 +139,9 @@ def _run_and_judge(start: Start, ending: Ending) -> dict[str, Any]:
     result: dict[str, Any] = {"exit_code": EXIT_DONE, "reason": "completed", "message": ""}
     try:
         spec = load_spec(asked.spec)
-        _set_deadline(start, spec)
+        keep_deadline(
+            start.stop, spec.deadline_s, asked.run_dir, asked.attempt, asked.deadline_s, started_at=start.started_at
+        )
         if world.is_first:
             freeze_spec(spec, start.run_dir)
             if not is_finished(start.run_dir):  # an older attempt's last word is not this one's
@@ -173,12 +174,6 @@ def _judge_unexpected(error: Exception, session: Session | None) -> dict[str, An
     print(trace, file=sys.stderr)
     message = f"{type(error).__name__}: {error}"
     return {"exit_code": EXIT_ERROR, "reason": "user_error", "message": message, "traceback": trace}
-
-
-def _set_deadline(start: Start, spec: TrainSpec) -> None:
-    limits = [limit for limit in (spec.deadline_s, start.asked.deadline_s) if limit is not None]
-    if limits:
-        start.stop.set_deadline(time.monotonic() + min(limits) - (time.time() - start.started_at))
 
 
 def _parse(argv: list[str] | None) -> Asked:

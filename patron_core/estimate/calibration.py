@@ -72,7 +72,7 @@ class Calibration:
     ) -> Calibration:
         """From the `burst` of a dryrun's result.json. `provisioning_s`: submit to process start, where it was seen."""
         if not burst.get("step_s"):
-            raise InvalidInput([f"{source}: no settled step in its burst"], next="burst 4 steps or more: --burst 4")
+            raise InvalidInput([f"{source}: no settled step in its burst"], next="burst 4 steps or more")
         step_s = float(burst["step_s"])
         iqr_s = float(burst.get("step_s_iqr") or 0.0)
         data_s, tokenizer_s = float(burst.get("data_s") or 0.0), float(burst.get("tokenizer_s") or 0.0)

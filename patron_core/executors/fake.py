@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from patron_core.errors import Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
+from patron_core.executors.deadline import moved
 
 NEVER = float("inf")
 
@@ -146,6 +147,10 @@ class _FakeJob:
     kill_at: float = NEVER
     has_started: bool = False
     has_ended: bool = False
+    is_due: bool = False
+
+    def __post_init__(self) -> None:
+        self.deadline_s = self.job.deadline_s
 
     @property
     def start_at(self) -> float:
@@ -176,6 +181,9 @@ class _FakeJob:
         return self._told(now) | {"silent_s": max(0.0, now - self.start_at - self.script.silent_after_s)}
 
     def act(self, now: float) -> None:
+        if not self.is_due:
+            self.deadline_s = moved(self.job.run_dir, self.job.key, self.deadline_s)
+            self.is_due = now >= self.start_at + self.deadline_s
         end_at, end = self._end()
         if not self.has_started and now >= self.start_at and "stopped_before_start" not in end.evidence:
             self.has_started = True
@@ -188,7 +196,7 @@ class _FakeJob:
 
     def _end(self) -> tuple[float, Observation]:
         """When and how it ends, as things stand: by itself, stopped, or killed, whichever comes first."""
-        deadline_at = self.start_at + self.job.deadline_s
+        deadline_at = self.start_at + self.deadline_s
         told_at = min(self.stop_at, self.cancel_at, deadline_at)
         if told_at < self.start_at:
             evidence = {"stopped_before_start": True, **self._told(told_at)}
@@ -220,6 +228,6 @@ class _FakeJob:
         reasons = {
             "stop_requested": self.stop_at,
             "cancelled": self.cancel_at,
-            "deadline_hit": self.start_at + self.job.deadline_s,
+            "deadline_hit": self.start_at + self.deadline_s,
         }
         return {reason: True for reason, at in reasons.items() if at <= now}

@@ -32,6 +32,7 @@ from typing import Any
 
 from patron_core.executors import processes
 from patron_core.executors.base import is_key
+from patron_core.executors.deadline import Deadline
 from patron_core.executors.records import Records
 from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
@@ -54,8 +55,9 @@ class Guard:
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
         self.started_at, self.started_monotonic = time.time(), time.monotonic()
         self.setup_s = self._paid_before()
-        used_s = sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
-        self.left_s = deadline_s - used_s - self.setup_s
+        # on machines that it had before, and in the set-up of this one
+        self.used_s = self.setup_s + sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
+        self.deadline = Deadline(run_dir, key, deadline_s)
         self.oom_kills_before = processes.oom_kills()
         self.evidence: dict[str, Any] = {}
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -69,7 +71,7 @@ class Guard:
         if owner != self.job or not self.records.claim_start(self.number, self._record(ended=False)):
             print(f"guard: job {owner} of SkyPilot owns {self.key}; this one, {self.job}, does nothing", flush=True)
             return EXIT_STOPPED
-        if self.left_s <= 0:
+        if self.deadline.is_over(self.used_s):
             self.evidence |= {"deadline_hit": True, "stopped_before_start": True}
         elif self.records.stop() is not None:
             self.evidence |= {"stop_requested": True, "stopped_before_start": True}
@@ -160,7 +162,7 @@ class Guard:
             "reclaim_notice": self.told_by_machine,
             "stop_requested": wish is not None and kill_after_s is None,
             "cancelled": kill_after_s is not None,
-            "deadline_hit": now - self.started_monotonic >= self.left_s,
+            "deadline_hit": self.deadline.is_over(self.used_s + now - self.started_monotonic),
         }
         new = [reason for reason, holds in reasons.items() if holds and reason not in self.evidence]
         self.evidence.update(dict.fromkeys(new, True))
@@ -180,7 +182,8 @@ class Guard:
 
     def _ended_at_a_deadline(self) -> bool:
         """Also its own: the workload may know of one that is shorter than ours."""
-        if time.monotonic() - self.started_monotonic >= self.left_s - _BY_DEADLINE_S:
+        elapsed_s = self.used_s + time.monotonic() - self.started_monotonic
+        if elapsed_s >= self.deadline.seconds - _BY_DEADLINE_S:
             return True
         result = RunDir(self.run_dir).result() or {}
         return result.get("attempt") == self.key and result.get("reason") == "deadline"

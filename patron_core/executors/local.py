@@ -23,6 +23,7 @@ from patron_core import settings
 from patron_core.errors import Conflict, Unavailable
 from patron_core.executors import processes
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus, is_key
+from patron_core.executors.deadline import moved
 from patron_core.executors.runner import take_lock
 from patron_core.rundir.files import read_json, tail, write_json
 from patron_core.rundir.rundir import RunDir
@@ -282,7 +283,8 @@ def _runner_state(job_dir: Path, started: dict[str, Any] | None) -> Literal["ali
 
 def _is_overdue(job: dict[str, Any], since: float) -> bool:
     """Past everything that its runner would have let it live."""
-    return time.time() > since + float(job["deadline_s"]) + float(job["grace_s"]) + _START_WITHIN_S
+    deadline_s = moved(job["run_dir"], job["key"], float(job["deadline_s"]))
+    return time.time() > since + deadline_s + float(job["grace_s"]) + _START_WITHIN_S
 
 
 def _on_another_machine(host: str) -> Observation:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from patron_core.executors import processes
+from patron_core.executors.deadline import Deadline
 from patron_core.rundir.files import read_json, write_json
 from trainer.contract.exits import EXIT_NOT_STARTED
 
@@ -51,6 +52,7 @@ class Runner:
         self.job: dict[str, Any] = read_json(job_dir / "job.json") or {}
         self.started_at = time.time()
         self.started_monotonic = time.monotonic()
+        self.deadline = Deadline(self.job["run_dir"], self.job["key"], self.job["deadline_s"])
         self.kill_at = float("inf")  # monotonic
         self.told_to_stop = False
         self.told_by_machine = False  # a SIGTERM that is not from the executor: somebody shuts this machine down
@@ -130,7 +132,7 @@ class Runner:
             if now >= next_heartbeat:
                 self._heartbeat(pid)
                 next_heartbeat = now + HEARTBEAT_S
-            deadline = self.started_monotonic + self.job["deadline_s"]
+            deadline = self.started_monotonic + self.deadline.seconds
             wake_at = min(next_heartbeat, self.kill_at, deadline if now < deadline else next_heartbeat)
             if select.select([self.wake_r], [], [], max(0.01, wake_at - now))[0]:
                 os.read(self.wake_r, 4096)
@@ -148,7 +150,7 @@ class Runner:
             "reclaim_notice": self.told_by_machine,
             "stop_requested": (self.job_dir / "stop.json").exists(),
             "cancelled": (self.job_dir / "cancel.json").exists(),
-            "deadline_hit": now - self.started_monotonic >= self.job["deadline_s"],
+            "deadline_hit": self.deadline.is_over(now - self.started_monotonic),
         }
         new = [reason for reason, holds in reasons.items() if holds and reason not in self.evidence]
         self.evidence.update(dict.fromkeys(new, True))

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from patron_core import settings
-from patron_core.errors import Conflict, PatronError, Refused, Unavailable
+from patron_core.errors import Busy, Conflict, PatronError, Refused, Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import TERMINAL, observe_job
@@ -266,7 +266,7 @@ def _handle(key: str, job_id: int, run_dir: str) -> Handle:
 
 
 def _on_its_way(key: str, what_next: str) -> Unavailable:
-    return Unavailable(f"the launch of {key} is still on its way", next=what_next)
+    return Busy(f"the launch of {key} is still on its way", next=what_next)
 
 
 def _run_dir_of(job: dict[str, Any]) -> str:

@@ -51,18 +51,21 @@ def new_holder() -> str:
     return f"{os.uname().nodename}/{os.getpid()}/{processes.mark(os.getpid())}/{uuid.uuid4().hex[:8]}"
 
 
+def holder(post: Post, store: Store) -> str | None:
+    """Machine and process of who is there, by the lease."""
+    held = leases.current(store, post.name)
+    return None if held is None else "/".join(held.holder.split("/")[:2])
+
+
 def ensure(post: Post, store: Store) -> bool:
     """See that a process is at the post. True when this call started it."""
-    held = leases.current(store, post.name)
-    if held is not None and not _is_dead(held.holder):
+    if _is_held(post, store):
         return False
     lock = _take(post)
     if lock is None:
         _end_if_stuck(post)
         return False
     try:
-        if held is not None:
-            leases.release(store, post.name, holder=held.holder)
         _start(post, lock)
     finally:
         os.close(lock)  # the process that was started has it now
@@ -109,9 +112,12 @@ class Watch:
 
     def _renew(self) -> bool:
         with self._guard:
-            return self.lock is not None and leases.acquire(
-                self.store, self.post.name, holder=self.holder, ttl_s=LEASE_TTL_S
+            return self.lock is not None and (
+                self._acquire() or (not _is_held(self.post, self.store) and self._acquire())
             )
+
+    def _acquire(self) -> bool:
+        return leases.acquire(self.store, self.post.name, holder=self.holder, ttl_s=LEASE_TTL_S)
 
 
 def serve(watch: Watch, work: Callable[[], bool], *, is_needed: Callable[[], bool], every_s: float) -> None:
@@ -230,8 +236,17 @@ def _start(post: Post, lock: int) -> None:
         )
 
 
+def _is_held(post: Post, store: Store) -> bool:
+    """Whether the lease is somebody's. That of a process of this machine which is no more is given back for it."""
+    held = leases.current(store, post.name)
+    if held is None or not _is_dead(held.holder):
+        return held is not None
+    leases.release(store, post.name, holder=held.holder)
+    return False
+
+
 def _is_dead(holder: str) -> bool:
-    """Whether a lease's holder was a process of this machine that is no more. Its lease need not be waited for."""
+    """Whether it names a process of this machine that is no more."""
     host, _, rest = holder.partition("/")
     number, its_mark = rest.split("/")[:2] if rest.count("/") == 2 else ("", "")
     return host == os.uname().nodename and number.isdigit() and not processes.is_alive(int(number), its_mark)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from patron_core.errors import Unavailable
+from patron_core.errors import Busy
 from patron_core.rundir.files import tail
 from trainer.contract.layout import SPEC
 from trainer.contract.remote import Remote, RemoteError, is_url
@@ -27,7 +27,7 @@ _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 Skip = Callable[[str], str | None]
 
 
-class Unreachable(Unavailable, OSError):
+class Unreachable(Busy, OSError):
     """It cannot be read now. An OSError too, so that who handles a missing disk handles this."""
 
 

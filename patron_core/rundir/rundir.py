@@ -19,6 +19,7 @@ from typing import Any
 from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
+from trainer.contract import control
 from trainer.contract.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -89,6 +90,13 @@ class RunDir:
 
     def spec(self) -> dict[str, Any] | None:
         return to_object(self._place.read(SPEC))
+
+    def control(self) -> bytes | None:
+        return self._place.read(control.NAME)
+
+    def move_deadline(self, attempt: str, deadline_s: float) -> None:
+        """Have the attempt run until `deadline_s` seconds after its start, which is later than it was told."""
+        self._place.write(control.NAME, control.content(attempt, deadline_s))
 
     def environment(self) -> dict[str, Any] | None:
         return to_object(self._place.read(ENVIRONMENT))

@@ -64,6 +64,11 @@ def submitted(
     return _change(conn, attempt_id, handle=handle, state=state, started_at=started_at, deadline_s=deadline)
 
 
+def moved_deadline(conn: Connection, attempt_id: str, *, deadline_s: float) -> Attempt:
+    """A top-up lets it run until then."""
+    return _change(conn, attempt_id, deadline_s=deadline_s)
+
+
 def started(conn: Connection, attempt_id: str, *, at: float) -> Attempt:
     """When the machine really started, where the executor knows better than the time of `submitted`."""
     return _change(conn, attempt_id, started_at=at)

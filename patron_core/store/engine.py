@@ -170,7 +170,7 @@ def _insert(conn: Connection) -> Callable[[Table], Any]:
 
 
 def _parse_url(text: str) -> URL:
-    hint = "export PATRON_DATABASE_URL=sqlite:////path/to/patron.db (or postgresql+psycopg://user@host/name)"
+    hint = "export PATRON_DATABASE_URL=sqlite:////path/to/patron.db"
     try:
         url = make_url(text)
         backend = url.get_backend_name()

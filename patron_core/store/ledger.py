@@ -12,6 +12,7 @@ with another question it is a Conflict.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -72,7 +73,8 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
     if available < usd_micros:
         raise Refused(
             f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
-            next=f"deposit {format_usd(usd_micros - available)} into project {run.project!r}, then fund the run again",
+            next=f"python notebooks/0_lab.py --project {shlex.quote(run.project)} --deposit "
+            f"{(usd_micros - available) / 1e6:.6f} --yes",
         )
     return _post(conn, question, usd_micros, f"wallet:{run.project}", f"hold:{run.id}", actor=actor, now=now)
 

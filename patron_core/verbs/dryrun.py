@@ -93,7 +93,7 @@ def startup_s(estimated: Mapping[str, Any]) -> Interval:
 def repriced(store: Store, run: Run) -> Estimate:
     """The run's estimate with what its dryrun measured. Raises Refused where there is no dryrun."""
     if not run.dryrun:
-        raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id}")
+        raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id} --yes")
     spec, target = TrainSpec.from_dict(run.spec), target_of(run)
     return estimate(
         spec,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def hold_for(run: Run, row: Estimate) -> int:
 
 def check_proof(run: Run) -> None:
     """Raises Refused unless the dryrun proved this very spec, here, in the environment as it is now."""
-    again = f"python notebooks/2_dryrun.py --run {run.id}"
+    again = f"python notebooks/2_dryrun.py --run {run.id} --yes"
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
     if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:
@@ -155,6 +156,6 @@ def current_environment(run_dir: str) -> dict[str, Any]:
         said = getattr(error, "stderr", "") or str(error)
         said = said if isinstance(said, str) else said.decode(errors="replace")  # bytes where the time was over
         raise Unavailable(
-            f"the environment could not be read: {said.strip()[-300:]}", next="python -m trainer.environment SPEC"
+            f"the environment could not be read: {said.strip()[-300:]}", next=shlex.join(environment_command(run_dir))
         ) from error
     return dict(found)

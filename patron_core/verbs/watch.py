@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patron_core.lifecycle import supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
+from patron_core.mirror.lag import lags
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
@@ -48,6 +49,7 @@ class RunView:
     checkpoint_step: int | None
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
+    mirror_lag_s: float | None  # of MLflow behind the record, where it is more than 30 s
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -89,6 +91,7 @@ class RunView:
                 }
                 for a in self.attempts
             ],
+            "mirror_lag_s": self.mirror_lag_s,
             "warnings": self.warnings,
             "samples": [asdict(sample) for sample in self.samples],
             "next": self.next,
@@ -108,6 +111,7 @@ def view(store: Store, run_id: str) -> RunView:
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
+    lag = next((each for each in lags(store) if each.run_id == run.id), None)
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -125,7 +129,8 @@ def view(store: Store, run_id: str) -> RunView:
         checkpoint_step=newest.step if newest else None,
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
-        warnings=warnings[-5:],
+        mirror_lag_s=lag.seconds if lag else None,
+        warnings=[*warnings[-5:], *([lag.sentence] if lag else [])],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
         next=next_step(run, made[-1].evidence.get("last_word") if made else None),
@@ -195,6 +200,17 @@ def wait(
         if (seen.run.state in until and not seen.run.stop_requested) or time.monotonic() >= end:
             return seen
         time.sleep(every_s)
+
+
+def exit_code(seen: RunView, *, pause: bool = False, cancel: bool = False) -> int:
+    """Of a script that followed the run: 0 where it came to what was asked for, 6 where it rests elsewhere, 7 where it
+    goes on. A dryrun is asked to bring the run as far as waiting for money."""
+    if seen.run.state not in RESTING or seen.run.stop_requested:
+        return 7
+    wanted = {RunState.SUCCEEDED, RunState.AWAITING_FUNDING}
+    wanted |= {RunState.PAUSED} if pause else set()
+    wanted |= {RunState.CANCELLED} if cancel else set()
+    return 0 if seen.run.state in wanted else 6
 
 
 _STATE_SENTENCE: dict[RunState, str] = {

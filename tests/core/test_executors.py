@@ -24,6 +24,7 @@ from patron_core.executors.base import Executor, Handle, Job, Observation, Obser
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.executors.local import LocalExecutor
 from patron_core.rundir.files import write_json
+from patron_core.rundir.rundir import RunDir
 
 PATIENCE_S = 30.0
 
@@ -249,6 +250,16 @@ def test_the_deadline_stops_what_listens(world: World) -> None:
     assert end.evidence["deadline_hit"]
     assert end.uptime_s is not None
     assert end.uptime_s >= 3
+
+
+def test_a_deadline_that_was_moved_is_kept_later(world: World) -> None:
+    job = world.job("stops", deadline_s=2)
+    RunDir(job.run_dir).move_deadline(job.key, 3.5)
+    end = _end(world, _ready(world, job))
+    assert end.exit_code == 75
+    assert end.evidence["deadline_hit"]
+    assert end.uptime_s is not None
+    assert end.uptime_s >= 3.5
 
 
 def test_the_deadline_kills_what_does_not_listen(world: World) -> None:

@@ -17,6 +17,7 @@ import pytest
 from patron_core.executors.guard import lost_in_a_row, what_to_say
 from patron_core.executors.records import Records
 from patron_core.lifecycle.decide import FAILURE_BUDGET
+from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_KILLED, EXIT_STOPPED
 
 KEY = "r1-train-1"
@@ -92,6 +93,15 @@ def test_a_machine_that_booted_for_this_start_is_paid_for_from_its_boot(
     world.run_dir = world.run_dir / "late"
     assert world.end(world.start("pass", "--deadline-s", str(uptime_s / 2))) == EXIT_STOPPED
     assert world.last()["evidence"] == {"deadline_hit": True, "stopped_before_start": True}
+
+
+def test_a_top_up_moves_the_deadline_of_all_starts_together(world: World) -> None:
+    world.run_dir.mkdir(parents=True, exist_ok=True)
+    RunDir(world.run_dir).move_deadline(KEY, 3.0)
+    guard = world.ready(STOPS, "--deadline-s", "1")
+    assert world.end(guard) == EXIT_STOPPED
+    assert world.last()["evidence"]["deadline_hit"]
+    assert world.last()["elapsed_s"] >= 3.0
 
 
 def test_a_wish_to_stop_is_obeyed_and_ends_it_for_good(world: World) -> None:

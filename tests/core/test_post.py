@@ -103,8 +103,8 @@ def test_any_number_who_look_at_once_start_one_of_each(store: Store, live: Run, 
 
 def test_a_killed_one_is_replaced_at_once_and_a_stuck_one_ended(store: Store, live: Run) -> None:
     home = settings.home()
-    supervisor.ensure_running(store)
-    for which in (post.SUPERVISOR, post.MIRROR):
+    for which in (post.MIRROR, post.SUPERVISOR):  # in this order: a supervisor would start the mirror by itself
+        assert post.ensure(which, store)
         until(lambda which=which: held_by(store, which), f"no {which.name}")
         (process,) = at(which.module, home)
         process.kill()

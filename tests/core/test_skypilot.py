@@ -246,7 +246,7 @@ def test_a_place_that_was_named_costs_what_it_costs_there(
     assert target.places() == places
     with pytest.raises(Refused, match="spot in slurm/lab") as refused:
         Target(executor="sky", device="H100", spot=True, only="slurm/lab/gpu").find_price()
-    assert "--usd-per-hour" in refused.value.next
+    assert "--usd-per-hour" in refused.value.message
 
 
 def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
@@ -262,7 +262,7 @@ def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
     monkeypatch.setattr(skypilot, "code_hash", lambda: "another")
     with pytest.raises(Refused, match=r"since the dryrun of run .*: the trainer's sources") as refused:
         check_proof(run)
-    assert refused.value.next == f"python notebooks/2_dryrun.py --run {run.id}"
+    assert refused.value.next == f"python notebooks/2_dryrun.py --run {run.id} --yes"
     monkeypatch.setenv("PATRON_SKY_PYTHON", "/opt/env/bin/python")
     with pytest.raises(Refused, match="PATRON_REQUIREMENTS, PATRON_SKY_PYTHON, the trainer's sources"):
         check_proof(run)

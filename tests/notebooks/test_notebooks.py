@@ -33,6 +33,7 @@ def as_script(name: str, *argv: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [path, *argv])
         patch.setattr(sys, "stdout", sys.stdout)
+        patch.setattr(sys, "excepthook", sys.excepthook)
         try:
             runpy.run_path(path, run_name="__main__")
         except SystemExit as ended:
@@ -163,7 +164,7 @@ def test_watch_ends_with_0_only_when_the_run_succeeded(
 ) -> None:
     assert as_script("4_watch", "--run", runs["better"].id, "--json") == 0
     assert answer(capsys)["val_bpb"] == pytest.approx(1.741, abs=0.1)
-    assert as_script("4_watch", "--run", runs["oom"].id, "--json") == 3
+    assert as_script("4_watch", "--run", runs["oom"].id, "--json") == 6
     said = answer(capsys)
     assert (said["state"], said["reason"]) == ("failed", "cuda_oom")
     assert said["next"]
@@ -185,7 +186,7 @@ def test_watch_shows_what_the_model_says(runs: dict[str, Run], capsys: pytest.Ca
 def test_watch_looks_once_or_for_a_while(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert as_script("4_watch", "--run", runs["running"].id, "--no-follow", "--json") == 0
     assert answer(capsys)["step"] == 150
-    assert as_script("4_watch", "--run", runs["running"].id, "--timeout-s", "0.01") == 3
+    assert as_script("4_watch", "--run", runs["running"].id, "--timeout-s", "0.01") == 7
     assert "step 150/400" in capsys.readouterr().out
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,16 +22,29 @@ from trainer.runtime.machine import load_cuda_kernel
 CPU = torch.device("cpu")
 
 
+def kernels(*options: str, **environ: str) -> dict[str, Any]:
+    """From a process: the interpreter is chosen before triton is imported."""
+    if importlib.util.find_spec("triton") is None or importlib.util.find_spec("triton.language") is None:
+        pytest.skip("triton is not installed: uv pip install triton (Linux on x86_64)")
+    command = [sys.executable, "-m", "tests.bench.lease.kernels", *options]
+    environment = child_environ() | environ
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, Any]]:
-    """One process for all: the interpreter is chosen before triton is imported."""
-    if importlib.util.find_spec("triton.language") is None:
-        pytest.skip("triton is not installed: uv pip install triton (Linux on x86_64)")
-    command = [sys.executable, "-m", "tests.bench.lease.kernels"]
-    environ = child_environ() | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)["cases"]
+    found: list[dict[str, Any]] = kernels(TRITON_INTERPRET="1")["cases"]
     return found
+
+
+def test_it_compiles_for_hopper_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
+    """What the interpreter lets pass the compiler may not: a name that it cannot see, a type that it cannot make."""
+    compiled = kernels("--compile", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))["compiled"]
+    assert len(compiled) == 4
+    assert all(kernel["bytes"] > 1000 and kernel["16_byte_loads"] > 0 for kernel in compiled)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

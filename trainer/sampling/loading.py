@@ -7,6 +7,7 @@ Reads only: a directory may belong to a trainer that is alive.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +74,9 @@ def find_tokenizer(run_dir: Path) -> Tokenizer:
             return Tokenizer.load(path)
     raise LoadError(
         "no_tokenizer",
-        f"{own} is missing, and no tokenizer in {cache_folder() / 'tokenizers'} has the run's hash {expected}",
-        next=f"python -m trainer.environment {run_dir / SPEC} prepares it from the same data, then try again",
+        f"{own} is missing, and no tokenizer in {cache_folder() / 'tokenizers'} has the run's hash {expected}; "
+        "it can be prepared from the same data",
+        next=f"python -m trainer.environment {shlex.quote(str(run_dir / SPEC))}",
     )
 
 

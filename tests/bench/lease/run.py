@@ -42,6 +42,7 @@ class Entry:
 PARTS = (
     Entry(name="machine", part="machine.describe", limit_s=40),
     Entry(name="kernels", part="correct.kernels", limit_s=60, interpret=True),
+    Entry(name="attention", part="correct.attention", limit_s=110),
     Entry(name="d12", part="speed.d12", limit_s=170),
     Entry(name="model", part="correct.model", limit_s=90),
     Entry(name="d12_full_windows", part="speed.d12_full_windows", limit_s=90),

@@ -47,6 +47,7 @@ def ours(setting: Setting, job: Job, report: Report, trace: str | None = None) -
 
     with tempfile.TemporaryDirectory() as folder:
         loop, result = run_ours(job, Path(folder), started, extra_steps=1)
+        report(attention={block.attention.window: block.attention.kernel for block in loop.model.typed_blocks})
         report(**figures(result), start_s=result["start_s"], step_s_all=result["step_s_all"], device=result["device"])
         if trace:
             report(profile=profile_step(loop, setting.out / trace))

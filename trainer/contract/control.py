@@ -1,0 +1,32 @@
+"""control.json in a run directory: what may still change about an attempt that runs. The core writes it.
+
+    {"attempt": "r1-train-1", "deadline_s": 360.0}    in the place of the deadline that it was started with
+
+A top-up moves the deadline on. Whoever keeps one looks here when it is due, and not before: nobody polls.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+NAME = "control.json"
+
+
+def content(attempt: str, deadline_s: float) -> bytes:
+    return json.dumps({"attempt": attempt, "deadline_s": deadline_s}).encode()
+
+
+def deadline_of(text: bytes | None, attempt: str, given_s: float) -> float:
+    """Seconds from the attempt's start: what the file says, where it moves the given deadline of this attempt on."""
+    try:
+        asked: Any = json.loads(text or b"null")
+    except ValueError:
+        return given_s
+    if not isinstance(asked, dict) or asked.get("attempt") != attempt:
+        return given_s
+    moved_s = asked.get("deadline_s")
+    if isinstance(moved_s, bool) or not isinstance(moved_s, int | float) or not math.isfinite(moved_s):
+        return given_s
+    return max(given_s, float(moved_s))
