@@ -69,7 +69,7 @@ def choose(args, params, session, store):
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
-    _problem = [mo.callout(mo.md(_choice.problem), kind="warn")] if _choice.problem else []
+    _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
     amount = mo.ui.number(0, 1e6, value=args.fund or 0, step=0.01, label="Hold, $ (0: the upper bound)")
     deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
     _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")

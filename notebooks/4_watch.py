@@ -71,7 +71,7 @@ def choose(args, params, session, store):
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
-    _problem = [mo.callout(mo.md(_choice.problem), kind="warn")] if _choice.problem else []
+    _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
     None if session.is_script else mo.vstack([chosen, *_problem])
     return (chosen,)
 

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ from trainer.evaluate import EvalResult, evaluate
 from trainer.model.gpt import build_model
 from trainer.model.head import head_loss
 from trainer.optim.optimizer import Optimizer
-from trainer.pace import Pace
+from trainer.pace import Pace, Position
 from trainer.preemption.stop import StopWatch
 from trainer.runtime.attention_choice import choose_attention
 from trainer.runtime.console import Console
@@ -45,18 +45,6 @@ from trainer.runtime.machine import Machine
 from trainer.runtime.world import ALONE, World
 
 COLLECT_GARBAGE_EVERY_STEPS = 5000
-
-
-@dataclass(kw_only=True)
-class Position:
-    """Where training stands; all of it is in a checkpoint."""
-
-    step: int = 0  # completed
-    train_s: float = 0.0  # spent stepping, over all attempts, without work that was lost
-    last_eval_step: int | None = None
-    val_bpb: float | None = None
-    val_loss: float | None = None
-    min_val_bpb: float | None = None
 
 
 class TrainingLoop:

@@ -1,11 +1,25 @@
-"""How fast a process steps, and what is said of each step."""
+"""Where training stands, how fast a process steps, and what is said of each step."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from trainer.contract.events import EventWriter
 from trainer.contract.recipe import Recipe
 from trainer.runtime.console import Console, short_duration
 from trainer.runtime.machine import Machine
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where training stands; all of it is in a checkpoint."""
+
+    step: int = 0  # completed
+    train_s: float = 0.0  # spent stepping, over all attempts, without work that was lost
+    last_eval_step: int | None = None
+    val_bpb: float | None = None
+    val_loss: float | None = None
+    min_val_bpb: float | None = None
 
 
 class Pace:
