@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from trainer.contract.code import code_hash
+from trainer.contract.commit import commit_of
 from trainer.contract.exits import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
 from trainer.contract.files import cache_folder, read_json, write_json
 from trainer.contract.layout import ENVIRONMENT
@@ -39,7 +40,6 @@ HASHED = (
 
 
 def describe_environment(machine: Machine, data: PreparedData, num_devices: int = 1) -> dict[str, Any]:
-    code = Path(__file__).parent
     environment: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -52,8 +52,7 @@ def describe_environment(machine: Machine, data: PreparedData, num_devices: int 
         "compile": machine.compile,
         "cpu_kernel": machine.has_cpu_kernel,
         "packages": _package_versions(),
-        "git_commit": _git(code, "rev-parse", "HEAD"),
-        "git_diff_hash": _git_diff_hash(code),
+        **commit_of(Path(__file__).parents[1]),
         "code_hash": code_hash(),
         "data_hash": data.data_hash,
         "tokenizer_hash": data.tokenizer_hash,
@@ -111,22 +110,6 @@ def _package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=10, check=False, text=True
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _git_diff_hash(folder: Path) -> str | None:
-    """Sixteen hex digits over uncommitted changes; None outside a checkout or when there are none."""
-    diff = _git(folder, "diff", "HEAD", "--", ".")
-    return hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None
 
 
 def _driver_version() -> str | None:

@@ -42,6 +42,7 @@ from trainer.preemption.stop import StopWatch
 from trainer.runtime.attention_choice import choose_attention
 from trainer.runtime.console import Console
 from trainer.runtime.machine import Machine
+from trainer.runtime.transfer import send
 from trainer.runtime.world import ALONE, World
 
 COLLECT_GARBAGE_EVERY_STEPS = 5000
@@ -207,8 +208,7 @@ class TrainingLoop:
 
     def _micro_batch(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Forward and backward; gradients are summed over the step's micro-batches."""
-        x_BT = x_BT.to(self.machine.device, non_blocking=True)
-        targets_N = y_BT.to(self.machine.device, non_blocking=True).flatten()
+        x_BT, targets_N = send(x_BT, self.machine.device), send(y_BT, self.machine.device).flatten()
         x_ND = self._forward(x_BT).flatten(0, 1)
         loss = head_loss(x_ND, self.model.lm_head.weight, targets_N, softcap=self.model.softcap, kernel=self._kernel)
         (loss / self.num_micro_batches).backward()

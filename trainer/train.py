@@ -43,6 +43,7 @@ from trainer.preemption.stop import StopRequest, StopWatch
 from trainer.runtime import out_of_memory
 from trainer.runtime.console import Console
 from trainer.runtime.joining import join
+from trainer.runtime.transfer import use_expandable_segments
 from trainer.start import Asked, Start, process_started_at
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _main(argv: list[str] | None, stop: StopWatch) -> int:
     if os.environ.get("PATRON_NOTICE_FILE"):
         stop.look_for_file(Path(os.environ["PATRON_NOTICE_FILE"]))
     asked = _parse(argv)
+    use_expandable_segments()
     started_at = process_started_at()
     place = asked.run_dir
     run_dir = local_folder(place) if is_url(place) else Path(place)

@@ -23,6 +23,7 @@ _IS_LINUX = sys.platform.startswith("linux")
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT_BYTES = 1 << 60  # cgroup v1 writes its absence as a huge number
 _PR_SET_PDEATHSIG = 1
+MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of rusage
 _LIBC = ctypes.CDLL(None, use_errno=True) if _IS_LINUX else None
 
 

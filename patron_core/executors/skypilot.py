@@ -32,6 +32,7 @@ from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import TERMINAL, observe_job
 from patron_core.executors.skypilot_client import Client
+from patron_core.executors.staging import stage
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.code import code_hash
 
@@ -150,13 +151,7 @@ class SkyExecutor:
         except OSError as error:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": str(error)})
 
-    def request_stop(self, handle: Handle) -> None:
-        self._stop(handle, None)
-
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
-        self._stop(handle, grace_s)
-
-    def _stop(self, handle: Handle, grace_s: float | None) -> None:
         """By a word in the run directory, which the guard on the machine obeys; through SkyPilot where there is none,
         and where it has to be now."""
         job_id = int(handle["job_id"])
@@ -202,7 +197,7 @@ def make_task(job: Job) -> dict[str, Any]:
     if python:
         task.pop("workdir")
     else:
-        task["workdir"] = str(TASKS.parent)
+        task["workdir"] = str(stage(TASKS.parent))
     here = {"PATRON_CACHE"}  # a path of this machine says nothing there
     task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
         "PATRON_RUN_DIR": job.run_dir,
@@ -288,13 +283,10 @@ def _has_a_listener(status: str, starts: list[dict[str, Any]]) -> bool:
     return status == "RUNNING" or (status == "STARTING" and time.time() - starts[-1]["at"] < HEARD_WITHIN_S)
 
 
-def _write_wish(records: Records, grace_s: float | None) -> None:
-    """The sharper wish stays: by force before by asking, a shorter grace before a longer."""
-    wish = records.stop() or {}
-    if grace_s is None and wish:
-        return
-    before_s = wish.get("kill_after_s")
-    if not wish or grace_s is None or before_s is None or grace_s < before_s:
+def _write_wish(records: Records, grace_s: float) -> None:
+    """The shorter grace stays."""
+    before_s = (records.stop() or {}).get("kill_after_s")
+    if before_s is None or grace_s < before_s:
         records.write_stop({"at": time.time(), "kill_after_s": grace_s})
 
 

@@ -36,6 +36,19 @@ def deposit(
     return _post(conn, question, usd_micros, f"outside:{project}", f"wallet:{project}", actor=actor, now=now, memo=memo)
 
 
+def fill_up(conn: Connection, *, project: str, to_usd_micros: int, key: str, actor: str, now: float) -> int:
+    """Deposit what the wallet lacks to `to_usd_micros`, once a key, however much is in it later. Returns how much."""
+    _lock_wallet(conn, project)
+    first = find(conn, project=project, key=key)
+    if first is not None:
+        return first.usd_micros
+    lacking = to_usd_micros - _balance(conn, f"wallet:{project}")
+    if lacking <= 0:
+        return 0
+    deposit(conn, project=project, usd_micros=lacking, key=key, actor=actor, now=now, memo="authorised")
+    return lacking
+
+
 def withdraw(
     conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
 ) -> LedgerEntry:

@@ -109,7 +109,7 @@ def test_a_wish_to_stop_is_obeyed_and_ends_it_for_good(world: World) -> None:
     world.records.write_stop({"at": time.time()})
     assert world.end(guard) == EXIT_STOPPED
     assert world.last()["exit_code"] == 75
-    assert world.last()["evidence"]["stop_requested"]
+    assert world.last()["evidence"]["cancelled"]
     assert world.end(world.start(STOPS)) == EXIT_STOPPED  # started again all the same: it does nothing
     assert world.last()["evidence"]["stopped_before_start"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.contract.recipe import Recipe
 from trainer.model.attention import blockwise_attention, window_block_mask
 from trainer.model.attention_kernels import attend, candidates, needs_mask
-from trainer.runtime.choosing import Choice, choose
+from trainer.runtime.choosing import Choice, WrongAnswer, card_name, choose
 
 MEASURED_ROWS = 8  # sequences; enough to fill a card, few enough to be quick
 REPEAT = 5
@@ -24,14 +24,8 @@ WRONG_BY = 0.03  # of the norm of output and gradients, against float32; bfloat1
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-class WrongAnswer(Exception):
-    """A kernel that computes something else, however quickly."""
-
-
 def choose_attention(recipe: Recipe, device: torch.device, dtype: torch.dtype, rows: int) -> dict[int, Choice]:
     """For each window of the recipe. For a model that is compiled on a GPU."""
-    card = torch.cuda.get_device_name(device)
-    platform = f"{card}, torch {torch.__version__}, CUDA {torch.version.cuda}"
     T, K = recipe.sequence_len, recipe.head_dim
     shape = (min(rows, MEASURED_ROWS), recipe.num_heads, T, K)
     found = {}
@@ -39,7 +33,7 @@ def choose_attention(recipe: Recipe, device: torch.device, dtype: torch.dtype, r
         measures = {
             name: functools.partial(_measured, name, shape, window, device, dtype) for name in candidates(window, T)
         }
-        found[window] = choose(f"attention {T} x {K}, window {window}, {dtype}", measures, platform=platform)
+        found[window] = choose(f"attention {T} x {K}, window {window}, {dtype}", measures, platform=card_name(device))
     return found
 
 

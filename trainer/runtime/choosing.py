@@ -8,8 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainer.contract.exits import first_line
 from trainer.contract.files import compiled_folder, read_json, write_json
+
+
+class WrongAnswer(Exception):
+    """A candidate that computes something else, however quickly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +48,11 @@ def choose(kind: str, candidates: Mapping[str, Callable[[], float]], *, platform
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"platform": platform} | (read_json(path) or {}) | {key: asdict(choice)})
     return choice
+
+
+def card_name(device: torch.device) -> str:
+    """The platform of a measurement on a GPU: the card, and what compiles for it."""
+    return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}"
 
 
 def kept(platform: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from trainer.model.attention_kernels import candidates
 from trainer.model.gpt import Model, build_model, param_group
 from trainer.model.head import HeadKernel, head_loss, softcap_cross_entropy_
 from trainer.runtime.attention_choice import choose_attention
+from trainer.runtime.head_choice import load_cuda_kernel
 
 # largest relative error of loss and gradients, against float32 on the CPU: products in other orders; bfloat16
 LOSS_ERROR = {"float32": 1e-5, "bfloat16": 5e-3}
@@ -62,7 +63,7 @@ def model(setting: Setting, report: Report) -> None:
         ours = example_model(recipe, device, getattr(torch, dtype), names)
         ours.load_state_dict(reference.state_dict())
         forward = torch.compile(ours, dynamic=False) if compiled else ours
-        kernel = head_kernel(device, compiled)
+        kernel = head_kernel(device, getattr(torch, dtype), compiled)
         name = f"{dtype}{' compiled' if compiled else ''}"
         found[name] = compare(exact, loss_and_gradients(ours, forward, tokens_BT, kernel), dtype)
         report(ok=all(row["ok"] for row in found.values()), against_cpu_float32=found)
@@ -82,7 +83,7 @@ def upstream_equal(setting: Setting, report: Report) -> None:
     ours = example_model(recipe, theirs.device, getattr(torch, job.dtype))
     theirs.take_weights(dict(ours.named_parameters()))
     tokens_BT = torch.randint(0, 512, (2, job.sequence_len + 1), generator=torch.Generator().manual_seed(1))
-    mine = loss_and_gradients(ours, ours, tokens_BT, head_kernel(theirs.device, False))
+    mine = loss_and_gradients(ours, ours, tokens_BT, head_kernel(theirs.device, getattr(torch, job.dtype), False))
     inputs_BT, targets_BT = (part.contiguous().to(theirs.device) for part in (tokens_BT[:, :-1], tokens_BT[:, 1:]))
     loss = theirs.plain_model(inputs_BT, targets_BT)
     loss.backward()
@@ -103,12 +104,10 @@ def example_model(
     return model
 
 
-def head_kernel(device: torch.device, compiled: bool) -> HeadKernel:
+def head_kernel(device: torch.device, dtype: torch.dtype, compiled: bool) -> HeadKernel:
     if device.type != "cuda":
         return softcap_cross_entropy_
-    from trainer.runtime.machine import load_cuda_kernel
-
-    return load_cuda_kernel(device, compiled, lambda code, message: print(f"{code}: {message}"))
+    return load_cuda_kernel(device, dtype, compiled, lambda code, message: print(f"{code}: {message}"))
 
 
 def loss_and_gradients(
