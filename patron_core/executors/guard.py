@@ -24,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -64,8 +65,9 @@ class Guard:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.num_lines = 0
         self.recorded = [] if is_url(run_dir) else [Path(run_dir, "events")]
+        self.job_name = f"{key}-{uuid.uuid4().hex}"  # two guards of one machine may have one key, such as the files'
         self.watcher = Watcher(
-            key,
+            self.job_name,
             self.deadline,
             used_s=self.used_s,
             grace_s=grace_s,
@@ -125,7 +127,7 @@ class Guard:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {processes.ATTEMPT_VARIABLE: self.key},
+            env=os.environ | {processes.JOB_VARIABLE: self.job_name},
             start_new_session=True,
             preexec_fn=processes.dying_with(os.getpid()),
         )

@@ -112,7 +112,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self.job["env"] | {processes.ATTEMPT_VARIABLE: self.job["key"]},
+                env=os.environ | self.job["env"] | {processes.JOB_VARIABLE: self.job["key"]},
                 start_new_session=True,
                 preexec_fn=processes.dying_with(os.getpid()),
             )

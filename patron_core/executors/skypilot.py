@@ -184,6 +184,11 @@ class SkyExecutor:
         return "\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:])
 
 
+def check_server() -> None:
+    """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
+    _client.is_launching(prefix())
+
+
 def poll_s() -> float:
     return float(os.environ.get("PATRON_SKY_POLL_S") or DEFAULT_POLL_S)
 

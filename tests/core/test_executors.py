@@ -44,7 +44,7 @@ _KINDS = {
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True);"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('ready')"
     ),
-    "shows_env": "print('ready', os.environ['COLOUR'], os.environ['PATRON_ATTEMPT'])",
+    "shows_env": "print('ready', os.environ['COLOUR'], os.environ['PATRON_JOB'])",
 }
 
 
