@@ -18,15 +18,16 @@ MAX_COUNT = 2**53  # what JSON's readers elsewhere still tell apart
 MAX_SECONDS = 1e9  # thirty years
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
-_COUNTS = frozenset(
-    "step num_steps resumed_step checkpoint_step last_checkpoint_step device_batch_size fitting_device_batch_size "
-    "num_bad num_values tokens oom_kills exit_code signal number recoveries".split()
-)
-_NUMBERS = frozenset(
-    "val_bpb min_val_bpb val_loss train_s wall_s mfu tokens_per_s peak_memory_bytes deadline_s val_bpb_here".split()
-)
-_TEXTS = frozenset("attempt reason message advice error code host job key reclaim_notice hash quantity name".split())
-_OBJECTS = frozenset("memory divergence burst rehearsal evidence".split())
+_COUNTS = {
+    "step", "num_steps", "resumed_step", "checkpoint_step", "last_checkpoint_step", "device_batch_size",
+    "fitting_device_batch_size", "num_bad", "num_values", "tokens", "oom_kills", "exit_code", "signal", "number",
+}  # fmt: skip
+_NUMBERS = {"val_bpb", "min_val_bpb", "val_loss", "mfu", "val_bpb_here"}  # and what ends with a unit: _s, _bytes
+_TEXTS = {
+    "attempt", "reason", "message", "advice", "error", "code", "host", "job", "key", "reclaim_notice", "hash",
+    "quantity", "name",
+}  # fmt: skip
+_OBJECTS = {"memory", "divergence", "burst", "rehearsal", "evidence"}
 
 
 def parse(content: bytes | str | None) -> Any:
@@ -80,11 +81,11 @@ def bounded(value: Any, depth: int = MAX_DEPTH) -> Any:
     return value if value is None or isinstance(value, bool) else _bounded_number(value)
 
 
-def known(raw: Mapping[str, Any]) -> dict[str, Any]:
+def known(raw: Mapping[str, Any], depth: int = MAX_DEPTH) -> dict[str, Any]:
     """An object whose well-known fields have their type, at any depth; the rest is bounded."""
     found: dict[str, Any] = {}
     for key, value in list(raw.items())[:MAX_ITEMS]:
-        checked = _known_value(key, value)
+        checked = _known_value(key, value, depth - 1)
         if checked is not None or value is None:
             found[str(key)[:200]] = checked
     return found
@@ -129,13 +130,13 @@ def stated_files(manifest: Mapping[str, Any] | None) -> dict[str, tuple[int, str
     for name, entry in stated.items():
         size = count(entry.get("bytes")) if isinstance(entry, dict) else None
         digest = entry.get("sha256") if isinstance(entry, dict) else None
-        if size is None or not isinstance(digest, str) or not is_file_name(name):
+        if size is None or not is_file_name(name):
             return None
-        found[name] = (size, digest)
+        found[name] = (size, digest if isinstance(digest, str) else "")
     return found
 
 
-def _known_value(key: str, value: Any) -> Any:
+def _known_value(key: str, value: Any, depth: int) -> Any:
     if key in _COUNTS:
         return count(value)
     if key in _NUMBERS or key.endswith(("_s", "_bytes")):
@@ -143,8 +144,8 @@ def _known_value(key: str, value: Any) -> Any:
     if key in _TEXTS:
         return text(value)
     if key in _OBJECTS:
-        return known(value) if isinstance(value, dict) else None
-    return bounded(value)
+        return known(value, depth) if isinstance(value, dict) and depth else None
+    return bounded(value, depth)
 
 
 def _bounded_number(value: Any) -> float | int | None:
