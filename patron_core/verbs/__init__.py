@@ -8,6 +8,7 @@ plain typed data and raises a PatronError that says what to do next.
 
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.money import from_usd, to_usd
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
@@ -15,7 +16,7 @@ from patron_core.verbs.dryrun import dryrun, repriced
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab
-from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
+from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
@@ -66,6 +67,7 @@ __all__ = [
     "estimates",
     "exit_code",
     "find_run",
+    "from_usd",
     "fund",
     "fund_and_launch",
     "hold_for",
@@ -88,10 +90,12 @@ __all__ = [
     "scaling_fit",
     "search",
     "statement",
+    "to_usd",
     "view",
     "wait",
     "wallet",
     "wallet_dict",
     "where_next",
+    "withdraw",
     "write_note",
 ]
