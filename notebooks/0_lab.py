@@ -10,14 +10,11 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: lab")
 
 with app.setup:
-    import getpass
-    import uuid
-
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, show
+    from patron_core.ui import charts, inert, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -51,11 +48,11 @@ def title():
 
 
 @app.cell
-def lab(args, session):
+def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
-    key = args.key or uuid.uuid4().hex[:12]
+    key = session.key
     get_pressed, set_pressed = mo.state(0)
     return actor, get_pressed, key, params, set_pressed, store
 
@@ -133,19 +130,7 @@ def money(found):
 
 @app.cell
 def columns(found, params):
-    def open_in(notebook):
-        return lambda run: show.Mark(run.name, href=show.page(params, notebook, run=run.id))
-
-    where = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
-    table = [
-        show.Column("run", lambda r: open_in(where.get(r.state.value, "4_watch"))(r), "left"),
-        show.Column("id", lambda r: r.id, "left"),
-        show.Column("state", lambda r: show.mark(r.state.value), "left"),
-        show.Column("why", lambda r: show.plain(r.reason.value) if r.reason else show.DASH, "left"),
-        show.Column("held", lambda r: show.usd(found.money[r.id].held_usd_micros)),
-        show.Column("charged", lambda r: show.usd(found.money[r.id].charged_usd_micros)),
-        show.Column("changed", lambda r: show.moment(r.updated_at), "left"),
-    ]
+    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id))
     return (table,)
 
 
@@ -185,18 +170,10 @@ def runs(found, session, table):
 
 @app.cell
 def statement(found, session):
-    _lines = [
-        show.Column("time", lambda e: show.moment(e.time), "left"),
-        show.Column("what", lambda e: show.plain(e.kind), "left"),
-        show.Column("amount", lambda e: show.usd(e.usd_micros)),
-        show.Column("from", lambda e: e.source, "left"),
-        show.Column("to", lambda e: e.target, "left"),
-        show.Column("who", lambda e: e.actor, "left"),
-    ]
     _parts = [mo.md("## Statement")]
     if found.statement and not session.is_script:
         _parts.append(charts.wallet_chart(found.statement))
-    _parts.append(mo.Html(show.html_table(found.statement[:12], _lines, empty="No money has moved yet.")))
+    _parts.append(mo.Html(show.html_table(found.statement[:12], tables.statement(), empty="No money has moved yet.")))
     mo.vstack(_parts)
     return
 

@@ -18,7 +18,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, price_view, show
+    from patron_core.ui import charts, inert, price_view, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -144,21 +144,7 @@ def estimate(
 
 @app.cell
 def columns():
-    table = [
-        show.Column("depth", lambda r: str(r.recipe.depth)),
-        show.Column("device", lambda r: r.device.name, "left"),
-        show.Column("verdict", lambda r: show.mark(str(r.verdict)), "left"),
-        show.Column("wall time", lambda r: show.between(r.wall_s, show.seconds)),
-        show.Column("cost", lambda r: show.between(r.cost_usd_micros, show.usd)),
-        show.Column("val_bpb", lambda r: show.between(r.val_bpb, show.bpb)),
-        show.Column("params", lambda r: show.count(r.num_params["total"])),
-        show.Column("w/o v-emb", lambda r: show.count(r.num_params["without_value_embeds"])),
-        show.Column("scaling", lambda r: show.count(r.num_params["scaling"])),
-        show.Column("tokens", lambda r: show.count(r.recipe.train_tokens)),
-        show.Column("FLOPs", lambda r: show.flops(r.recipe.train_flops)),
-        show.Column("memory", lambda r: show.size(r.memory.peak_bytes.high)),
-        show.Column("step", lambda r: show.seconds(r.step_s.mid)),
-    ]
+    table = tables.estimates()
     return (table,)
 
 
@@ -188,24 +174,7 @@ def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
 
 @app.cell
 def price_columns():
-    price_table = [
-        show.Column("machine", lambda p: p.machine, "left"),
-        show.Column("where", lambda p: p.infra or show.DASH, "left"),
-        show.Column("kind", lambda p: p.kind, "left"),
-        show.Column("an hour", lambda p: show.usd(p.usd_micros_per_hour)),
-        show.Column("a GPU hour", lambda p: show.usd(p.usd_micros_per_gpu_hour)),
-        show.Column("as of", lambda p: p.as_of),
-    ]
-    place_table = [
-        show.Column("machine", lambda o: o.price.machine, "left"),
-        show.Column("where", lambda o: o.price.infra or show.DASH, "left"),
-        show.Column("way", lambda o: str(o.way).replace("_", " "), "left"),
-        show.Column("an hour", lambda o: show.usd(o.price.usd_micros_per_hour)),
-        show.Column("expected", lambda o: show.usd(o.cost_usd_micros)),
-        show.Column("at worst", lambda o: show.usd(o.hold_usd_micros)),
-        show.Column("takes", lambda o: show.seconds(o.wall_s)),
-        show.Column("why not", lambda o: o.why_not or "chosen", "left"),
-    ]
+    price_table, place_table = tables.prices(), tables.places()
     return place_table, price_table
 
 

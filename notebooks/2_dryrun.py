@@ -11,21 +11,16 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: dryrun")
 
 with app.setup:
-    import getpass
-    import uuid
     from typing import Literal
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.lifecycle import supervisor
-    from patron_core.states import RunState
-    from patron_core.ui import inert, show
+    from patron_core.ui import inert, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
     SMALL = verbs.Question().spec  # what a laptop trains in a minute
-    STARTUP = ("provisioning", "data", "tokenizer", "compile")
 
 
 @app.class_definition
@@ -75,9 +70,9 @@ def title():
 @app.cell
 def lab(args, session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
-    key = args.key or uuid.uuid4().hex[:12]
+    key = session.key
     get_run, set_run = mo.state(params.get("run") or args.run)
     get_error, set_error = mo.state(None)
     return actor, get_error, get_run, key, params, set_error, set_run, store
@@ -169,10 +164,10 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
         _begun = session.call(verbs.dryrun, store, _run_id, actor=actor, key=_once)
         set_error(_begun)
         if not _begun.failed:
-            supervisor.ensure_running(store)
+            verbs.ensure_running(store)
 
     _known = session.call(verbs.view, store, get_run()).value if get_run() else None
-    _waiting = _known is None or _known.run.state in (RunState.DRAFT, RunState.AWAITING_FUNDING)
+    _waiting = _known is None or _known.run.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
     _again = "again" if _known is not None and _known.run.dryrun else "now"
     _button = mo.ui.button(label=inert.md("Dryrun {}", _again), kind="success", on_click=prove)
     _button if _waiting and not session.is_script else None
@@ -192,7 +187,7 @@ def act_as_script(args, get_run, prove, session, store):
                 verbs.wait,
                 store,
                 get_run(),
-                until=frozenset(RunState) - {RunState.DRYRUN},
+                until=frozenset(verbs.RunState) - {verbs.RunState.DRYRUN},
                 timeout_s=args.timeout_s,
                 on_view=lambda now: session.status(show.progress_line(now)),
             )
@@ -221,7 +216,7 @@ def look(acted, get_run, session, store, ticker):
     _outcome = session.call(verbs.view, store, get_run())
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
-    _next = inert.md(" Next: {}", inert.code(seen.next)) if seen.run.state is not RunState.DRYRUN else ""
+    _next = inert.md(" Next: {}", inert.code(seen.next)) if seen.run.state is not verbs.RunState.DRYRUN else ""
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}", seen.run.name, seen.sentence, _next)),
@@ -236,7 +231,6 @@ def measured(seen, store):
     mo.stop(not seen.run.dryrun)
     _was, _got = seen.run.estimate or {}, seen.run.dryrun["measured"]
     repriced = verbs.repriced(store, seen.run)
-    _start = [sum(_was["phases_s"][n][k] for n in STARTUP if n in _was["phases_s"]) for k in ("low", "mid", "high")]
     pairs = [
         ("a step", show.between(_was["step_s"], show.seconds), show.seconds(_got.get("step_s"))),
         ("MFU", show.percent(_was["mfu"]), show.percent(_got.get("mfu"))),
@@ -246,7 +240,7 @@ def measured(seen, store):
             show.size(_got.get("peak_memory_bytes")),
         ),
         ("an evaluation", show.between(_was["eval_s"], show.seconds), show.seconds(_got.get("eval_s"))),
-        ("start to first step", show.between(tuple(_start), show.seconds), show.seconds(_got.get("start_s"))),
+        ("start to first step", show.between(verbs.startup_s(_was), show.seconds), show.seconds(_got.get("start_s"))),
         (
             "a checkpoint",
             show.DASH,
@@ -262,11 +256,7 @@ def measured(seen, store):
         ("cost", show.between(_was["cost_usd_micros"], show.usd), show.between(repriced.cost_usd_micros, show.usd)),
         ("val_bpb", show.between(_was["val_bpb"], show.bpb), show.between(repriced.val_bpb, show.bpb)),
     ]
-    table = [
-        show.Column("", lambda pair: pair[0], "left"),
-        show.Column("estimated", lambda pair: pair[1]),
-        show.Column("measured, or with it", lambda pair: pair[2]),
-    ]
+    table = tables.measured()
     mo.vstack([mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))])
     return pairs, repriced, table
 

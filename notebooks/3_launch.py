@@ -11,19 +11,14 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="Patron: launch")
 
 with app.setup:
-    import getpass
-    import uuid
-
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.errors import InvalidInput
-    from patron_core.states import RunState
     from patron_core.ui import choices, inert, show
     from patron_core.ui.script import Arguments, Usd, open_session
 
-    WAITING = (RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FUNDED)
+    WAITING = (verbs.RunState.AWAITING_FUNDING, verbs.RunState.PAUSED, verbs.RunState.FUNDED)
 
 
 @app.class_definition
@@ -58,38 +53,33 @@ def title():
 @app.cell
 def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
     return actor, params, store
 
 
 @app.cell
 def choose(args, params, session, store):
-    if session.is_script and not args.run:
-        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py"))
+    session.require("--run", args.run, next="python notebooks/0_lab.py")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
-    _wanted = params.get("run") or args.run
-    _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed
-    _labels = choices.run_labels([*_waiting, *([_found.value] if _found and not _found.failed else [])])
-    _known = _found.value.id if _found and not _found.failed else None
-    _missing = _found is not None and _found.failed
+    _choice = choices.of_runs(session, store, _waiting, wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(
-        _labels,
-        value=None if _missing else choices.label_of(_labels, _known),
+        _choice.labels,
+        value=_choice.value,
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
-    _problem = mo.callout(mo.md(_found.error_markdown()), kind="warn") if _missing else None
+    _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
     amount = mo.ui.number(0, 1e6, value=args.fund or 0, step=0.01, label="Hold, $ (0: the upper bound)")
     deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
     _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")
-    None if session.is_script else mo.vstack([_asked, *([_problem] if _missing else [])])
+    None if session.is_script else mo.vstack([_asked, *_problem])
     return amount, chosen, deposit
 
 
 @app.cell
-def identity(args):
-    key = args.key or uuid.uuid4().hex[:12]  # one key a page: pressing twice holds and launches once
+def identity(session):
+    key = session.key  # one key a page: pressing twice holds and launches once
     get_launch, set_launch = mo.state(None, allow_self_loops=True)
     return get_launch, key, set_launch
 

@@ -11,14 +11,13 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: journal")
 
 with app.setup:
-    import getpass
     from typing import Literal
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, show
+    from patron_core.ui import inert, show, tables
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any"
@@ -58,7 +57,7 @@ def title():
 @app.cell
 def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     get_saved, set_saved = mo.state(None)
     return actor, get_saved, set_saved, store
 
@@ -113,15 +112,6 @@ def read(added, get_saved, kind, project, run_id, session, store, text):
 
 @app.cell
 def listing(added, notes, session):
-    columns = [
-        show.Column("changed", lambda n: show.moment(n.updated_at), "left"),
-        show.Column("kind", lambda n: n.kind, "left"),
-        show.Column("title", lambda n: n.title or n.body[:60].replace("\n", " "), "left"),
-        show.Column("run", lambda n: n.run_id or show.DASH, "left"),
-        show.Column("by", lambda n: n.actor, "left"),
-        show.Column("rev", lambda n: str(n.revision)),
-        show.Column("id", lambda n: n.id, "left"),
-    ]
     _shown = [added] if added is not None else notes
     session.emit(
         {"notes": [vars(note) for note in _shown]},
@@ -131,7 +121,7 @@ def listing(added, notes, session):
         )
         or "No notes.",
     )
-    mo.Html(show.html_table(notes, columns, empty="No note is like that."))
+    mo.Html(show.html_table(notes, tables.notes(), empty="No note is like that."))
     return
 
 

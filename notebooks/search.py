@@ -11,15 +11,12 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: search")
 
 with app.setup:
-    import os
-    import uuid
     from typing import Annotated
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import searches
     from patron_core.ui import background, inert, show
     from patron_core.ui.script import NOT_SUCCEEDED, Arguments, Usd, open_session
 
@@ -148,13 +145,13 @@ def the_question(asked):
 
 
 @app.cell
-def identity(args, store):
+def identity(args, session, store):
     params = mo.query_params()
     _asked = params.get("key") or ""
     # an address finds a search, it names none
-    _is_known = bool(_asked) and (background.find(_asked) is not None or searches.has_key(store, _asked))
-    key = args.key or (_asked if _is_known else "") or uuid.uuid4().hex[:12]
-    actor = os.environ.get("USER", "notebook")
+    _is_known = bool(_asked) and (background.find(_asked) is not None or verbs.has_search(store, _asked))
+    key = _asked if _is_known and not args.key else session.key
+    actor = session.actor
     get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
     return actor, get_work, key, params, set_work
 

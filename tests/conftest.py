@@ -21,7 +21,18 @@ import s3
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # In this order, before all other files: the longest first, so that no worker ends long after the other.
-LONGEST_FIRST = ("skylab/test_sky.py",)
+LONGEST_FIRST = (
+    "skylab/test_sky.py",
+    "training/test_bucket.py",
+    "training/test_bench.py",
+    "training/test_train.py",
+    "training/test_kills.py",
+    "test_loop.py",
+    "training/test_distributed.py",
+    "notebooks/test_notebooks.py",
+    "test_search.py",
+    "training/test_stop.py",
+)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -25,6 +25,7 @@ from trainer.contract.code import code_hash
 from trainer.contract.commit import commit_of
 from trainer.contract.exits import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
 from trainer.contract.files import cache_folder, read_json, write_json
+from trainer.contract.layout import ENVIRONMENT
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec, canonical_json
 from trainer.data import DataError, PreparedData, prepare
@@ -72,7 +73,7 @@ def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash:
             f"this environment has hash {environment['hash']}, the plan was proven in one with {expected_hash}. "
             "Prove it again here (a dryrun), or compare the two environment.json"
         )
-    path = run_dir / "environment.json"
+    path = run_dir / ENVIRONMENT
     before = read_json(path)
     if before is None:
         write_json(path, environment)

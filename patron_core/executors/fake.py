@@ -81,7 +81,7 @@ class FakeExecutor:
             script = self._scripts.popleft() if self._scripts else self.default_script
             self._jobs[job.key] = _FakeJob(job=job, script=script, submitted_at=self.now)
             if job.key in self._forbidden:
-                self._jobs[job.key].stop_at = -NEVER
+                self._jobs[job.key].cancel_at = -NEVER
             else:
                 self.starts[job.key] += 1
             self._act()
@@ -106,12 +106,6 @@ class FakeExecutor:
         if job is None:
             return Observation(status=ObservedStatus.GONE, evidence={"error": f"no job {handle['key']}"})
         return job.observe(self.now)
-
-    def request_stop(self, handle: Handle) -> None:
-        self._answer()
-        job = self._jobs[handle["key"]]
-        job.stop_at = min(job.stop_at, self.now)
-        self._act()
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         self._answer()
@@ -142,7 +136,6 @@ class _FakeJob:
     job: Job
     script: Script
     submitted_at: float
-    stop_at: float = NEVER
     cancel_at: float = NEVER
     kill_at: float = NEVER
     has_started: bool = False
@@ -197,7 +190,7 @@ class _FakeJob:
     def _end(self) -> tuple[float, Observation]:
         """When and how it ends, as things stand: by itself, stopped, or killed, whichever comes first."""
         deadline_at = self.start_at + self.deadline_s
-        told_at = min(self.stop_at, self.cancel_at, deadline_at)
+        told_at = min(self.cancel_at, deadline_at)
         if told_at < self.start_at:
             evidence = {"stopped_before_start": True, **self._told(told_at)}
             return told_at, Observation(status=ObservedStatus.ENDED, uptime_s=0.0, evidence=evidence)
@@ -226,7 +219,6 @@ class _FakeJob:
 
     def _told(self, now: float) -> dict[str, Any]:
         reasons = {
-            "stop_requested": self.stop_at,
             "cancelled": self.cancel_at,
             "deadline_hit": self.start_at + self.deadline_s,
         }

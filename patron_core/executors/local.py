@@ -29,6 +29,7 @@ from patron_core.rundir.files import read_json, tail, write_json
 from patron_core.rundir.rundir import RunDir
 
 _START_WITHIN_S = 60.0  # from the claim to the runner's first word, on a machine that swaps
+DEAF_AFTER_S = 10.0  # a runner that is so late with a kill does not run: somebody stopped it, or the machine swaps
 _PENDING = Observation(status=ObservedStatus.PENDING)
 
 
@@ -72,13 +73,6 @@ class LocalExecutor:
         except OSError as error:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": str(error)})
 
-    def request_stop(self, handle: Handle) -> None:
-        job_dir = Path(handle["job_dir"])
-        with _asking():
-            if not _is_over(job_dir) and not (job_dir / "stop.json").exists():
-                write_json(job_dir / "stop.json", {"at": time.time()})
-                _wake(job_dir)
-
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         job_dir = Path(handle["job_dir"])
         with _asking():
@@ -86,7 +80,8 @@ class LocalExecutor:
                 return
             asked = read_json(job_dir / "cancel.json")
             if asked is None or grace_s < asked["grace_s"]:
-                write_json(job_dir / "cancel.json", {"at": time.time(), "grace_s": grace_s})
+                asked = {"at": time.time(), "monotonic": time.monotonic(), "boot_id": processes.boot_id()}
+                write_json(job_dir / "cancel.json", asked | {"grace_s": grace_s})
             _wake(job_dir)
 
     def logs(self, handle: Handle, lines: int) -> str:
@@ -216,11 +211,14 @@ def _observe(key: str, job_dir: Path) -> Observation:
     if runner == "alive":
         if is_this_boot:  # the monotonic clock is the machine's, one for all its processes
             uptime_s = time.monotonic() - started["started_monotonic"]
+            _kill_if_deaf(job, started, job_dir, uptime_s)
         return Observation(status=ObservedStatus.RUNNING, uptime_s=uptime_s, evidence=evidence)
     if runner == "unknown" and not _is_overdue(job, started["started_at"]):
         return _on_another_machine(started["host"])
     if is_this_boot:
-        evidence["runner_killed"] = True
+        deaf = read_json(job_dir / "deaf.json")
+        evidence |= deaf["evidence"] if deaf else {"runner_killed": True}
+        uptime_s = max(uptime_s or 0.0, deaf["elapsed_s"]) if deaf else uptime_s
         if processes.kill_processes_of(key):
             return Observation(status=ObservedStatus.RUNNING, uptime_s=uptime_s, evidence=evidence)
         before, after = started["oom_kills_before"], processes.oom_kills()
@@ -231,6 +229,21 @@ def _observe(key: str, job_dir: Path) -> Observation:
     else:
         evidence["error"] = f"{started['host']} was not heard of, and its own guard has ended the job by now"
     return Observation(status=ObservedStatus.GONE, uptime_s=uptime_s, evidence=evidence)
+
+
+def _kill_if_deaf(job: dict[str, Any], started: dict[str, Any], job_dir: Path, uptime_s: float) -> None:
+    """A runner that is stopped neither hears a cancel nor keeps its deadline: do its work, once it is well overdue."""
+    cancel = read_json(job_dir / "cancel.json") or {}
+    is_this_boot = cancel.get("boot_id") == processes.boot_id()
+    cancelled_s = time.monotonic() - cancel["monotonic"] - cancel["grace_s"] if is_this_boot else 0.0
+    deadline_s = moved(job["run_dir"], job["key"], float(job["deadline_s"]))
+    over_s = {"cancelled": cancelled_s, "deadline_hit": uptime_s - deadline_s - float(job["grace_s"])}
+    overdue = {reason: True for reason, seconds in over_s.items() if seconds > DEAF_AFTER_S}
+    if overdue:
+        evidence = overdue | {"killed": True, "runner_deaf": True}
+        write_json(job_dir / "deaf.json", {"elapsed_s": uptime_s, "evidence": evidence})
+        processes.send_signal(started["runner"]["pid"], started["runner"]["mark"], signal.SIGKILL)
+        processes.kill_processes_of(job["key"])
 
 
 def _observe_end(job_dir: Path) -> Observation | None:

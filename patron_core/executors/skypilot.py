@@ -151,13 +151,7 @@ class SkyExecutor:
         except OSError as error:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": str(error)})
 
-    def request_stop(self, handle: Handle) -> None:
-        self._stop(handle, None)
-
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
-        self._stop(handle, grace_s)
-
-    def _stop(self, handle: Handle, grace_s: float | None) -> None:
         """By a word in the run directory, which the guard on the machine obeys; through SkyPilot where there is none,
         and where it has to be now."""
         job_id = int(handle["job_id"])
@@ -188,6 +182,11 @@ class SkyExecutor:
         if printed or job is None or str(job["status"]) not in TERMINAL:
             return printed  # asking for the log of a job that has none yet would wait for it
         return "\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:])
+
+
+def check_server() -> None:
+    """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
+    _client.is_launching(prefix())
 
 
 def poll_s() -> float:
@@ -289,13 +288,10 @@ def _has_a_listener(status: str, starts: list[dict[str, Any]]) -> bool:
     return status == "RUNNING" or (status == "STARTING" and time.time() - starts[-1]["at"] < HEARD_WITHIN_S)
 
 
-def _write_wish(records: Records, grace_s: float | None) -> None:
-    """The sharper wish stays: by force before by asking, a shorter grace before a longer."""
-    wish = records.stop() or {}
-    if grace_s is None and wish:
-        return
-    before_s = wish.get("kill_after_s")
-    if not wish or grace_s is None or before_s is None or grace_s < before_s:
+def _write_wish(records: Records, grace_s: float) -> None:
+    """The shorter grace stays."""
+    before_s = (records.stop() or {}).get("kill_after_s")
+    if before_s is None or grace_s < before_s:
         records.write_stop({"at": time.time(), "kill_after_s": grace_s})
 
 

@@ -64,9 +64,10 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
                     runs.set_fields(conn, run.id, now=now, stop_requested=None)
         case _:
             _charge_while_running(store, scene, now=now)
-            _move_deadline(store, scene, now=now)
             if scene.situation.trouble and scene.observation is not None and scene.observation.is_final:
                 trouble.note(store, run, scene.situation.trouble, actor=SUPERVISOR, now=now)
+            elif not scene.situation.trouble:
+                _move_deadline(store, scene, now=now)
 
 
 @contextmanager

@@ -36,10 +36,10 @@ def _told(evidence: Mapping[str, Any]) -> list[str]:
     names = {
         "reclaim_notice": "its machine was told to go",
         "deadline_hit": "its deadline was over",
-        "stop_requested": "Patron had asked it to stop",
-        "cancelled": "Patron had cancelled it",
+        "cancelled": "Patron had asked it to stop",
         "killed": "it did not stop within its grace and was killed",
         "runner_killed": "the process that watched over it was killed",
+        "runner_deaf": "the process that watched over it did not answer",
         "rebooted": "its machine restarted",
     }
     return [words for name, words in names.items() if evidence.get(name)]

@@ -217,8 +217,9 @@ def _take(post: Post) -> int | None:
 
 
 def _sign(lock: int) -> None:
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()} {processes.mark(os.getpid())}".encode(), 0)
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()} {processes.mark(os.getpid())}".encode(), 0)
 
 
 def _start(post: Post, lock: int) -> None:

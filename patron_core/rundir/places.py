@@ -18,6 +18,7 @@ from typing import Protocol
 
 from patron_core.errors import Busy
 from patron_core.rundir.files import tail
+from trainer.contract.layout import SPEC
 from trainer.contract.remote import Remote, RemoteError, is_url
 
 ANSWER_WITHIN_S = 10.0
@@ -126,7 +127,7 @@ class Bucket:
 
     def exists(self) -> bool:
         """Whoever begins a run writes its spec first; asking for one object costs a tenth of a listing."""
-        return self.read("spec.json") is not None
+        return self.read(SPEC) is not None
 
     def read(self, name: str) -> bytes | None:
         with _asking():

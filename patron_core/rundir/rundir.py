@@ -20,14 +20,26 @@ from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
 from trainer.contract import control
+from trainer.contract.layout import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVENTS,
+    MANIFEST,
+    RESULT,
+    SPEC,
+    checkpoint_name,
+    files_by_step,
+    is_whole,
+    log_name,
+    segment_name,
+    segment_of,
+)
 from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
 FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
-_SEGMENT = re.compile(r"(?P<attempt>.+)-(?P<number>\d+)\.jsonl")
 _ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
-_CHECKPOINT = re.compile(r"step-(\d+)/(.+)")
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
@@ -70,14 +82,14 @@ class RunDir:
     def write_spec(self, canonical_json: str) -> None:
         """Freeze the spec. Writing the same one again changes nothing; a different one raises Conflict."""
         content = canonical_json.encode()
-        if not self._place.create("spec.json", content) and self._place.read("spec.json") != content:
+        if not self._place.create(SPEC, content) and self._place.read(SPEC) != content:
             raise Conflict(
-                f"{join(self.where, 'spec.json')} holds a different spec, and a run's spec is frozen",
+                f"{join(self.where, SPEC)} holds a different spec, and a run's spec is frozen",
                 next="make a new run for the changed spec",
             )
 
     def spec(self) -> dict[str, Any] | None:
-        return to_object(self._place.read("spec.json"))
+        return to_object(self._place.read(SPEC))
 
     def control(self) -> bytes | None:
         return self._place.read(control.NAME)
@@ -87,11 +99,11 @@ class RunDir:
         self._place.write(control.NAME, control.content(attempt, deadline_s))
 
     def environment(self) -> dict[str, Any] | None:
-        return to_object(self._place.read("environment.json"))
+        return to_object(self._place.read(ENVIRONMENT))
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
-        return to_object(self._place.read("result.json"))
+        return to_object(self._place.read(RESULT))
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """By step, the incomplete ones too: they are what a crash left, and take up space."""
@@ -103,21 +115,14 @@ class RunDir:
 
     def _checkpoint_files(self) -> dict[int, dict[str, int]]:
         """Step -> the sizes of its files."""
-        found: dict[int, dict[str, int]] = {}
-        for name, size in self._place.sizes("checkpoints").items():
-            if match := _CHECKPOINT.fullmatch(name):
-                found.setdefault(int(match[1]), {})[match[2]] = size
-        return found
+        return files_by_step(self._place.sizes(CHECKPOINTS))
 
     def _inspect_checkpoint(self, step: int, sizes: dict[str, int]) -> CheckpointInfo:
-        name = f"checkpoints/step-{step:06d}"
-        manifest = to_object(self._place.read(f"{name}/manifest.json")) if "manifest.json" in sizes else None
-        files = manifest.get("files") if manifest else None
-        complete = isinstance(files, dict) and len(files) > 0
-        for file, stated in (files if isinstance(files, dict) else {}).items():
-            stated_bytes = stated.get("bytes") if isinstance(stated, dict) else None
-            complete = complete and sizes.get(file) == stated_bytes
-        return CheckpointInfo(step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=complete)
+        name = checkpoint_name(step)
+        manifest = to_object(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
+        return CheckpointInfo(
+            step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=is_whole(sizes, manifest)
+        )
 
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
@@ -131,9 +136,9 @@ class RunDir:
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
         events: list[Event] = []
         for attempt, number, name in self._new_segments(segments):
-            content = self._place.read(f"events/{name}")
+            content = self._place.read(f"{EVENTS}/{name}")
             if content is None:
-                if self._place.is_away("events"):
+                if self._place.is_away(EVENTS):
                     break  # all of it went away: unmounted, not deleted; read on from here when it is back
                 continue  # a later segment of this attempt counts it as missing; without one it may come back
             if attempt in segments:
@@ -159,7 +164,7 @@ class RunDir:
         return next((source for source in sources if source not in _OTHER_STOPS), None)
 
     def log_tail(self, attempt: str, lines: int) -> str:
-        return self._place.tail(f"logs/{attempt}.log", lines)
+        return self._place.tail(log_name(attempt), lines)
 
     def _new_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
         new = self._list_segments(read)
@@ -170,15 +175,15 @@ class RunDir:
 
     def _list_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
         def read_up_to(name: str) -> str | None:
-            match = _SEGMENT.fullmatch(name)
-            number = read.get(match["attempt"]) if match else None
-            return None if match is None or number is None else f"{match['attempt']}-{number:06d}.jsonl"
+            segment = segment_of(name)
+            number = read.get(segment[0]) if segment else None
+            return None if segment is None or number is None else segment_name(segment[0], number)
 
         new = []
-        for name in self._place.names("events", read_up_to):
-            match = _SEGMENT.fullmatch(name)
-            if match and int(match["number"]) > read.get(match["attempt"], -1):
-                new.append((match["attempt"], int(match["number"]), name))
+        for name in self._place.names(EVENTS, read_up_to):
+            segment = segment_of(name)
+            if segment and segment[1] > read.get(segment[0], -1):
+                new.append((*segment, name))
         return sorted(new, key=lambda segment: (attempt_order(segment[0]), segment[1]))
 
 

@@ -9,11 +9,14 @@ next), 4 a confirmation flag is missing, 5 busy or unreachable (try again), 6 th
 
 from __future__ import annotations
 
+import functools
+import getpass
 import json
 import math
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +85,24 @@ class Session(Generic[A]):
             if not self.is_script:
                 raise  # the notebook shows the traceback
             self._fail_unexpected(error)
+
+    @functools.cached_property
+    def actor(self) -> str:
+        """Who asks: the account's name."""
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # an account without a name, in a container
+            return "notebook"
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The idempotency key of this run of the notebook: the one that was given, or one of its own."""
+        return getattr(self.args, "key", "") or uuid.uuid4().hex[:12]
+
+    def require(self, flag: str, value: object, *, next: str) -> None:
+        """In a script, end with 2 where a flag is missing. Elsewhere it is chosen on the page."""
+        if self.is_script and not value:
+            self.fail(InvalidInput([f"{flag}: missing"], next=next))
 
     def open_lab(self, *, make: bool = True) -> Store | None:
         """The lab's store; None where there is none and `make` is off. In an editor or an app its error is raised."""

@@ -6,13 +6,16 @@ Each verb is a function of the store, plain arguments, an actor and, where it sp
 plain typed data and raises a PatronError that says what to do next.
 """
 
+from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import from_usd, to_usd
+from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
-from patron_core.verbs.dryrun import dryrun, repriced
+from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab
@@ -38,6 +41,7 @@ from patron_core.verbs.watch import (
 )
 
 __all__ = [
+    "ACTIVE",
     "ATTENTION",
     "CLOUDS",
     "DEFAULT_PROJECT",
@@ -46,11 +50,13 @@ __all__ = [
     "LOCAL_SPEC",
     "PRICED_CLOUDS",
     "RESTING",
+    "TERMINAL",
     "Comparison",
     "Lab",
     "Offer",
     "Placed",
     "Question",
+    "RunState",
     "RunView",
     "SearchReport",
     "Target",
@@ -63,6 +69,7 @@ __all__ = [
     "deposit",
     "device_names",
     "dryrun",
+    "ensure_running",
     "estimate_local",
     "estimates",
     "exit_code",
@@ -70,6 +77,7 @@ __all__ = [
     "from_usd",
     "fund",
     "fund_and_launch",
+    "has_search",
     "hold_for",
     "lab",
     "launch",
@@ -89,6 +97,7 @@ __all__ = [
     "repriced",
     "scaling_fit",
     "search",
+    "startup_s",
     "statement",
     "to_usd",
     "view",

@@ -133,7 +133,7 @@ def view(store: Store, run_id: str) -> RunView:
         warnings=[*warnings[-5:], *([lag.sentence] if lag else [])],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
-        next=next_step(run, made[-1].evidence.get("last_word") if made else None),
+        next=_next(run, made[-1] if made else None, history),
     )
 
 
@@ -234,6 +234,14 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
+
+
+def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:
+    """After a refusal what it said is to be done, not what was refused."""
+    refused = newest_refusal(history)
+    if refused is not None and str(refused["next"]).startswith("python "):
+        return str(refused["next"])
+    return next_step(run, newest.evidence.get("last_word") if newest else None)
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:

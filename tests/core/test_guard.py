@@ -109,9 +109,20 @@ def test_a_wish_to_stop_is_obeyed_and_ends_it_for_good(world: World) -> None:
     world.records.write_stop({"at": time.time()})
     assert world.end(guard) == EXIT_STOPPED
     assert world.last()["exit_code"] == 75
-    assert world.last()["evidence"]["stop_requested"]
+    assert world.last()["evidence"]["cancelled"]
     assert world.end(world.start(STOPS)) == EXIT_STOPPED  # started again all the same: it does nothing
     assert world.last()["evidence"]["stopped_before_start"]
+
+
+def test_two_guards_of_one_key_on_one_machine_do_not_kill_each_others_processes(world: World, tmp_path: Path) -> None:
+    """As where two people of a shared machine start a task file by hand, with its own name for the attempt."""
+    stays = world.ready(STOPS)
+    other = World(tmp_path / "other")
+    assert other.end(other.start("print('hello')")) == 0
+    assert stays.poll() is None
+    world.records.write_stop({"at": time.time()})
+    assert world.end(stays) == EXIT_STOPPED
+    assert world.last()["exit_code"] == 75
 
 
 def test_what_does_not_listen_is_killed_after_its_grace(world: World) -> None:

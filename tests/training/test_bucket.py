@@ -14,8 +14,8 @@ from s3 import S3Server
 from training import Trainer, wait_for
 
 from trainer.checkpoint.bucket import Bucket, local_folder
+from trainer.checkpoint.folders import steps_to_keep
 from trainer.checkpoint.restore import restore, whole_checkpoints
-from trainer.checkpoint.uploads import steps_to_keep
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_BAD_SPEC, EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.remote import Remote

@@ -35,6 +35,7 @@ from trainer.contract import grace
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_DONE, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.files import cache_folder, read_json
+from trainer.contract.layout import RESULT
 from trainer.contract.remote import Remote, RemoteError
 
 WRITER = ".writer.json"
@@ -120,7 +121,7 @@ class Bucket:
 
     def bring_up_the_rest(self) -> bool:
         """For a run that is finished here: whether all of it is up there in the end."""
-        self.start(str((read_json(self._folder / "result.json") or {}).get("attempt", "")), None, None)
+        self.start(str((read_json(self._folder / RESULT) or {}).get("attempt", "")), None, None)
         assert self._records is not None
         self._records.result_due = True
         try:

@@ -9,19 +9,29 @@ from pathlib import Path
 # Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash. As their
 # number may change, so may the way in which processes add up.
 NOT_HASHED = {
-    "bucket.py", "cache.py", "checkpoint.py", "code.py", "console.py", "data",
-    "devices.py", "distributed.py", "dryrun.py",
-    "ending.py", "environment.py", "events.py", "files.py", "generate.py", "gpus.py", "launch.py", "loading.py",
-    "notices.py", "out_of_memory.py", "outcome.py", "remote.py", "restore.py", "sample.py", "saving.py", "session.py",
-    "showcase.py", "stop.py", "train.py", "uploads.py", "world.py",
+    "checkpoint", "contract/code.py", "contract/commit.py", "contract/control.py", "contract/devices.py",
+    "contract/events.py", "contract/exits.py", "contract/files.py", "contract/gpus.py", "contract/grace.py",
+    "contract/layout.py", "contract/remote.py", "contract/words.py", "data", "dryrun.py", "environment.py",
+    "frozen.py", "launch.py", "model/cache.py", "pace.py", "preemption", "runtime/console.py",
+    "runtime/distributed.py", "runtime/joining.py", "runtime/measure.py", "runtime/out_of_memory.py",
+    "runtime/transfer.py", "runtime/world.py", "sample.py", "sampling", "session.py", "start.py", "train.py",
 }  # fmt: skip
+
+
+def hashed_sources() -> dict[str, Path]:
+    """What decides a number: the path inside the trainer -> the file."""
+    folder = Path(__file__).parents[1]
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".cpp")):
+        inner = path.relative_to(folder)
+        if not NOT_HASHED & {inner.as_posix(), *(parent.as_posix() for parent in inner.parents)}:
+            found[inner.as_posix()] = path
+    return found
 
 
 def code_hash() -> str:
     """Sixteen hex digits over names and contents of the sources that compute."""
-    folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    sources = (path for path in folder.rglob("*") if path.suffix in (".py", ".cpp"))
-    for path in sorted(path for path in sources if path.relative_to(folder).parts[0] not in NOT_HASHED):
-        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name, path in hashed_sources().items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -44,13 +44,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def newest_checkpoint_name(run_dir: Path) -> str | None:
-    """step-000300, of the newest checkpoint that was written to its end; it may have been damaged since."""
-    paths = [path.parent for path in (run_dir / "checkpoints").glob("step-*/manifest.json")]
-    names = [path.name for path in paths if path.name.removeprefix("step-").isdigit()]
-    return max(names, key=lambda name: int(name.removeprefix("step-")), default=None)
-
-
 def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
