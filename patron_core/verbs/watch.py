@@ -288,6 +288,14 @@ def _phase(events: list[Event]) -> str:
 
 
 def burn_usd_micros_per_hour(store: Store) -> int:
-    """What all live attempts cost together, an hour."""
-    active = {run.id for run in runs.active_runs(store) if run.state in ACTIVE}
-    return sum(a.usd_micros_per_hour for a in attempts.live(store) if a.run_id in active)
+    """What all attempts that have a machine cost together, an hour. Looking for one costs nothing."""
+    active = {run.id: run for run in runs.active_runs(store) if run.state in ACTIVE}
+    alive = [a for a in attempts.live(store) if a.run_id in active]
+    return sum(a.usd_micros_per_hour for a in alive if _has_machine(active[a.run_id], a))
+
+
+def _has_machine(run: Run, attempt: Attempt) -> bool:
+    """Submitted is not started: a machine to be rented may still be looked for, until the first second is charged."""
+    if attempt.state != "submitted" or run.state is RunState.RECOVERING:
+        return False
+    return run.state is RunState.RUNNING or attempt.executor == "local" or attempt.charged_s > 0
