@@ -126,7 +126,8 @@ def _claim(key: str, content: dict[str, Any], *, end: dict[str, Any] | None = No
     job_dir = _jobs_folder() / key
     if (job_dir / "job.json").exists():
         return job_dir
-    _jobs_folder().mkdir(parents=True, exist_ok=True)
+    settings.make_home()
+    _jobs_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=_jobs_folder(), prefix=".claim-"))  # for us only: env may hold secrets
     here = {
         "boot_id": processes.boot_id(),
@@ -147,7 +148,7 @@ def _claim(key: str, content: dict[str, Any], *, end: dict[str, Any] | None = No
 
 
 def _start_runner(job_dir: Path) -> None:
-    command = [sys.executable, "-m", "patron_core.executors.runner", str(job_dir)]
+    command = [sys.executable, "-P", "-m", "patron_core.executors.runner", str(job_dir)]
     with (job_dir / "runner.log").open("ab") as log:
         started = subprocess.run(  # returns as soon as the runner has cut itself loose
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, check=False

@@ -184,6 +184,11 @@ class SkyExecutor:
         return "\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:])
 
 
+def check_server() -> None:
+    """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
+    _client.is_launching(prefix())
+
+
 def poll_s() -> float:
     return float(os.environ.get("PATRON_SKY_POLL_S") or DEFAULT_POLL_S)
 
@@ -293,7 +298,7 @@ def _write_wish(records: Records, grace_s: float) -> None:
 @contextmanager
 def _claimed(key: str) -> Iterator[None]:
     """One submit of a key at a time, among the processes of this lab."""
-    folder = settings.home() / "jobs"
+    folder = settings.make_home() / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{key}.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

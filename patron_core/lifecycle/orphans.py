@@ -22,7 +22,7 @@ from patron_core.errors import PatronError
 from patron_core.executors.sky_view import TERMINAL
 from patron_core.executors.skypilot import prefix
 from patron_core.executors.skypilot_client import Client
-from patron_core.money import cost_usd_micros, format_usd
+from patron_core.money import cost_usd_micros, format_usd, from_usd
 from patron_core.store import Store
 from patron_core.store.schema import attempts as attempts_table
 
@@ -139,7 +139,7 @@ def _clusters(clusters: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str,
                 job_id=None,
                 why="no job of ours runs on it",
                 seconds=seconds,
-                usd_micros=cost_usd_micros(seconds, round(1e6 * hourly)) if hourly else None,
+                usd_micros=cost_usd_micros(seconds, from_usd(hourly)) if hourly else None,
             )
         )
     return found

@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from patron_core.errors import Refused
-from patron_core.estimate import BudgetFit, Calibration
+from patron_core.estimate import BudgetFit, Calibration, TooLittleText
 from patron_core.machines import this_machine
 from patron_core.money import format_usd
 from patron_core.scaling import Candidate, recommend
@@ -101,17 +101,20 @@ class _Search:
 
     def _enumerate(self) -> list[BudgetFit]:
         """Every depth, cut to the whole budget, the lowest predicted val_bpb first; before them those begun already."""
-        fits, refusals = [], []
+        fits: list[BudgetFit] = []
+        refusals: list[Refused] = []
         for depth in self.question.depths:
             try:
                 budget = self.question.budget_usd_micros
                 fits.append(self.runs.fit(depth, calibration=None, budget_usd_micros=budget))
             except Refused as error:
-                refusals.append(error.message)
+                refusals.append(error)
                 self._decide_once("drop", f"{error.message[0].upper()}{error.message[1:]}.", depth=depth)
         if not fits:
+            if all(isinstance(error, TooLittleText) for error in refusals):
+                raise refusals[0]  # the same for every depth
             raise Refused(
-                f"no depth fits{this_machine.busy_words()}: {'; '.join(refusals)}",
+                f"no depth fits{this_machine.busy_words()}: {'; '.join(error.message for error in refusals)}",
                 next="take more --minutes, a larger --budget, or smaller --depths",
             )
         fits.sort(key=lambda fit: (fit.estimate.recipe.depth not in self.runs.by_depth, fit.estimate.val_bpb.mid))
@@ -170,7 +173,7 @@ class _Search:
         if not proven and not self.runs.finished:
             why = " ".join(d["sentence"] for d in self.log.decisions[since:] if d["kind"] in ("drop", "skip"))
             raise Refused(
-                f"no depth passed its dryrun within the budget{this_machine.busy_words()}. {why}".rstrip(),
+                f"no depth passed its dryrun{'' if self.runs.failures else this_machine.busy_words()}. {why}".rstrip(),
                 next="take more --minutes or smaller --depths, or try again when the machine is idle",
             )
         return proven
@@ -180,7 +183,7 @@ class _Search:
         left = {run.spec["depth"]: (run, fit) for run, fit in proven}
         while left and len(self.runs.finished) < self.question.max_runs:
             best = self._best_bpb()
-            law = fit_of(self.store, str(self.question.spec.get("data", "stdlib")))
+            law = fit_of(self.store, self.question.corpus)
             options = [
                 Candidate(
                     label=str(depth),
@@ -233,7 +236,6 @@ class _Search:
     def _report(self, why: str, *, elapsed_s: float | None = None) -> SearchReport:
         rows = compare(self.store, self.runs.finished)
         done = [row for row in rows if row.val_bpb is not None]
-        corpus = str(self.question.spec.get("data", "stdlib"))
         return SearchReport(
             search_id=self.log.search_id,
             project=self.log.project,
@@ -244,5 +246,5 @@ class _Search:
             spent_usd_micros=self.runs.spent_usd_micros(),
             elapsed_s=time.monotonic() - self.runs.started if elapsed_s is None else elapsed_s,
             stopped_because=why,
-            where_next=where_next(fit_of(self.store, corpus), rows),
+            where_next=where_next(fit_of(self.store, self.question.corpus), rows),
         )

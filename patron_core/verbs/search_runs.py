@@ -13,6 +13,7 @@ from patron_core.money import affordable_s, format_usd
 from patron_core.states import EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
+from patron_core.verbs import free_checks
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import compare
 from patron_core.verbs.control import launch
@@ -23,6 +24,7 @@ from patron_core.verbs.question import Question
 from patron_core.verbs.search_log import SearchLog
 from patron_core.verbs.watch import RunView, view, wait
 from trainer.contract.grace import kill_after_s
+from trainer.contract.spec import PATH, TrainSpec
 
 
 class BudgetUsedUp(Refused):
@@ -40,6 +42,9 @@ class SearchRuns:
             if (run := self.find(depth)) is not None:
                 self.by_depth[depth] = run.id
         self.finished: list[str] = [decision["run"] for decision in log.all_of("result")]
+        self.failures: list[str] = []  # what the dryruns that failed said
+        self._counted = False
+        self._train_tokens: int | None = None
 
     def find(self, depth: int) -> Run | None:
         return runs.find_by_key(self.store, project=self.log.project, key=self._key(depth))
@@ -52,7 +57,8 @@ class SearchRuns:
     ) -> BudgetFit:
         spec = check_spec(self.question.spec | {"depth": depth})
         price = this_machine.this_price()
-        available = (run.dryrun or {}).get("measured", {}).get("train_tokens_available") if run else None
+        measured = (run.dryrun or {}).get("measured", {}).get("train_tokens_available") if run else None
+        available = self._available(spec) if measured is None else measured
         return fit_to_budget(
             spec,
             this_machine.this_device(self.store),
@@ -66,6 +72,14 @@ class SearchRuns:
             bound="high" if calibration else "mid",
             max_train_tokens=available,
         )
+
+    def _available(self, spec: TrainSpec) -> int | None:
+        """Tokens that a run has to train on, counted once; all depths share them. None where that is not known."""
+        if not self._counted:
+            if spec.data.startswith(PATH):
+                self.log.progress(f"counting the tokens of {spec.data}", None)
+            self._train_tokens, self._counted = free_checks.train_tokens(spec), True
+        return self._train_tokens
 
     def prove(self, fit: BudgetFit) -> Run | None:
         depth = fit.estimate.recipe.depth
@@ -99,6 +113,7 @@ class SearchRuns:
             run = self._wait(run.id).run
         if run.state is RunState.FAILED:
             said = view(self.store, run.id).sentence
+            self.failures.append(said)
             self.log.decide("drop", f"Depth {depth}: its dryrun failed. {said}", depth=depth, run=run.id)
             return None
         return run

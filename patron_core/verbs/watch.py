@@ -133,7 +133,7 @@ def view(store: Store, run_id: str) -> RunView:
         warnings=[*warnings[-5:], *([lag.sentence] if lag else [])],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
-        next=next_step(run, made[-1].evidence.get("last_word") if made else None),
+        next=_next(run, made[-1] if made else None, history),
     )
 
 
@@ -236,6 +236,14 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
 
 
+def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:
+    """After a refusal what it said is to be done, not what was refused."""
+    refused = newest_refusal(history)
+    if refused is not None and str(refused["next"]).startswith("python "):
+        return str(refused["next"])
+    return next_step(run, newest.evidence.get("last_word") if newest else None)
+
+
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:
     metrics: dict[str, float] = {}
     step = 0
@@ -279,6 +287,14 @@ def _phase(events: list[Event]) -> str:
 
 
 def burn_usd_micros_per_hour(store: Store) -> int:
-    """What all live attempts cost together, an hour."""
-    active = {run.id for run in runs.active_runs(store) if run.state in ACTIVE}
-    return sum(a.usd_micros_per_hour for a in attempts.live(store) if a.run_id in active)
+    """What all attempts that have a machine cost together, an hour. Looking for one costs nothing."""
+    active = {run.id: run for run in runs.active_runs(store) if run.state in ACTIVE}
+    alive = [a for a in attempts.live(store) if a.run_id in active]
+    return sum(a.usd_micros_per_hour for a in alive if _has_machine(active[a.run_id], a))
+
+
+def _has_machine(run: Run, attempt: Attempt) -> bool:
+    """Submitted is not started: a machine to be rented may still be looked for, until the first second is charged."""
+    if attempt.state != "submitted" or run.state is RunState.RECOVERING:
+        return False
+    return run.state is RunState.RUNNING or attempt.executor == "local" or attempt.charged_s > 0

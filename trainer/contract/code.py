@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 # Sources that report, store or arrange and never touch a number; a correction there must not end running experiments.
@@ -11,11 +12,16 @@ from pathlib import Path
 NOT_HASHED = {
     "checkpoint", "contract/code.py", "contract/commit.py", "contract/control.py", "contract/devices.py",
     "contract/events.py", "contract/exits.py", "contract/files.py", "contract/gpus.py", "contract/grace.py",
-    "contract/layout.py", "contract/remote.py", "contract/words.py", "data", "dryrun.py", "environment.py",
-    "frozen.py", "launch.py", "model/cache.py", "pace.py", "preemption", "runtime/console.py",
+    "contract/layout.py", "contract/remote.py", "contract/urls.py", "contract/words.py", "data", "dryrun.py",
+    "environment.py", "frozen.py", "launch.py", "model/cache.py", "pace.py", "preemption", "runtime/console.py",
     "runtime/distributed.py", "runtime/joining.py", "runtime/measure.py", "runtime/out_of_memory.py",
     "runtime/transfer.py", "runtime/world.py", "sample.py", "sampling", "session.py", "start.py", "train.py",
 }  # fmt: skip
+
+
+def python_module(module: str) -> list[str]:
+    """A command that starts a module as this process was started: with -P, never from the folder it is in."""
+    return [sys.executable, *(["-P"] if sys.flags.safe_path else []), "-m", module]
 
 
 def hashed_sources() -> dict[str, Path]:
