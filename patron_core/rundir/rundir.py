@@ -9,7 +9,6 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
 from trainer.contract import control
+from trainer.contract.keys import kind_and_number
 from trainer.contract.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -39,7 +39,6 @@ from trainer.contract.remote import join
 Cursor = dict[str, Any]
 FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
-_ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
@@ -203,8 +202,8 @@ def events_so_far(directory: RunDir) -> list[Event]:
 
 def attempt_order(attempt: str) -> tuple[int, str, str]:
     """Sorts attempts as they happened: by their number, a dryrun before a train of the same number."""
-    match = _ATTEMPT.fullmatch(attempt)
-    return (int(match["ordinal"]), match["kind"], attempt) if match else (0, "", attempt)
+    kind, number = kind_and_number(attempt) or ("", 0)
+    return number, kind, attempt
 
 
 def lineage(events: Sequence[Event]) -> list[Event]:
