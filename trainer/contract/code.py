@@ -12,10 +12,11 @@ from pathlib import Path
 NOT_HASHED = {
     "checkpoint", "contract/code.py", "contract/commit.py", "contract/control.py", "contract/devices.py",
     "contract/events.py", "contract/exits.py", "contract/files.py", "contract/gpus.py", "contract/grace.py",
-    "contract/layout.py", "contract/remote.py", "contract/urls.py", "contract/words.py", "data", "dryrun.py",
-    "environment.py", "frozen.py", "launch.py", "model/cache.py", "pace.py", "preemption", "runtime/console.py",
-    "runtime/distributed.py", "runtime/joining.py", "runtime/measure.py", "runtime/out_of_memory.py",
-    "runtime/transfer.py", "runtime/world.py", "sample.py", "sampling", "session.py", "start.py", "train.py",
+    "contract/keys.py", "contract/layout.py", "contract/remote.py", "contract/urls.py", "contract/words.py", "data",
+    "dryrun.py", "environment.py", "frozen.py", "launch.py", "model/cache.py", "pace.py", "preemption",
+    "runtime/console.py", "runtime/distributed.py", "runtime/joining.py", "runtime/measure.py",
+    "runtime/out_of_memory.py", "runtime/transfer.py", "runtime/world.py", "sample.py", "sampling", "session.py",
+    "start.py", "train.py",
 }  # fmt: skip
 
 
