@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from corpus import write_corpus
+from record import all_events, curve
 
 from patron_core import verbs
 from patron_core.errors import Refused
@@ -24,7 +25,7 @@ from patron_core.lifecycle.supervisor import Supervisor, ensure_running
 from patron_core.mirror import tracking
 from patron_core.mirror.due import due
 from patron_core.money import cost_usd_micros
-from patron_core.rundir.rundir import RunDir, curve, lineage
+from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs
 
@@ -137,7 +138,7 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     drive(supervisor, run, lambda seen: due(store) == [])
     mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
     assert Counter(mirrored["step"].to_list()) == Counter(range(1, 201))
-    recorded = curve(lineage(directory.all_events()), "train/loss")
+    recorded = curve(lineage(all_events(directory)), "train/loss")
     assert sorted(zip(mirrored["step"], mirrored["value"], strict=True)) == recorded
 
     row = verbs.compare(store, [run.id])[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,6 @@ class RunDir:
             "missing_segments": missing_segments,
         }
 
-    def all_events(self) -> list[Event]:
-        return self.read_events()[0]
-
     def reclaim_notice(self, attempt: str) -> str | None:
         """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
         notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
@@ -226,24 +223,6 @@ def lineage(events: Sequence[Event]) -> list[Event]:
             limit = min(limit, resumed_step if isinstance(resumed_step, int) else -1)
     kept.reverse()
     return kept
-
-
-def curve(events: Iterable[Event], key: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric ("train/loss") or of an eval's field ("val_bpb"), in the order of the events."""
-    points = []
-    for event in events:
-        if event.step is None:
-            continue
-        if event.kind == "metrics":
-            metrics = event.data.get("metrics")
-            value = metrics.get(key) if isinstance(metrics, dict) else None
-        elif event.kind == "eval":
-            value = event.data.get(key)
-        else:
-            continue
-        if isinstance(value, int | float):
-            points.append((event.step, float(value)))
-    return points
 
 
 def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
