@@ -15,6 +15,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
+from trainer.contract.keys import dryrun_folder
 from trainer.contract.remote import join
 
 CLOCK_NOISE_S = 60.0  # two clocks of one lab may differ by so much
@@ -35,7 +36,7 @@ class Scene:
 
 def attempt_dir(run: Run, attempt: Attempt) -> str:
     """A dryrun has a run directory of its own inside the run's, so that a burst never mixes with the real thing."""
-    return join(run.run_dir, f"dryrun-{attempt.number}") if attempt.kind == "dryrun" else run.run_dir
+    return join(run.run_dir, dryrun_folder(attempt.number)) if attempt.kind == "dryrun" else run.run_dir
 
 
 def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:

@@ -9,9 +9,8 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
 from trainer.contract import control, shapes
+from trainer.contract.keys import kind_and_number
 from trainer.contract.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -40,7 +40,6 @@ Cursor = dict[str, Any]
 MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events than that
 FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
-_ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
@@ -157,9 +156,6 @@ class RunDir:
             "missing_segments": missing_segments,
         }
 
-    def all_events(self) -> list[Event]:
-        return self.read_events()[0]
-
     def reclaim_notice(self, attempt: str) -> str | None:
         """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
         notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
@@ -209,8 +205,8 @@ def events_so_far(directory: RunDir) -> list[Event]:
 
 def attempt_order(attempt: str) -> tuple[int, str, str]:
     """Sorts attempts as they happened: by their number, a dryrun before a train of the same number."""
-    match = _ATTEMPT.fullmatch(attempt)
-    return (int(match["ordinal"]), match["kind"], attempt) if match else (0, "", attempt)
+    kind, number = kind_and_number(attempt) or ("", 0)
+    return number, kind, attempt
 
 
 def lineage(events: Sequence[Event]) -> list[Event]:
@@ -230,24 +226,6 @@ def lineage(events: Sequence[Event]) -> list[Event]:
             limit = min(limit, resumed_step if isinstance(resumed_step, int) else -1)
     kept.reverse()
     return kept
-
-
-def curve(events: Iterable[Event], key: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric ("train/loss") or of an eval's field ("val_bpb"), in the order of the events."""
-    points = []
-    for event in events:
-        if event.step is None:
-            continue
-        if event.kind == "metrics":
-            metrics = event.data.get("metrics")
-            value = metrics.get(key) if isinstance(metrics, dict) else None
-        elif event.kind == "eval":
-            value = event.data.get(key)
-        else:
-            continue
-        if isinstance(value, int | float):
-            points.append((event.step, float(value)))
-    return points
 
 
 def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:

@@ -27,12 +27,12 @@ from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
 from patron_core.ui import inert
 from patron_core.ui.commands import LOOK, is_command, is_same, own_command, speak_utf8, utf8
-from patron_core.ui.flags import Arguments, parse_arguments
+from patron_core.ui.flags import Arguments, Usd, parse_arguments
 
 if TYPE_CHECKING:
     from patron_core.store import Store
 
-__all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
+__all__ = ["Arguments", "Outcome", "Session", "Usd", "open_session", "parse_arguments"]
 
 NOT_SUCCEEDED = 6  # what was followed came to rest somewhere else
 QUIET_STATUS_EVERY_S = 10.0  # of a log file; a terminal is rewritten each time
