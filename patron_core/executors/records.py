@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from patron_core.rundir.files import to_object
 from patron_core.rundir.places import place_of
+from trainer.contract.files import to_object
 
 
 class Records:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from patron_core.errors import Conflict
-from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
 from trainer.contract import control
+from trainer.contract.files import to_object
 from trainer.contract.keys import kind_and_number
 from trainer.contract.layout import (
     CHECKPOINTS,

@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer.checkpoint.folders import find_damage
 from trainer.contract.events import attempt_segments, last_seq, seq_of
-from trainer.contract.files import sync_folder
+from trainer.contract.files import sync_folder, to_object
 from trainer.contract.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -181,11 +181,7 @@ def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bo
 
 
 def _get_json(remote: Remote, name: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(remote.get(name) or b"null")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return to_object(remote.get(name))
 
 
 def _say(text: str) -> None:
