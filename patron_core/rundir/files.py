@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.files import to_object, write_atomic
+from trainer.contract.files import write_atomic
+from trainer.contract.shapes import object_of
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is no file, or no whole object in it. Raises OSError where a disk refuses."""
     try:
-        return to_object(path.read_bytes())
+        return object_of(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
 

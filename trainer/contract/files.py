@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract.exits import UserError
+from trainer.contract.shapes import object_of
 
 
 def cache_folder() -> Path:
@@ -78,18 +79,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file; None when it is missing, cannot be read or holds no whole one."""
     try:
-        return to_object(path.read_bytes())
+        return object_of(path.read_bytes())
     except OSError:
         return None
-
-
-def to_object(content: bytes | None) -> dict[str, Any] | None:
-    """The object in a JSON text; None where there is no whole one."""
-    try:
-        value = json.loads(content or b"null")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def sync_folder(folder: Path) -> None:
