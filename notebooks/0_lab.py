@@ -15,16 +15,17 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import charts, inert, show, tables
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import Arguments, Usd, open_session
 
 
 @app.class_definition
 class LabArguments(Arguments):
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project to show")
+    project: str = Field(default="", description="project to show; without it the one that has runs")
     limit: int = Field(default=50, ge=1, le=10000, description="runs to show at most")
-    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
-    key: str = Field(default="", description="idempotency key: the same key deposits once")
-    yes: bool = Field(default=False, description="confirm the deposit")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
+    withdraw: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to take back from the wallet; needs --yes")
+    key: str = Field(default="", description="idempotency key: the same key deposits or withdraws once")
+    yes: bool = Field(default=False, description="confirm the deposit or the withdrawal")
 
 
 @app.cell
@@ -58,9 +59,11 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    _known = {*verbs.lab(store).projects, args.project}
+    _asked = args.project or (verbs.DEFAULT_PROJECT if args.deposit else "")  # money goes where it always did
+    _first = verbs.project_to_show(store, _asked)
+    _known = {*verbs.lab(store).projects, _first}
     _wanted = params.get("project")
-    _value = _wanted if _wanted in _known else args.project  # an address names a project, it makes none
+    _value = _wanted if _wanted in _known else _first  # an address names a project, it makes none
     _names = {show.one_line(name, 100): name for name in sorted(_known)}
     project = mo.ui.dropdown(
         _names,
@@ -74,17 +77,21 @@ def choose(args, params, session, store):
 
 
 @app.cell
-def deposit_as_script(actor, args, key, project, session, store):
-    if session.is_script and args.deposit:
-        session.confirm(args.yes, f"a deposit of ${args.deposit:g} authorises spending", "--yes")
-        session.call(
-            verbs.deposit,
-            store,
-            project=project.value,
-            usd_micros=round(1e6 * args.deposit),
-            key=f"deposit:{key}",
-            actor=actor,
-        )
+def move_money_as_script(actor, args, key, project, session, store):
+    _wishes = [(verbs.deposit, args.deposit, "a deposit of {} authorises spending")]
+    _wishes += [(verbs.withdraw, args.withdraw, "a withdrawal of {} takes it back")]
+    for _verb, _dollars, _what in _wishes:
+        if session.is_script and _dollars:
+            _micros = verbs.from_usd(_dollars)
+            session.confirm(args.yes, _what.format(show.usd(_micros)), "--yes")
+            session.call(
+                _verb,
+                store,
+                project=project.value,
+                usd_micros=_micros,
+                key=f"{_verb.__name__}:{key}",
+                actor=actor,
+            )
     acted = True
     return (acted,)
 
@@ -181,7 +188,7 @@ def deposit(actor, get_pressed, key, project, session, set_pressed, store):
                 verbs.deposit,
                 store,
                 project=project.value,
-                usd_micros=round(1e6 * value),
+                usd_micros=verbs.from_usd(value),
                 key=f"deposit:{key}:{get_pressed()}",
                 actor=actor,
             )

@@ -19,7 +19,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import charts, inert, price_view, show, tables
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import Arguments, Usd, open_session
 
 
 @app.class_definition
@@ -31,7 +31,7 @@ class EstimateArguments(Arguments):
         default=("A100-40GB",), min_length=1, description=f"any of {', '.join(verbs.device_names())}"
     )
     minutes: float = Field(default=60.0, gt=0, le=1e6, description="time budget")
-    budget: float = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
+    budget: Usd = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
     spot: bool = Field(default=False, description="spot prices, and the reclaims that come with them")
     data: str = Field(default="climbmix", description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
     vocab_size: int = Field(default=32768, ge=272, le=262144, description="tokens in the vocabulary")
@@ -40,7 +40,7 @@ class EstimateArguments(Arguments):
     steps: int | None = Field(default=None, ge=1, le=10**8, description="training steps; beats the ratio")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
-    max_usd_per_hour: float | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
+    max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
 
 
@@ -134,7 +134,7 @@ def estimate(
             "num_steps": steps.value or None,
         },
         budget_s=budget_s,
-        budget_usd_micros=round(1e6 * budget.value),
+        budget_usd_micros=verbs.from_usd(budget.value),
         spot=spot.value,
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
@@ -165,8 +165,8 @@ def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
             rows,
             prices.value,
             deadline_s=budget_s,
-            budget_usd_micros=round(1e6 * budget.value),
-            max_usd_micros_per_hour=verbs.parse_usd(max_usd_per_hour.value) if max_usd_per_hour.value else None,
+            budget_usd_micros=verbs.from_usd(budget.value),
+            max_usd_micros_per_hour=verbs.from_usd(max_usd_per_hour.value) if max_usd_per_hour.value else None,
         )
         placed = _placed.value or []
     return (placed,)

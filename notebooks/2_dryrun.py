@@ -18,7 +18,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import inert, show, tables
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import Arguments, Usd, open_session
 
     SMALL = verbs.Question().spec  # what a laptop trains in a minute
 
@@ -34,14 +34,14 @@ class DryrunArguments(Arguments):
     batch_tokens: int = Field(default=SMALL["batch_tokens"], ge=16, le=2**26, description="tokens in a step")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
-    max_usd: float | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
-    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    max_usd: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
     key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
     on: Literal["local", "sky"] = Field(default="local", description="this machine, or one that SkyPilot finds")
     device: str = Field(default="", description="GPU to rent with --on sky, for instance A100-40GB or H100")
     spot: bool = Field(default=False, description="rent a machine that may be taken away, at a fraction of the price")
     where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
-    usd_per_hour: float | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
+    usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
     fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
     yes: bool = Field(default=False, description="confirm: spend what the burst costs")
     timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
@@ -108,7 +108,7 @@ def estimate(args, batch_tokens, data, depth, get_run, sequence_len, session, st
         device=args.device or verbs.LOCAL_DEVICE,
         spot=args.spot,
         only=args.where,
-        usd_micros_per_hour=round(1e6 * args.usd_per_hour) if args.usd_per_hour else None,
+        usd_micros_per_hour=verbs.from_usd(args.usd_per_hour) if args.usd_per_hour else None,
         fallback=args.fallback_prices,
     )
     _outcome = session.call(
@@ -139,7 +139,7 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
                 spec=spec,
                 project=args.project,
                 name=args.name or None,
-                max_usd_micros=round(1e6 * args.max_usd) if args.max_usd else None,
+                max_usd_micros=verbs.from_usd(args.max_usd) if args.max_usd else None,
                 target=target,
                 actor=actor,
                 key=f"dryrun:{key}",
@@ -153,14 +153,15 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
                 verbs.deposit,
                 store,
                 project=verbs.view(store, _run_id).run.project,
-                usd_micros=round(1e6 * deposit.value),
-                key=f"deposit:{key}",
+                usd_micros=verbs.from_usd(deposit.value),
+                key=f"deposit:{_run_id}:{key}",
                 actor=actor,
             )
         set_run(_run_id)
         if not session.is_script:
             params["run"] = _run_id
-        _begun = session.call(verbs.dryrun, store, _run_id, actor=actor)
+        _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
+        _begun = session.call(verbs.dryrun, store, _run_id, actor=actor, key=_once)
         set_error(_begun)
         if not _begun.failed:
             verbs.ensure_running(store)
@@ -232,7 +233,7 @@ def measured(seen, store):
     repriced = verbs.repriced(store, seen.run)
     pairs = [
         ("a step", show.between(_was["step_s"], show.seconds), show.seconds(_got.get("step_s"))),
-        ("MFU", show.percent(_was["mfu"]), show.percent(_got.get("mfu"))),
+        ("MFU", show.percent(_was.get("mfu_expected")), show.percent(_got.get("mfu"))),
         (
             "peak memory",
             show.between(_was["memory"]["peak_bytes"], show.size),

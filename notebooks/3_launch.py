@@ -16,7 +16,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import choices, inert, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import Arguments, Usd, open_session
 
     WAITING = (verbs.RunState.AWAITING_FUNDING, verbs.RunState.PAUSED, verbs.RunState.FUNDED)
 
@@ -24,8 +24,8 @@ with app.setup:
 @app.class_definition
 class LaunchArguments(Arguments):
     run: str = Field(default="", description="id, name or beginning of the id of the run")
-    fund: float | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
-    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    fund: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
     key: str = Field(default="", description="idempotency key: the same key holds and launches once")
     yes: bool = Field(default=False, description="confirm: hold the money and launch")
 
@@ -85,14 +85,14 @@ def identity(session):
 
 
 @app.cell
-def offer(amount, chosen, get_launch, session, store):
+def offer(amount, chosen, get_launch, key, session, store):
     launched = get_launch() is not None and not get_launch().failed
     mo.stop(launched)
     mo.stop(
         chosen.value is None,
         mo.md("No run that waits for money is chosen. Prove one: `python notebooks/2_dryrun.py --depth 2`"),
     )
-    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=round(1e6 * amount.value) or None)
+    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=verbs.from_usd(amount.value) or None, key=key)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="warn"))
     offered = _outcome.value
     return (offered,)
@@ -115,7 +115,7 @@ def terms(deposit, offered):
         ("will be held", show.usd(offered.hold_usd_micros)),
         ("in the wallet", show.usd(_wallet.available_usd_micros)),
     ]
-    lacking = offered.short_usd_micros - round(1e6 * deposit.value)
+    lacking = offered.short_usd_micros - verbs.from_usd(deposit.value)
     _short = (
         mo.callout(mo.md(inert.md("The wallet lacks {}. Deposit at least that.", show.usd(lacking))), kind="warn")
         if lacking > 0
@@ -144,8 +144,8 @@ def press(
                 verbs.fund_and_launch,
                 store,
                 chosen.value,
-                usd_micros=round(1e6 * amount.value) or None,
-                deposit_usd_micros=round(1e6 * deposit.value),
+                usd_micros=verbs.from_usd(amount.value) or None,
+                deposit_usd_micros=verbs.from_usd(deposit.value),
                 actor=actor,
                 key=key,
             )

@@ -18,7 +18,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import background, inert, show
-    from patron_core.ui.script import NOT_SUCCEEDED, Arguments, open_session
+    from patron_core.ui.script import NOT_SUCCEEDED, Arguments, Usd, open_session
 
     ASKED = verbs.Question()
     SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")
@@ -27,8 +27,11 @@ with app.setup:
 @app.class_definition
 class SearchArguments(Arguments):
     minutes: float = Field(default=ASKED.minutes, ge=0.05, le=10080, description="training time of one run")
-    budget: float = Field(
-        default=ASKED.budget_usd_micros / 1e6, gt=0, le=1e6, description="dollars that the search may spend in all"
+    budget: Usd = Field(
+        default=verbs.to_usd(ASKED.budget_usd_micros),
+        gt=0,
+        le=1e6,
+        description="dollars that the search may spend in all",
     )
     depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=ASKED.depths, min_length=1, description="depths to choose from"
@@ -129,7 +132,7 @@ def the_question(asked):
     _shape["device_batch_size"] = min(ASKED.spec["device_batch_size"], _rows)
     question = verbs.Question(
         minutes=asked.value["minutes"],
-        budget_usd_micros=round(asked.value["budget"] * 1e6),
+        budget_usd_micros=verbs.from_usd(asked.value["budget"]),
         depths=tuple(int(depth) for depth in asked.value["depths"]),
         max_dryruns=asked.value["max_dryruns"],
         max_runs=asked.value["max_runs"],

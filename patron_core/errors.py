@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from trainer.contract.urls import mask
+
 
 class PatronError(Exception):
     code: ClassVar[str] = "error"
@@ -27,9 +29,10 @@ class PatronError(Exception):
 
     def __init__(self, message: str, *, next: str):
         """`next` is the command or call to try."""
+        message = mask(message)  # it goes to terminals, pages, logs and the database
         super().__init__(message)
         self.message = message
-        self.next = next
+        self.next = mask(next)
 
     def to_dict(self) -> dict[str, Any]:
         shape = {"code": self.code, "message": self.message, "next": self.next, "retryable": self.retryable}
@@ -42,7 +45,7 @@ class InvalidInput(PatronError):
 
     def __init__(self, problems: Sequence[str], *, next: str):
         super().__init__("; ".join(problems), next=next)
-        self.problems = tuple(problems)
+        self.problems = tuple(map(mask, problems))
 
     def to_dict(self) -> dict[str, Any]:
         shape = super().to_dict()

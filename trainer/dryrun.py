@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from trainer.checkpoint.bucket import local_folder
+from trainer.contract.code import python_module
 from trainer.contract.events import attempt_segments, free_attempt_name, seq_of
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
@@ -65,7 +66,7 @@ class Rehearsal:
         return EXIT_DONE if ok else EXIT_ERROR
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "trainer.train", self._spec, self._place]
+        command = [*python_module("trainer.train"), self._spec, self._place]
         command += ["--attempt", self._attempt, *options]
         if self._deadline_at is not None:
             command += ["--deadline-s", f"{max(1.0, self._deadline_at - time.monotonic()):.1f}"]

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from patron_core import settings
 from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.watcher import Silence, Watcher, changed_at
@@ -149,6 +150,7 @@ class Runner:
 
 def main(job_dir: Path) -> int:
     """Cuts itself loose, and returns once the start is on record (0), or cannot be (1)."""
+    settings.keep_private()
     give_up_at = time.monotonic() + _LOCK_PATIENCE_S
     while (lock := take_lock(job_dir)) is None:  # held for a moment by a look, or for long by another runner
         if (job_dir / "started.json").exists() or time.monotonic() > give_up_at:

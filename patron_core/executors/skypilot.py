@@ -298,7 +298,7 @@ def _write_wish(records: Records, grace_s: float) -> None:
 @contextmanager
 def _claimed(key: str) -> Iterator[None]:
     """One submit of a key at a time, among the processes of this lab."""
-    folder = settings.home() / "jobs"
+    folder = settings.make_home() / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{key}.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

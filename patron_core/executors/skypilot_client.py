@@ -105,7 +105,7 @@ class Client:
         self.close()
         environ = {"SKYPILOT_DISABLE_LOCAL_API_SERVER": "1", "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
         self._worker = subprocess.Popen(
-            [sys.executable, "-m", "patron_core.executors.skypilot_client"],
+            [sys.executable, "-P", "-m", "patron_core.executors.skypilot_client"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

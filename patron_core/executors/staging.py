@@ -37,7 +37,7 @@ def stage(root: Path) -> Path:
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    folder = settings.home() / "staged" / digest.hexdigest()[:16]
+    folder = settings.make_home() / "staged" / digest.hexdigest()[:16]
     if not folder.is_dir():
         _write(folder, files)
     os.utime(folder)

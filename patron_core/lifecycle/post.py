@@ -27,6 +27,7 @@ from patron_core.errors import Busy, PatronError
 from patron_core.executors import processes
 from patron_core.store import Store, leases
 from patron_core.store.patience import jittered_s
+from trainer.contract.urls import mask
 
 LEASE_TTL_S = 30.0
 IDLE_ROUNDS = 3
@@ -182,9 +183,19 @@ def _is_gone(store: Store) -> bool:
     return not settings.home().exists() or (is_file and not Path(str(store.url.database)).exists())
 
 
+class _Masked(logging.Formatter):
+    """Of a library's words, too: what a traceback quotes may be a URL with a password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
 def begin(post: Post, inherited: int | None) -> Watch | None:
     """For the process itself: with the lock that it was given, or the free one. None: somebody else is there."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    settings.keep_private()
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Masked("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if inherited is None:
         lock = _take(post)
@@ -204,8 +215,7 @@ def add_lock_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _take(post: Post) -> int | None:
-    folder = settings.home()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = settings.make_home()
     lock = os.open(folder / f"{post.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,15 +227,16 @@ def _take(post: Post) -> int | None:
 
 
 def _sign(lock: int) -> None:
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()} {processes.mark(os.getpid())}".encode(), 0)
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()} {processes.mark(os.getpid())}".encode(), 0)
 
 
 def _start(post: Post, lock: int) -> None:
     folder = settings.home()
     with (folder / f"{post.name}.log").open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", post.module, "--lock-fd", str(lock)],
+            [sys.executable, "-P", "-m", post.module, "--lock-fd", str(lock)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

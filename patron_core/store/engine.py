@@ -186,6 +186,8 @@ def _parse_url(text: str) -> URL:
 
 def _make_parent(file: Path, url: URL) -> None:
     try:
+        if file.absolute().parent == settings.home():
+            settings.make_home()
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable(

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, Refused
-from patron_core.money import check_usd_micros, format_usd
+from patron_core.money import check_usd_micros, format_usd, typed_usd
 from patron_core.store import runs
 from patron_core.store.engine import Store, insert_or_nothing, reading
 from patron_core.store.names import check_key, check_names
@@ -63,7 +63,9 @@ def withdraw(
     if available < usd_micros:
         raise Refused(
             f"the wallet of {project!r} has {format_usd(available)}, {format_usd(usd_micros)} were asked for",
-            next=f"withdraw at most {format_usd(available)}",
+            next=f"python notebooks/0_lab.py --project {shlex.quote(project)} --withdraw {typed_usd(available)} --yes"
+            if available
+            else f"python notebooks/0_lab.py --project {shlex.quote(project)}",
         )
     return _post(conn, question, usd_micros, f"wallet:{project}", f"outside:{project}", actor=actor, now=now, memo=memo)
 
@@ -87,7 +89,7 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
         raise Refused(
             f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
             next=f"python notebooks/0_lab.py --project {shlex.quote(run.project)} --deposit "
-            f"{(usd_micros - available) / 1e6:.6f} --yes",
+            f"{typed_usd(usd_micros - available)} --yes",
         )
     return _post(conn, question, usd_micros, f"wallet:{run.project}", f"hold:{run.id}", actor=actor, now=now)
 

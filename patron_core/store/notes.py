@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, InvalidInput, NotFound
 from patron_core.store.engine import Store, reading, writing
+from patron_core.store.names import check_names
 from patron_core.store.records import Note, NoteRevision
 from patron_core.store.runs import lock, new_id
 from patron_core.store.schema import note_revisions, notes
@@ -35,6 +36,7 @@ def save(
     `base_revision` is the revision that the writer had before their eyes: when it is no longer the newest, Conflict.
     Without it the save always wins; the older revisions stay readable. `links` and `run_id` are kept when not given.
     """
+    check_names(project=project, actor=actor)
     if kind not in KINDS:
         raise InvalidInput([f"kind of note {kind!r}; allowed: {', '.join(KINDS)}"], next="kind='note'")
     written: dict[str, Any] = {"kind": kind, "title": title, "body": body, "actor": actor}

@@ -23,15 +23,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
+from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
 from patron_core.ui import inert
 from patron_core.ui.commands import LOOK, is_command, is_same, own_command, speak_utf8, utf8
-from patron_core.ui.flags import Arguments, parse_arguments
+from patron_core.ui.flags import Arguments, Usd, parse_arguments
 
 if TYPE_CHECKING:
     from patron_core.store import Store
 
-__all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
+__all__ = ["Arguments", "Outcome", "Session", "Usd", "open_session", "parse_arguments"]
 
 NOT_SUCCEEDED = 6  # what was followed came to rest somewhere else
 QUIET_STATUS_EVERY_S = 10.0  # of a log file; a terminal is rewritten each time
@@ -201,6 +202,7 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
     argv is read only where this notebook is the program itself, so that tests and servers keep theirs.
     """
     _allow_matplotlib()
+    settings.keep_private()
     is_script = mode == "script" and bool(sys.argv[0]) and Path(sys.argv[0]).resolve() == Path(file).resolve()
     if not is_script:
         return Session(model.model_validate({}), is_script=False, out=sys.stdout)

@@ -9,7 +9,7 @@ plain typed data and raises a PatronError that says what to do next.
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
-from patron_core.money import parse_usd
+from patron_core.money import from_usd, to_usd
 from patron_core.states import ACTIVE, TERMINAL, RunState
 from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.amend import amend
@@ -18,8 +18,8 @@ from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
-from patron_core.verbs.lab import Lab, lab, open_lab
-from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
+from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
+from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
@@ -74,6 +74,7 @@ __all__ = [
     "estimates",
     "exit_code",
     "find_run",
+    "from_usd",
     "fund",
     "fund_and_launch",
     "has_search",
@@ -85,13 +86,13 @@ __all__ = [
     "offer",
     "open_lab",
     "overview",
-    "parse_usd",
     "pause",
     "place",
     "place_depths",
     "place_estimates",
     "plan",
     "prices",
+    "project_to_show",
     "read_note",
     "read_notes",
     "repriced",
@@ -99,10 +100,12 @@ __all__ = [
     "search",
     "startup_s",
     "statement",
+    "to_usd",
     "view",
     "wait",
     "wallet",
     "wallet_dict",
     "where_next",
+    "withdraw",
     "write_note",
 ]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from patron_core.lifecycle import supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
-from patron_core.mirror.lag import lags
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
+from patron_core.verbs.health import Health, health
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import newest_refusal
 
@@ -49,7 +49,7 @@ class RunView:
     checkpoint_step: int | None
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
-    mirror_lag_s: float | None  # of MLflow behind the record, where it is more than 30 s
+    health: Health  # of those who work for it
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -91,7 +91,8 @@ class RunView:
                 }
                 for a in self.attempts
             ],
-            "mirror_lag_s": self.mirror_lag_s,
+            "supervisor": self.health.supervisor,
+            "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
             "samples": [asdict(sample) for sample in self.samples],
             "next": self.next,
@@ -111,7 +112,7 @@ def view(store: Store, run_id: str) -> RunView:
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
-    lag = next((each for each in lags(store) if each.run_id == run.id), None)
+    around = health(store, run)
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -129,8 +130,8 @@ def view(store: Store, run_id: str) -> RunView:
         checkpoint_step=newest.step if newest else None,
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
-        mirror_lag_s=lag.seconds if lag else None,
-        warnings=[*warnings[-5:], *([lag.sentence] if lag else [])],
+        health=around,
+        warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
         next=_next(run, made[-1] if made else None, history),
@@ -287,6 +288,14 @@ def _phase(events: list[Event]) -> str:
 
 
 def burn_usd_micros_per_hour(store: Store) -> int:
-    """What all live attempts cost together, an hour."""
-    active = {run.id for run in runs.active_runs(store) if run.state in ACTIVE}
-    return sum(a.usd_micros_per_hour for a in attempts.live(store) if a.run_id in active)
+    """What all attempts that have a machine cost together, an hour. Looking for one costs nothing."""
+    active = {run.id: run for run in runs.active_runs(store) if run.state in ACTIVE}
+    alive = [a for a in attempts.live(store) if a.run_id in active]
+    return sum(a.usd_micros_per_hour for a in alive if _has_machine(active[a.run_id], a))
+
+
+def _has_machine(run: Run, attempt: Attempt) -> bool:
+    """Submitted is not started: a machine to be rented may still be looked for, until the first second is charged."""
+    if attempt.state != "submitted" or run.state is RunState.RECOVERING:
+        return False
+    return run.state is RunState.RUNNING or attempt.executor == "local" or attempt.charged_s > 0

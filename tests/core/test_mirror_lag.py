@@ -14,11 +14,12 @@ from scripted import World
 from patron_core import verbs
 from patron_core.errors import Unavailable
 from patron_core.executors.fake import Script
+from patron_core.lifecycle import post
 from patron_core.mirror import process, tracking
 from patron_core.mirror.lag import lags
 from patron_core.mirror.process import Mirroring
 from patron_core.states import RunState
-from patron_core.store import Run, Store, mirrors, runs
+from patron_core.store import Run, Store, leases, mirrors, runs
 
 
 @pytest.fixture
@@ -44,10 +45,20 @@ def test_a_mirror_that_never_came_by_is_as_late_as_the_run_is_old(world: World, 
     assert "no mirror has come by" in lag.sentence
     assert "mirror.log" in lag.sentence
     seen = verbs.view(world.store, training.id)
-    assert seen.mirror_lag_s is not None
     assert seen.to_dict()["mirror_lag_s"] > 55
-    assert "behind" in seen.warnings[-1]
+    assert any("behind" in warning for warning in seen.warnings)
     assert verbs.lab(world.store).to_dict()["late_mirrors"][0]["run"] == training.id
+
+
+def test_a_run_that_nobody_supervises_says_so(world: World, training: Run) -> None:
+    def said() -> tuple[str | None, bool]:
+        seen = verbs.view(world.store, training.id)
+        return seen.to_dict()["supervisor"], any("nobody supervises" in warning for warning in seen.warnings)
+
+    assert said() == (None, True)
+    leases.acquire(world.store, post.SUPERVISOR.name, holder="host/7/mark/x", ttl_s=60.0)
+    assert said() == ("host/7", False)
+    assert verbs.lab(world.store).to_dict()["supervisor"] == "host/7"
 
 
 def test_one_that_comes_by_is_not_late_and_one_that_fails_says_why(

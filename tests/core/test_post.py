@@ -243,6 +243,41 @@ def test_it_goes_on_when_sqlite_is_free_again(
     impatient.close()
 
 
+def test_what_lasts_is_said_now_and_then(
+    sqlite_store: Store, make_run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make_run(sqlite_store, executor="nowhere")
+    with sqlite_store.begin() as conn:
+        runs.transition(conn, run.id, old=RunState.DRAFT, new=RunState.DRYRUN, actor="ada", now=1.0)
+    which = supervisor.Supervisor(store=sqlite_store)
+    assert [len(which.round().errors) for _ in range(5)] == [1] * 5
+    assert len([record for record in caplog.records if run.id in record.message]) == 1
+
+
+def test_a_mirror_that_cannot_be_started_does_not_slow_supervision_down(
+    sqlite_store: Store, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    run = make_run(sqlite_store, executor="nowhere")
+    with sqlite_store.begin() as conn:
+        runs.transition(conn, run.id, old=RunState.DRAFT, new=RunState.DRYRUN, actor="ada", now=1.0)
+    tried: list[str] = []
+
+    def full(which: post.Post, store: Store) -> bool:
+        tried.append(which.name)
+        if len(tried) == 3:
+            with store.begin() as conn:
+                runs.transition(conn, run.id, old=RunState.DRYRUN, new=RunState.CANCELLED, actor="ada", now=1.0)
+        raise OSError(28, "No space left on device")
+
+    faults: list[Exception] = []
+    monkeypatch.setattr(post, "ensure", full)
+    monkeypatch.setattr(post, "_say", lambda error, *more: faults.append(error))
+    monkeypatch.setattr(supervisor, "TICK_EVERY_S", 0.01)
+    supervisor.run_loop(watch_of(sqlite_store))
+    assert len(tried) >= 3
+    assert faults == []
+
+
 def test_a_deleted_lab_needs_nobody(sqlite_store: Store, quick: None) -> None:
     def work() -> bool:
         Path(str(sqlite_store.url.database)).unlink()

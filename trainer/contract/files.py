@@ -6,11 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer.contract.exits import UserError
+from trainer.contract.shapes import object_of
 
 
 def cache_folder() -> Path:
@@ -19,8 +22,28 @@ def cache_folder() -> Path:
 
 
 def compiled_folder() -> Path:
-    """Compiled code: torch's own variable, or a place that outlives a restart of the machine, as /tmp does not."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "compiled")
+    """Compiled code, loaded as if it were our own: a folder that this user alone can write to. Made if missing.
+
+    torch's own variable, or a place that outlives a restart of the machine, as /tmp does not. A cache that others can
+    write to could hold a library that runs as whoever loads it: what is not the user's own is passed over.
+    """
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    private = (cache_folder() / f"compiled-{os.getuid()}", Path.home() / ".cache" / "patron" / "compiled")
+    for folder in (Path(named),) if named else private:
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_own(folder):
+                return folder
+    return Path(tempfile.mkdtemp(prefix="patron-compiled-"))  # 0700, and gone with this machine's /tmp
+
+
+def is_own(path: Path) -> bool:
+    """Whether it is this user's and nobody else can write to it. A link is not: it may lead anywhere."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return not stat.S_ISLNK(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -38,10 +61,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file; None when it is missing or not a JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return object_of(path.read_bytes())
+    except OSError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def sync_folder(folder: Path) -> None:
