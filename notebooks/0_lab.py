@@ -20,7 +20,7 @@ with app.setup:
 
 @app.class_definition
 class LabArguments(Arguments):
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project to show")
+    project: str = Field(default="", description="project to show; without it the one that has runs")
     limit: int = Field(default=50, ge=1, le=10000, description="runs to show at most")
     deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
     withdraw: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to take back from the wallet; needs --yes")
@@ -59,9 +59,11 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    _known = {*verbs.lab(store).projects, args.project}
+    _asked = args.project or (verbs.DEFAULT_PROJECT if args.deposit else "")  # money goes where it always did
+    _first = verbs.project_to_show(store, _asked)
+    _known = {*verbs.lab(store).projects, _first}
     _wanted = params.get("project")
-    _value = _wanted if _wanted in _known else args.project  # an address names a project, it makes none
+    _value = _wanted if _wanted in _known else _first  # an address names a project, it makes none
     _names = {show.one_line(name, 100): name for name in sorted(_known)}
     project = mo.ui.dropdown(
         _names,

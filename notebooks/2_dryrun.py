@@ -233,7 +233,7 @@ def measured(seen, store):
     repriced = verbs.repriced(store, seen.run)
     pairs = [
         ("a step", show.between(_was["step_s"], show.seconds), show.seconds(_got.get("step_s"))),
-        ("MFU", show.percent(_was["mfu"]), show.percent(_got.get("mfu"))),
+        ("MFU", show.percent(_was.get("mfu_expected")), show.percent(_got.get("mfu"))),
         (
             "peak memory",
             show.between(_was["memory"]["peak_bytes"], show.size),

@@ -25,7 +25,7 @@ with app.setup:
 
 @app.class_definition
 class JournalArguments(Arguments):
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project of the notes")
+    project: str = Field(default="", description="project of the notes; without it the one that has runs")
     kind: Literal["note", "hypothesis", "result", "decision", "failed"] | None = Field(
         default=None, description="only this kind; with --add, the kind of the note"
     )
@@ -64,18 +64,20 @@ def lab(session):
 
 @app.cell
 def about(args, session, store):
-    run_id = session.call(verbs.view, store, args.run).value.run.id if args.run else None
-    return (run_id,)
+    _run = session.call(verbs.find_run, store, args.run).value if args.run else None
+    run_id = _run.id if _run is not None else None
+    shown_project = args.project or (_run.project if _run is not None else verbs.project_to_show(store))
+    return run_id, shown_project
 
 
 @app.cell
-def add_as_script(actor, args, run_id, session, store):
+def add_as_script(actor, args, run_id, session, shown_project, store):
     added = None
     if session.is_script and args.add:
         added = session.call(
             verbs.write_note,
             store,
-            project=args.project,
+            project=shown_project,
             body=args.add,
             title=args.title,
             kind=args.kind or "note",
@@ -86,10 +88,10 @@ def add_as_script(actor, args, run_id, session, store):
 
 
 @app.cell
-def filters(args, session):
+def filters(args, session, shown_project):
     kind = mo.ui.dropdown([ANY, *verbs.KINDS], value=args.kind or ANY, label="Kind")
     text = mo.ui.text(args.text, label="Words", debounce=True)
-    project = mo.ui.text(args.project, label="Project")
+    project = mo.ui.text(shown_project, label="Project")
     None if session.is_script else mo.hstack([kind, text, project], justify="start", gap=1.5)
     return kind, project, text
 
@@ -111,10 +113,10 @@ def read(added, get_saved, kind, project, run_id, session, store, text):
 
 
 @app.cell
-def listing(added, notes, session):
+def listing(added, notes, project, session):
     _shown = [added] if added is not None else notes
     session.emit(
-        {"notes": [vars(note) for note in _shown]},
+        {"project": project.value, "notes": [vars(note) for note in _shown]},
         "\n\n".join(
             f"{show.moment(n.updated_at)}  {n.kind}  {n.id}  {n.run_id or ''}\n{n.title}\n{n.body}".rstrip()
             for n in _shown

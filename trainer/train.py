@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from trainer.checkpoint.bucket import Bucket, leave, local_folder
 from trainer.contract.events import EventWriter, NoEvents, free_attempt_name
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, TrainerExit
 from trainer.contract.files import run_lock, write_json
+from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.layout import RESULT, log_name
 from trainer.contract.remote import is_url
 from trainer.frozen import freeze_spec, is_finished, is_spec_of_another_run, load_spec
@@ -205,8 +205,8 @@ def _parse(argv: list[str] | None) -> Asked:
 
 
 def _attempt_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: letters, digits, dots, dashes and underscores, at most 100")
+    if not is_key(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: {KEY_WORDS}")
     return text
 
 

@@ -13,21 +13,15 @@ patron_core.lifecycle.decide, from the observation, its evidence and the run dir
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from trainer.contract.keys import KEY_WORDS, is_key
+
 # JSON; opaque to everybody but the executor that gave it, except for handle["key"], the attempt id
 Handle = dict[str, Any]
-
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-
-
-def is_key(text: str) -> bool:
-    """Whether it can be a job's key; it becomes a folder's name."""
-    return _KEY.fullmatch(text) is not None
 
 
 class ObservedStatus(StrEnum):
@@ -57,7 +51,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
-            raise ValueError(f"job key {self.key!r} must be 1 to 100 letters, digits, - or _, as in r3k-train-1")
+            raise ValueError(f"job key {self.key!r} must be {KEY_WORDS}, as in r3k-train-1")
         if not self.command:
             raise ValueError(f"job {self.key} has an empty command")
         if not (0 < self.deadline_s < float("inf") and 0 <= self.grace_s < float("inf")):

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 from patron_core.executors import processes
-from patron_core.executors.base import is_key
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.records import Records
 from patron_core.executors.watcher import Silence, Watcher, changed_at
@@ -40,6 +39,7 @@ from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED
 from trainer.contract.grace import kill_after_s
+from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.remote import is_url
 
 HEARTBEAT_S = 2.0
@@ -60,7 +60,7 @@ class Guard:
         self.started_at = time.time()
         self.setup_s = self._paid_before()
         # on machines that it had before, and in the set-up of this one
-        self.used_s = self.setup_s + sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
+        self.used_s = self.setup_s + sum(record["elapsed_s"] for record in self.before)
         self.deadline = Deadline(run_dir, key, deadline_s)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.num_lines = 0
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", nargs="+")
     args = parser.parse_args(argv)
     if not is_key(args.key):
-        parser.error(f"--key {args.key!r} must be 1 to 100 letters, digits, - or _")
+        parser.error(f"--key {args.key!r} must be {KEY_WORDS}")
     grace_s = kill_after_s(args.run_dir) if args.grace_s is None else args.grace_s
     guard = Guard(key=args.key, run_dir=args.run_dir, command=args.command, deadline_s=args.deadline_s, grace_s=grace_s)
     return guard.run()

@@ -63,7 +63,7 @@ def find_orphans(store: Store, cloud: Cloud, *, now: float | None = None) -> lis
     return [*_jobs(jobs, owned, prices), *_clusters(clusters, jobs, now=now)]
 
 
-def end_orphans(store: Store, cloud: Cloud, orphans: Sequence[Orphan]) -> None:
+def end_orphans(cloud: Cloud, orphans: Sequence[Orphan]) -> None:
     job_ids = [orphan.job_id for orphan in orphans if orphan.job_id is not None]
     if job_ids:
         cloud.cancel(job_ids)
@@ -77,7 +77,7 @@ def collect(store: Store) -> list[Orphan]:
     cloud = Client()
     try:
         orphans = find_orphans(store, cloud)
-        end_orphans(store, cloud, orphans)
+        end_orphans(cloud, orphans)
         return orphans
     finally:
         cloud.close()
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         store = Store.open()
         orphans = find_orphans(store, cloud)
         if args.yes:
-            end_orphans(store, cloud, orphans)
+            end_orphans(cloud, orphans)
     except PatronError as error:
         print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr)
         return error.exit_code

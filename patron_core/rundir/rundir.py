@@ -9,9 +9,8 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
-from trainer.contract import control
+from trainer.contract import control, shapes
+from trainer.contract.keys import kind_and_number
 from trainer.contract.layout import (
     CHECKPOINTS,
     ENVIRONMENT,
@@ -37,9 +37,9 @@ from trainer.contract.layout import (
 from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
+MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events than that
 FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
-_ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
@@ -99,11 +99,13 @@ class RunDir:
         self._place.write(control.NAME, control.content(attempt, deadline_s))
 
     def environment(self) -> dict[str, Any] | None:
-        return to_object(self._place.read(ENVIRONMENT))
+        found = to_object(self._place.read(ENVIRONMENT))
+        return None if found is None else shapes.known(found)
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
-        return to_object(self._place.read(RESULT))
+        found = to_object(self._place.read(RESULT))
+        return None if found is None else shapes.known(found)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """By step, the incomplete ones too: they are what a crash left, and take up space."""
@@ -154,9 +156,6 @@ class RunDir:
             "missing_segments": missing_segments,
         }
 
-    def all_events(self) -> list[Event]:
-        return self.read_events()[0]
-
     def reclaim_notice(self, attempt: str) -> str | None:
         """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
         notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
@@ -206,8 +205,8 @@ def events_so_far(directory: RunDir) -> list[Event]:
 
 def attempt_order(attempt: str) -> tuple[int, str, str]:
     """Sorts attempts as they happened: by their number, a dryrun before a train of the same number."""
-    match = _ATTEMPT.fullmatch(attempt)
-    return (int(match["ordinal"]), match["kind"], attempt) if match else (0, "", attempt)
+    kind, number = kind_and_number(attempt) or ("", 0)
+    return number, kind, attempt
 
 
 def lineage(events: Sequence[Event]) -> list[Event]:
@@ -229,24 +228,6 @@ def lineage(events: Sequence[Event]) -> list[Event]:
     return kept
 
 
-def curve(events: Iterable[Event], key: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric ("train/loss") or of an eval's field ("val_bpb"), in the order of the events."""
-    points = []
-    for event in events:
-        if event.step is None:
-            continue
-        if event.kind == "metrics":
-            metrics = event.data.get("metrics")
-            value = metrics.get(key) if isinstance(metrics, dict) else None
-        elif event.kind == "eval":
-            value = event.data.get(key)
-        else:
-            continue
-        if isinstance(value, int | float):
-            points.append((event.step, float(value)))
-    return points
-
-
 def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
     last = dict(read)
     for attempt, number, _ in new:
@@ -262,6 +243,8 @@ def _unseen(events: Sequence[Event], seqs: dict[str, int]) -> list[Event]:
     new: dict[tuple[str, int], Event] = {}
     for event in events:
         if event.attempt not in highest or event.seq > highest[event.attempt]:
+            if event.seq > seqs.get(event.attempt, 0) + MAX_SEQ_JUMP:
+                continue  # it would hide all that its attempt says after it
             new.setdefault((event.attempt, event.seq), event)
             seqs[event.attempt] = max(event.seq, seqs.get(event.attempt, event.seq))
     return list(new.values())
@@ -274,17 +257,10 @@ def _parse_segment(content: bytes) -> tuple[list[Event], int]:
         items = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is twice as fast as one a line
         if len(items) != len(lines):
             raise ValueError("a line holds no single value")
-    except ValueError:
-        items = [_parse_line(line) for line in lines]
+    except (ValueError, RecursionError):
+        items = [shapes.parse(line) for line in lines]
     events = [event for item in items if (event := _to_event(item)) is not None]
     return events, len(lines) - len(events)
-
-
-def _parse_line(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _to_event(item: Any) -> Event | None:
@@ -293,7 +269,13 @@ def _to_event(item: Any) -> Event | None:
         step = item.pop("step", None)
     except (AttributeError, KeyError, TypeError):
         return None
-    good = isinstance(seq, int) and isinstance(time, int | float) and isinstance(attempt, str) and isinstance(kind, str)
-    if not good or not (step is None or isinstance(step, int)):
+    at = shapes.number(time, 0.0)
+    good = shapes.count(seq) is not None and at is not None and isinstance(attempt, str) and isinstance(kind, str)
+    if not good or not (step is None or shapes.count(step) is not None):
         return None
-    return Event(seq=seq, time=time, attempt=attempt, kind=kind, step=step, data=item)
+    if kind == "metrics":
+        named = shapes.metrics(item.pop("metrics", None))
+        item = {"metrics": named, **shapes.known(item)} if item else {"metrics": named}
+    else:
+        item = shapes.known(item)
+    return Event(seq=seq, time=at or 0.0, attempt=attempt[:200], kind=kind[:100], step=step, data=item)

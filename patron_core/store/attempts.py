@@ -13,6 +13,7 @@ from patron_core.store import runs
 from patron_core.store.engine import Store, insert_new, reading
 from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
+from trainer.contract.keys import attempt_key
 
 
 def create(
@@ -35,7 +36,7 @@ def create(
             f"attempt {other.id} of run {run.id} has not ended ({other.state}); a second one would run beside it",
             next="wait for it to end, or cancel the run",
         )
-    attempt_id = f"{run.id}-{kind}-{number}"
+    attempt_id = attempt_key(run.id, kind, number)
     values = {
         "id": attempt_id,
         "run_id": run.id,

@@ -18,7 +18,7 @@ from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
-from patron_core.verbs.lab import Lab, lab, open_lab
+from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
@@ -92,6 +92,7 @@ __all__ = [
     "place_estimates",
     "plan",
     "prices",
+    "project_to_show",
     "read_note",
     "read_notes",
     "repriced",

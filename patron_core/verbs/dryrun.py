@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
-from patron_core.estimate.calibration import STARTUP_PHASES
 from patron_core.interval import Interval, total
 from patron_core.lifecycle import holds
 from patron_core.machines.target import target_of
@@ -89,7 +88,7 @@ def _check_waiting(run: Run) -> None:
 def startup_s(estimated: Mapping[str, Any]) -> Interval:
     """Seconds from launch to the first step, of an estimate as it is kept."""
     phases = estimated.get("phases_s", {})
-    return total(Interval(**phases[name]) for name in STARTUP_PHASES if name in phases)
+    return total(Interval(**phases[name]) for name in holds.startup_phases(estimated))
 
 
 def repriced(store: Store, run: Run) -> Estimate:

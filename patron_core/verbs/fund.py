@@ -27,6 +27,7 @@ from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
+from trainer.contract.keys import dryrun_folder, kind_and_number
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
@@ -116,7 +117,7 @@ def check_proof(run: Run) -> None:
     if not target_of(run).is_local:
         _check_setup(run, again)
         return  # what else may differ there is told there: its trainer exits with 78 before it begins
-    proof = join(run.run_dir, f"dryrun-{str(run.dryrun['attempt']).rsplit('-', 1)[-1]}")
+    proof = join(run.run_dir, dryrun_folder((kind_and_number(str(run.dryrun["attempt"])) or ("", 0))[1]))
     recorded = RunDir(proof).environment() or {}
     current = current_environment(proof)
     if current.get("hash") != run.dryrun["environment_hash"]:

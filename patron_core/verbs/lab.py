@@ -80,6 +80,14 @@ def open_lab(*, make: bool = True) -> Store | None:
     return store
 
 
+def project_to_show(store: Store, asked: str = "") -> str:
+    """The project that was asked for; without one the usual, or where that has no run the one with the most."""
+    counts = runs.projects(store)
+    if asked or not counts or DEFAULT_PROJECT in counts:
+        return asked or DEFAULT_PROJECT
+    return max(counts, key=lambda name: counts[name])
+
+
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
     found = runs.list_summaries(store, project=project, limit=limit)
     return Lab(

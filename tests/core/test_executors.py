@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from patron_core.errors import Conflict, InvalidInput, Unavailable
-from patron_core.executors import executor_names, get_executor, local, processes, runner
+from patron_core.executors import executor_names, get_executor, local, local_view, processes, runner
 from patron_core.executors.base import Executor, Handle, Job, Observation, ObservedStatus
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.executors.local import LocalExecutor
@@ -399,7 +399,7 @@ def test_a_sigterm_to_the_runner_is_a_notice(here: LocalWorld) -> None:
 @pytest.fixture
 def stopped_runner(here: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
     """A job whose runner was stopped with SIGSTOP, on a machine that waits for a runner only a moment."""
-    monkeypatch.setattr(local, "DEAF_AFTER_S", 0.3)
+    monkeypatch.setattr(local_view, "DEAF_AFTER_S", 0.3)
     handle = _ready(here, here.job("stops", deadline_s=4, grace_s=0.1))
     here.until(lambda: (Path(handle["job_dir"]) / "heartbeat.json").exists())
     pid = _started(handle)["runner"]["pid"]

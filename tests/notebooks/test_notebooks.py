@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from labs import NOTEBOOKS
 
+from patron_core import verbs
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, ledger
 from patron_core.store import runs as store_runs
@@ -278,3 +279,21 @@ def test_as_real_programs_they_keep_stdout_clean_and_start_without_matplotlib(ru
             json.loads(done.stdout)
             loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
             assert not loaded & {"matplotlib", "polars", "altair", "torch", "mlflow"}
+
+
+def test_without_a_project_the_one_that_has_runs_is_shown(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_script("0_lab", "--json") == 0
+    assert answer(capsys)["project"] == "lab"
+    spec = {"depth": 1, "sequence_len": 64, "vocab_size": 512, "batch_tokens": 256, "num_steps": 20}
+    run = verbs.plan(store, spec=spec, project="elsewhere", actor="ada")
+    assert as_script("0_lab", "--json") == 0
+    said = answer(capsys)
+    assert (said["project"], [row["run"] for row in said["runs"]]) == ("elsewhere", [run.id])
+    assert as_script("6_journal", "--add", "seen", "--json") == 0
+    assert answer(capsys)["project"] == "elsewhere"
+    assert as_script("6_journal", "--run", run.id, "--json") == 0
+    assert answer(capsys)["project"] == "elsewhere"
+    assert as_script("0_lab", "--deposit", "1", "--yes", "--json") == 0  # not into what happens to be shown
+    assert answer(capsys)["project"] == "lab"
+    assert as_script("0_lab", "--project", "lab", "--json") == 0
+    assert answer(capsys)["runs"] == []

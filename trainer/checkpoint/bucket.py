@@ -113,7 +113,9 @@ class Bucket:
         if not whole or (result["exit_code"] in FLUSH_S and step and durable_step != step):
             newest = "none" if durable_step is None else f"the one of step {durable_step}"
             why = "another machine has the run" if self._taken_over else "not everything went up in time"
-            result["message"] += f"; {why}; the newest whole checkpoint in {self._remote.url}: {newest}"
+            # whoever said that there is one spoke of this machine, which may be gone in a moment
+            said = result["message"].replace("with a checkpoint of it", "with a checkpoint of it on this machine only")
+            result["message"] = f"{said}; {why}; the newest whole checkpoint in {self._remote.url}: {newest}"
             if result["exit_code"] == EXIT_DONE and durable_step != step:
                 result |= {"exit_code": EXIT_RESUME, "reason": "notice"}  # started again it brings up the rest
         self._emit, self._say, self._events = _emit_nothing, _print, None
