@@ -40,8 +40,7 @@ def title():
         """
         # Compare
 
-        What was promised before each run was paid for, beside what came out. Every finished run sharpens the loss law
-        below, and so the next prediction.
+        What was promised before each run was paid for, beside what came out, and the loss law that it all adds up to.
         """
     )
     return args, session

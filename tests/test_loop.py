@@ -32,9 +32,15 @@ from patron_core.store import Run, Store, attempts, ledger, runs
 BUDGET_USD_MICROS = 500_000
 
 
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "GITHUB_TOKEN")  # of whoever runs a lab
+PLANTED = "planted-secret-4711"
+
+
 @pytest.fixture
 def store(living_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in SECRETS:
+        monkeypatch.setenv(name, PLANTED)
     found = Store.open()
     yield found
     found.close()
@@ -147,6 +153,12 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     assert row.train_usd_micros <= held
     note = verbs.write_note(store, project="lab", body="It came back.", run_id=run.id, kind="result", actor="ada")
     assert verbs.read_notes(store, project="lab", run_id=run.id) == [note]
+
+    # nothing that was written, databases, logs, jobs, events, MLflow's tables, holds a secret of its owner's
+    written = [path for path in living_home.rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".db", ".log", ".json", ".jsonl"}
+    assert [path for path in written if PLANTED.encode() in path.read_bytes()] == []
+    assert living_home.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.timeout(240)

@@ -60,7 +60,7 @@ class Guard:
         self.started_at = time.time()
         self.setup_s = self._paid_before()
         # on machines that it had before, and in the set-up of this one
-        self.used_s = self.setup_s + sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
+        self.used_s = self.setup_s + sum(record["elapsed_s"] for record in self.before)
         self.deadline = Deadline(run_dir, key, deadline_s)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.num_lines = 0

@@ -22,7 +22,7 @@ def _end(evidence: Mapping[str, Any], exit_code: int | None) -> list[str]:
     if exit_code is not None:
         said.append(f"exit code {exit_code}")
     elif last.get("signal"):
-        said.append(f"killed by {signal.Signals(last['signal']).name}")
+        said.append(f"killed by {_signal_name(last['signal'])}")
     elif evidence.get("instance_gone"):
         said.append("no last word from its machine")
     if evidence.get("stopped_before_start") or evidence.get("never_started"):
@@ -30,6 +30,13 @@ def _end(evidence: Mapping[str, Any], exit_code: int | None) -> list[str]:
     if evidence.get("error"):
         said.append(str(evidence["error"]))
     return said
+
+
+def _signal_name(signum: Any) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
 
 
 def _told(evidence: Mapping[str, Any]) -> list[str]:
@@ -51,6 +58,8 @@ def _machine(evidence: Mapping[str, Any]) -> list[str]:
         said.append(f"SkyPilot says {evidence['sky_status']}")
     if evidence.get("failure_reason"):
         said.append(str(evidence["failure_reason"]).split(". To see")[0].rstrip("."))
+    if damaged := evidence.get("damaged_records"):
+        said.append(f"{damaged} of its machines' records cannot be read, and their time is not counted")
     if evidence.get("recoveries"):
         said.append(f"it was brought back {_times(evidence['recoveries'])}")
     where = [str(evidence[name]) for name in ("cloud", "region", "zone") if evidence.get(name)]

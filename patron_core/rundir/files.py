@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from trainer.contract import shapes
+
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is no file, or no whole object in it."""
@@ -19,11 +21,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def to_object(content: bytes | None) -> dict[str, Any] | None:
     """The object in a JSON text; None where there is no whole one."""
-    try:
-        value = json.loads(content or b"null")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return shapes.object_of(content)
 
 
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from patron_core.errors import Conflict
 from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
-from trainer.contract import control
+from trainer.contract import control, shapes
 from trainer.contract.keys import kind_and_number
 from trainer.contract.layout import (
     CHECKPOINTS,
@@ -37,6 +37,7 @@ from trainer.contract.layout import (
 from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
+MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events than that
 FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
@@ -98,11 +99,13 @@ class RunDir:
         self._place.write(control.NAME, control.content(attempt, deadline_s))
 
     def environment(self) -> dict[str, Any] | None:
-        return to_object(self._place.read(ENVIRONMENT))
+        found = to_object(self._place.read(ENVIRONMENT))
+        return None if found is None else shapes.known(found)
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
-        return to_object(self._place.read(RESULT))
+        found = to_object(self._place.read(RESULT))
+        return None if found is None else shapes.known(found)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """By step, the incomplete ones too: they are what a crash left, and take up space."""
@@ -240,6 +243,8 @@ def _unseen(events: Sequence[Event], seqs: dict[str, int]) -> list[Event]:
     new: dict[tuple[str, int], Event] = {}
     for event in events:
         if event.attempt not in highest or event.seq > highest[event.attempt]:
+            if event.seq > seqs.get(event.attempt, 0) + MAX_SEQ_JUMP:
+                continue  # it would hide all that its attempt says after it
             new.setdefault((event.attempt, event.seq), event)
             seqs[event.attempt] = max(event.seq, seqs.get(event.attempt, event.seq))
     return list(new.values())
@@ -252,17 +257,10 @@ def _parse_segment(content: bytes) -> tuple[list[Event], int]:
         items = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is twice as fast as one a line
         if len(items) != len(lines):
             raise ValueError("a line holds no single value")
-    except ValueError:
-        items = [_parse_line(line) for line in lines]
+    except (ValueError, RecursionError):
+        items = [shapes.parse(line) for line in lines]
     events = [event for item in items if (event := _to_event(item)) is not None]
     return events, len(lines) - len(events)
-
-
-def _parse_line(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _to_event(item: Any) -> Event | None:
@@ -271,7 +269,13 @@ def _to_event(item: Any) -> Event | None:
         step = item.pop("step", None)
     except (AttributeError, KeyError, TypeError):
         return None
-    good = isinstance(seq, int) and isinstance(time, int | float) and isinstance(attempt, str) and isinstance(kind, str)
-    if not good or not (step is None or isinstance(step, int)):
+    at = shapes.number(time, 0.0)
+    good = shapes.count(seq) is not None and at is not None and isinstance(attempt, str) and isinstance(kind, str)
+    if not good or not (step is None or shapes.count(step) is not None):
         return None
-    return Event(seq=seq, time=time, attempt=attempt, kind=kind, step=step, data=item)
+    if kind == "metrics":
+        named = shapes.metrics(item.pop("metrics", None))
+        item = {"metrics": named, **shapes.known(item)} if item else {"metrics": named}
+    else:
+        item = shapes.known(item)
+    return Event(seq=seq, time=at or 0.0, attempt=attempt[:200], kind=kind[:100], step=step, data=item)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.contract.files import read_json
 from trainer.contract.layout import MANIFEST, STATE
+from trainer.contract.shapes import number, stated_files
 
 FORMAT = 1
 
@@ -20,15 +21,18 @@ def find_damage(path: Path, *, only: Collection[str] | None = None) -> str | Non
         return f"{MANIFEST} is missing or not JSON"
     if manifest.get("format") != FORMAT:
         return f"format {manifest.get('format')!r}, this trainer reads {FORMAT}"
-    for name, expected in manifest["files"].items():
+    stated = stated_files(manifest)
+    if stated is None:
+        return f"{MANIFEST} states no files, or such as are none of a checkpoint"
+    for name, (num_bytes, digest) in stated.items():
         if only is not None and name not in only:
             continue
         try:
             with (path / name).open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                if size != expected["bytes"]:
-                    return f"{name} has {size:,} bytes, its manifest says {expected['bytes']:,}"
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                if size != num_bytes:
+                    return f"{name} has {size:,} bytes, its manifest says {num_bytes:,}"
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return f"the content of {name} differs from its manifest's hash"
         except OSError as error:
             return f"{name}: {error}"
@@ -37,8 +41,7 @@ def find_damage(path: Path, *, only: Collection[str] | None = None) -> str | Non
 
 def score_of(path: Path) -> float | None:
     """val_bpb at this very step, if it was evaluated there."""
-    score: float | None = (read_json(path / STATE) or {}).get("val_bpb_here")
-    return score
+    return number((read_json(path / STATE) or {}).get("val_bpb_here"))
 
 
 def best_step(scores: Mapping[int, float | None]) -> int | None:

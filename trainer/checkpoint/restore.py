@@ -36,6 +36,7 @@ from trainer.contract.layout import (
     segment_of,
 )
 from trainer.contract.remote import Remote
+from trainer.contract.shapes import number, object_of, stated_files
 
 SMALL_FILES = (SPEC, ENVIRONMENT, RESULT)
 SEQ_GAP = 1000  # what a machine that is still dying may number after we looked must not meet our numbers
@@ -104,7 +105,7 @@ def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
         if not steps:
             return
         step = steps[0]
-        size = sum(entry["bytes"] for entry in manifests[step]["files"].values())
+        size = sum(num_bytes for num_bytes, _ in (stated_files(manifests[step]) or {}).values())
         _say(f"fetching the checkpoint of step {step}, {size:,} bytes, from {remote.url}")
         start = time.monotonic()
         try:
@@ -125,13 +126,13 @@ def _download(remote: Remote, folder: Path, step: int, manifest: dict[str, Any])
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for name, stated in manifest["files"].items():
+        for name, (_, expected) in (stated_files(manifest) or {}).items():
             digest = hashlib.sha256()
             with (temporary / name).open("wb") as file:
                 for chunk in remote.stream(f"{checkpoint_name(step)}/{name}"):
                     file.write(chunk)
                     digest.update(chunk)
-            if digest.hexdigest() != stated["sha256"]:
+            if digest.hexdigest() != expected:
                 raise Damaged(f"the content of {name} differs from its manifest's hash")
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
@@ -166,7 +167,7 @@ def _last_seq(content: bytes) -> int:
 
 def _score(remote: Remote, step: int) -> float | None:
     state = _get_json(remote, f"{checkpoint_name(step)}/{STATE}") or {}
-    return state.get("val_bpb_here")
+    return number(state.get("val_bpb_here"))
 
 
 def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bool = False) -> None:
@@ -181,11 +182,7 @@ def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bo
 
 
 def _get_json(remote: Remote, name: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(remote.get(name) or b"null")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return object_of(remote.get(name))
 
 
 def _say(text: str) -> None:

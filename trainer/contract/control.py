@@ -8,8 +8,8 @@ A top-up moves the deadline on. Whoever keeps one looks here when it is due, and
 from __future__ import annotations
 
 import json
-import math
-from typing import Any
+
+from trainer.contract import shapes
 
 NAME = "control.json"
 
@@ -20,13 +20,6 @@ def content(attempt: str, deadline_s: float) -> bytes:
 
 def deadline_of(text: bytes | None, attempt: str, given_s: float) -> float:
     """Seconds from the attempt's start: what the file says, where it moves the given deadline of this attempt on."""
-    try:
-        asked: Any = json.loads(text or b"null")
-    except ValueError:
-        return given_s
-    if not isinstance(asked, dict) or asked.get("attempt") != attempt:
-        return given_s
-    moved_s = asked.get("deadline_s")
-    if isinstance(moved_s, bool) or not isinstance(moved_s, int | float) or not math.isfinite(moved_s):
-        return given_s
-    return max(given_s, float(moved_s))
+    asked = shapes.object_of(text)
+    moved_s = shapes.number(asked.get("deadline_s")) if asked and asked.get("attempt") == attempt else None
+    return given_s if moved_s is None else max(given_s, moved_s)

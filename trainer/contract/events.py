@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract.layout import EVENTS, OPEN_SUFFIX, segment_name, segment_of
+from trainer.contract.shapes import count, object_of
 
 SEGMENT_OPEN_S = 2.0
 RETRY_S = 1.0  # while the disk refuses
@@ -287,11 +288,8 @@ def last_seq(segments: list[tuple[int, Path]]) -> int:
 
 def seq_of(line: bytes) -> int | None:
     """The number of the event on a line; None where a full disk or a crash has torn it."""
-    try:
-        seq = json.loads(line)["seq"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return seq if isinstance(seq, int) else None
+    event = object_of(line)
+    return count(event.get("seq")) if event else None
 
 
 def _finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract.exits import UserError
+from trainer.contract.shapes import object_of
 
 
 def cache_folder() -> Path:
@@ -60,10 +61,9 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file; None when it is missing or not a JSON object."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return object_of(path.read_bytes())
+    except OSError:
         return None
-    return value if isinstance(value, dict) else None
 
 
 def sync_folder(folder: Path) -> None:

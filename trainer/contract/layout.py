@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.contract.shapes import stated_files
+
 SPEC, ENVIRONMENT, TOKENIZER, RESULT = "spec.json", "environment.json", "tokenizer.json", "result.json"
 EVENTS, CHECKPOINTS = "events", "checkpoints"
 MANIFEST, STATE = "manifest.json", "state.json"
 
-_SEGMENT = re.compile(r"(.+)-(\d+)\.jsonl")
+_SEGMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})-([0-9]{1,12})\.jsonl")
 OPEN_SUFFIX = ".part"
-_CHECKPOINT_FOLDER = re.compile(r"step-(\d+)")
-_CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-(\d+)/(.+)")
+_CHECKPOINT_FOLDER = re.compile(r"step-([0-9]{1,12})")
+_CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-([0-9]{{1,12}})/(.+)")
 
 
 def segment_name(attempt: str, number: int) -> str:
@@ -73,8 +75,5 @@ def files_by_step(sizes: Mapping[str, int]) -> dict[int, dict[str, int]]:
 
 def is_whole(sizes: Mapping[str, int], manifest: Mapping[str, Any] | None) -> bool:
     """Whether every file that a manifest states is there with the size that it states; none stated is not whole."""
-    stated = manifest.get("files") if manifest else None
-    if not isinstance(stated, dict) or not stated:
-        return False
-    wanted = {name: entry.get("bytes") if isinstance(entry, dict) else None for name, entry in stated.items()}
-    return all(name in sizes and sizes[name] == num_bytes for name, num_bytes in wanted.items())
+    stated = stated_files(manifest)
+    return stated is not None and all(sizes.get(name) == num_bytes for name, (num_bytes, _) in stated.items())

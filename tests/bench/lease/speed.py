@@ -82,8 +82,8 @@ def forecast(job: Job) -> dict[str, Any]:
     return {
         "device": row["device"],
         "step_s": row["step_s"],
-        "mfu": row["mfu"],
+        "mfu": row["mfu_expected"],
         "tokens_per_s": row["tokens_per_s"],
         "peak_memory_bytes": row["memory"]["peak_bytes"],
-        "compile_s": row["phases_s"].get("compile"),
+        "compile_s": row["phases_s"].get("process_and_compile"),
     }
