@@ -10,24 +10,22 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: lab")
 
 with app.setup:
-    import getpass
-    import uuid
-
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui import charts, inert, show, tables
+    from patron_core.ui.script import Arguments, Usd, open_session
 
 
 @app.class_definition
 class LabArguments(Arguments):
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project to show")
+    project: str = Field(default="", description="project to show; without it the one that has runs")
     limit: int = Field(default=50, ge=1, le=10000, description="runs to show at most")
-    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
-    key: str = Field(default="", description="idempotency key: the same key deposits once")
-    yes: bool = Field(default=False, description="confirm the deposit")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
+    withdraw: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to take back from the wallet; needs --yes")
+    key: str = Field(default="", description="idempotency key: the same key deposits or withdraws once")
+    yes: bool = Field(default=False, description="confirm the deposit or the withdrawal")
 
 
 @app.cell
@@ -50,20 +48,22 @@ def title():
 
 
 @app.cell
-def lab(args, session):
+def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
-    key = args.key or uuid.uuid4().hex[:12]
+    key = session.key
     get_pressed, set_pressed = mo.state(0)
     return actor, get_pressed, key, params, set_pressed, store
 
 
 @app.cell
 def choose(args, params, session, store):
-    _known = {*verbs.lab(store).projects, args.project}
+    _asked = args.project or (verbs.DEFAULT_PROJECT if args.deposit else "")  # money goes where it always did
+    _first = verbs.project_to_show(store, _asked)
+    _known = {*verbs.lab(store).projects, _first}
     _wanted = params.get("project")
-    _value = _wanted if _wanted in _known else args.project  # an address names a project, it makes none
+    _value = _wanted if _wanted in _known else _first  # an address names a project, it makes none
     _names = {show.one_line(name, 100): name for name in sorted(_known)}
     project = mo.ui.dropdown(
         _names,
@@ -77,17 +77,21 @@ def choose(args, params, session, store):
 
 
 @app.cell
-def deposit_as_script(actor, args, key, project, session, store):
-    if session.is_script and args.deposit:
-        session.confirm(args.yes, f"a deposit of ${args.deposit:g} authorises spending", "--yes")
-        session.call(
-            verbs.deposit,
-            store,
-            project=project.value,
-            usd_micros=round(1e6 * args.deposit),
-            key=f"deposit:{key}",
-            actor=actor,
-        )
+def move_money_as_script(actor, args, key, project, session, store):
+    _wishes = [(verbs.deposit, args.deposit, "a deposit of {} authorises spending")]
+    _wishes += [(verbs.withdraw, args.withdraw, "a withdrawal of {} takes it back")]
+    for _verb, _dollars, _what in _wishes:
+        if session.is_script and _dollars:
+            _micros = verbs.from_usd(_dollars)
+            session.confirm(args.yes, _what.format(show.usd(_micros)), "--yes")
+            session.call(
+                _verb,
+                store,
+                project=project.value,
+                usd_micros=_micros,
+                key=f"{_verb.__name__}:{key}",
+                actor=actor,
+            )
     acted = True
     return (acted,)
 
@@ -115,27 +119,20 @@ def money(found):
         if not found.problems
         else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
+    _late = [mo.callout(mo.md(inert.bullets(lag.sentence for lag in found.late)), kind="warn")] if found.late else []
     mo.vstack(
-        [mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"), _books]
+        [
+            mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"),
+            *_late,
+            _books,
+        ]
     )
     return
 
 
 @app.cell
 def columns(found, params):
-    def open_in(notebook):
-        return lambda run: show.Mark(run.name, href=show.page(params, notebook, run=run.id))
-
-    where = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
-    table = [
-        show.Column("run", lambda r: open_in(where.get(r.state.value, "4_watch"))(r), "left"),
-        show.Column("id", lambda r: r.id, "left"),
-        show.Column("state", lambda r: show.mark(r.state.value), "left"),
-        show.Column("why", lambda r: show.plain(r.reason.value) if r.reason else show.DASH, "left"),
-        show.Column("held", lambda r: show.usd(found.money[r.id].held_usd_micros)),
-        show.Column("charged", lambda r: show.usd(found.money[r.id].charged_usd_micros)),
-        show.Column("changed", lambda r: show.moment(r.updated_at), "left"),
-    ]
+    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id))
     return (table,)
 
 
@@ -162,6 +159,7 @@ def runs(found, session, table):
                 f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
                 "",
                 show.text_table(found.runs, table) if found.runs else _start,
+                *(lag.sentence for lag in found.late),
                 *found.problems,
             ]
         ),
@@ -174,18 +172,10 @@ def runs(found, session, table):
 
 @app.cell
 def statement(found, session):
-    _lines = [
-        show.Column("time", lambda e: show.moment(e.time), "left"),
-        show.Column("what", lambda e: show.plain(e.kind), "left"),
-        show.Column("amount", lambda e: show.usd(e.usd_micros)),
-        show.Column("from", lambda e: e.source, "left"),
-        show.Column("to", lambda e: e.target, "left"),
-        show.Column("who", lambda e: e.actor, "left"),
-    ]
     _parts = [mo.md("## Statement")]
     if found.statement and not session.is_script:
         _parts.append(charts.wallet_chart(found.statement))
-    _parts.append(mo.Html(show.html_table(found.statement[:12], _lines, empty="No money has moved yet.")))
+    _parts.append(mo.Html(show.html_table(found.statement[:12], tables.statement(), empty="No money has moved yet.")))
     mo.vstack(_parts)
     return
 
@@ -198,7 +188,7 @@ def deposit(actor, get_pressed, key, project, session, set_pressed, store):
                 verbs.deposit,
                 store,
                 project=project.value,
-                usd_micros=round(1e6 * value),
+                usd_micros=verbs.from_usd(value),
                 key=f"deposit:{key}:{get_pressed()}",
                 actor=actor,
             )

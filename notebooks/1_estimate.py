@@ -18,9 +18,8 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.money import parse_usd
-    from patron_core.ui import charts, inert, price_view, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui import charts, inert, price_view, show, tables
+    from patron_core.ui.script import Arguments, Usd, open_session
 
 
 @app.class_definition
@@ -32,7 +31,7 @@ class EstimateArguments(Arguments):
         default=("A100-40GB",), min_length=1, description=f"any of {', '.join(verbs.device_names())}"
     )
     minutes: float = Field(default=60.0, gt=0, le=1e6, description="time budget")
-    budget: float = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
+    budget: Usd = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
     spot: bool = Field(default=False, description="spot prices, and the reclaims that come with them")
     data: str = Field(default="climbmix", description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
     vocab_size: int = Field(default=32768, ge=272, le=262144, description="tokens in the vocabulary")
@@ -41,7 +40,7 @@ class EstimateArguments(Arguments):
     steps: int | None = Field(default=None, ge=1, le=10**8, description="training steps; beats the ratio")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
-    max_usd_per_hour: float | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
+    max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
 
 
@@ -135,7 +134,7 @@ def estimate(
             "num_steps": steps.value or None,
         },
         budget_s=budget_s,
-        budget_usd_micros=round(1e6 * budget.value),
+        budget_usd_micros=verbs.from_usd(budget.value),
         spot=spot.value,
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
@@ -145,21 +144,7 @@ def estimate(
 
 @app.cell
 def columns():
-    table = [
-        show.Column("depth", lambda r: str(r.recipe.depth)),
-        show.Column("device", lambda r: r.device.name, "left"),
-        show.Column("verdict", lambda r: show.mark(str(r.verdict)), "left"),
-        show.Column("wall time", lambda r: show.between(r.wall_s, show.seconds)),
-        show.Column("cost", lambda r: show.between(r.cost_usd_micros, show.usd)),
-        show.Column("val_bpb", lambda r: show.between(r.val_bpb, show.bpb)),
-        show.Column("params", lambda r: show.count(r.num_params["total"])),
-        show.Column("w/o v-emb", lambda r: show.count(r.num_params["without_value_embeds"])),
-        show.Column("scaling", lambda r: show.count(r.num_params["scaling"])),
-        show.Column("tokens", lambda r: show.count(r.recipe.train_tokens)),
-        show.Column("FLOPs", lambda r: show.flops(r.recipe.train_flops)),
-        show.Column("memory", lambda r: show.size(r.memory.peak_bytes.high)),
-        show.Column("step", lambda r: show.seconds(r.step_s.mid)),
-    ]
+    table = tables.estimates()
     return (table,)
 
 
@@ -180,8 +165,8 @@ def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
             rows,
             prices.value,
             deadline_s=budget_s,
-            budget_usd_micros=round(1e6 * budget.value),
-            max_usd_micros_per_hour=parse_usd(max_usd_per_hour.value) if max_usd_per_hour.value else None,
+            budget_usd_micros=verbs.from_usd(budget.value),
+            max_usd_micros_per_hour=verbs.from_usd(max_usd_per_hour.value) if max_usd_per_hour.value else None,
         )
         placed = _placed.value or []
     return (placed,)
@@ -189,24 +174,7 @@ def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
 
 @app.cell
 def price_columns():
-    price_table = [
-        show.Column("machine", lambda p: p.machine, "left"),
-        show.Column("where", lambda p: p.infra or show.DASH, "left"),
-        show.Column("kind", lambda p: p.kind, "left"),
-        show.Column("an hour", lambda p: show.usd(p.usd_micros_per_hour)),
-        show.Column("a GPU hour", lambda p: show.usd(p.usd_micros_per_gpu_hour)),
-        show.Column("as of", lambda p: p.as_of),
-    ]
-    place_table = [
-        show.Column("machine", lambda o: o.price.machine, "left"),
-        show.Column("where", lambda o: o.price.infra or show.DASH, "left"),
-        show.Column("way", lambda o: str(o.way).replace("_", " "), "left"),
-        show.Column("an hour", lambda o: show.usd(o.price.usd_micros_per_hour)),
-        show.Column("expected", lambda o: show.usd(o.cost_usd_micros)),
-        show.Column("at worst", lambda o: show.usd(o.hold_usd_micros)),
-        show.Column("takes", lambda o: show.seconds(o.wall_s)),
-        show.Column("why not", lambda o: o.why_not or "chosen", "left"),
-    ]
+    price_table, place_table = tables.prices(), tables.places()
     return place_table, price_table
 
 

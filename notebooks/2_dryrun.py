@@ -11,21 +11,16 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: dryrun")
 
 with app.setup:
-    import getpass
-    import uuid
     from typing import Literal
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.lifecycle import supervisor
-    from patron_core.states import RunState
-    from patron_core.ui import inert, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui import inert, show, tables
+    from patron_core.ui.script import Arguments, Usd, open_session
 
     SMALL = verbs.Question().spec  # what a laptop trains in a minute
-    STARTUP = ("provisioning", "data", "tokenizer", "compile")
 
 
 @app.class_definition
@@ -39,14 +34,14 @@ class DryrunArguments(Arguments):
     batch_tokens: int = Field(default=SMALL["batch_tokens"], ge=16, le=2**26, description="tokens in a step")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
-    max_usd: float | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
-    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    max_usd: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
     key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
     on: Literal["local", "sky"] = Field(default="local", description="this machine, or one that SkyPilot finds")
     device: str = Field(default="", description="GPU to rent with --on sky, for instance A100-40GB or H100")
     spot: bool = Field(default=False, description="rent a machine that may be taken away, at a fraction of the price")
     where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
-    usd_per_hour: float | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
+    usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
     fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
     yes: bool = Field(default=False, description="confirm: spend what the burst costs")
     timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
@@ -75,9 +70,9 @@ def title():
 @app.cell
 def lab(args, session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
-    key = args.key or uuid.uuid4().hex[:12]
+    key = session.key
     get_run, set_run = mo.state(params.get("run") or args.run)
     get_error, set_error = mo.state(None)
     return actor, get_error, get_run, key, params, set_error, set_run, store
@@ -113,7 +108,7 @@ def estimate(args, batch_tokens, data, depth, get_run, sequence_len, session, st
         device=args.device or verbs.LOCAL_DEVICE,
         spot=args.spot,
         only=args.where,
-        usd_micros_per_hour=round(1e6 * args.usd_per_hour) if args.usd_per_hour else None,
+        usd_micros_per_hour=verbs.from_usd(args.usd_per_hour) if args.usd_per_hour else None,
         fallback=args.fallback_prices,
     )
     _outcome = session.call(
@@ -144,7 +139,7 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
                 spec=spec,
                 project=args.project,
                 name=args.name or None,
-                max_usd_micros=round(1e6 * args.max_usd) if args.max_usd else None,
+                max_usd_micros=verbs.from_usd(args.max_usd) if args.max_usd else None,
                 target=target,
                 actor=actor,
                 key=f"dryrun:{key}",
@@ -158,20 +153,21 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
                 verbs.deposit,
                 store,
                 project=verbs.view(store, _run_id).run.project,
-                usd_micros=round(1e6 * deposit.value),
-                key=f"deposit:{key}",
+                usd_micros=verbs.from_usd(deposit.value),
+                key=f"deposit:{_run_id}:{key}",
                 actor=actor,
             )
         set_run(_run_id)
         if not session.is_script:
             params["run"] = _run_id
-        _begun = session.call(verbs.dryrun, store, _run_id, actor=actor)
+        _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
+        _begun = session.call(verbs.dryrun, store, _run_id, actor=actor, key=_once)
         set_error(_begun)
         if not _begun.failed:
-            supervisor.ensure_running(store)
+            verbs.ensure_running(store)
 
     _known = session.call(verbs.view, store, get_run()).value if get_run() else None
-    _waiting = _known is None or _known.run.state in (RunState.DRAFT, RunState.AWAITING_FUNDING)
+    _waiting = _known is None or _known.run.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
     _again = "again" if _known is not None and _known.run.dryrun else "now"
     _button = mo.ui.button(label=inert.md("Dryrun {}", _again), kind="success", on_click=prove)
     _button if _waiting and not session.is_script else None
@@ -186,11 +182,12 @@ def act_as_script(args, get_run, prove, session, store):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             prove()
             session.on_interrupt = "the dryrun goes on"
+            session.look_again = f"python notebooks/4_watch.py --run {get_run()}"
             session.call(
                 verbs.wait,
                 store,
                 get_run(),
-                until=frozenset(RunState) - {RunState.DRYRUN},
+                until=frozenset(verbs.RunState) - {verbs.RunState.DRYRUN},
                 timeout_s=args.timeout_s,
                 on_view=lambda now: session.status(show.progress_line(now)),
             )
@@ -219,7 +216,7 @@ def look(acted, get_run, session, store, ticker):
     _outcome = session.call(verbs.view, store, get_run())
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
-    _next = inert.md(" Next: {}", inert.code(seen.next)) if seen.run.state is not RunState.DRYRUN else ""
+    _next = inert.md(" Next: {}", inert.code(seen.next)) if seen.run.state is not verbs.RunState.DRYRUN else ""
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}", seen.run.name, seen.sentence, _next)),
@@ -234,17 +231,16 @@ def measured(seen, store):
     mo.stop(not seen.run.dryrun)
     _was, _got = seen.run.estimate or {}, seen.run.dryrun["measured"]
     repriced = verbs.repriced(store, seen.run)
-    _start = [sum(_was["phases_s"][n][k] for n in STARTUP if n in _was["phases_s"]) for k in ("low", "mid", "high")]
     pairs = [
         ("a step", show.between(_was["step_s"], show.seconds), show.seconds(_got.get("step_s"))),
-        ("MFU", show.percent(_was["mfu"]), show.percent(_got.get("mfu"))),
+        ("MFU", show.percent(_was.get("mfu_expected")), show.percent(_got.get("mfu"))),
         (
             "peak memory",
             show.between(_was["memory"]["peak_bytes"], show.size),
             show.size(_got.get("peak_memory_bytes")),
         ),
         ("an evaluation", show.between(_was["eval_s"], show.seconds), show.seconds(_got.get("eval_s"))),
-        ("start to first step", show.between(tuple(_start), show.seconds), show.seconds(_got.get("start_s"))),
+        ("start to first step", show.between(verbs.startup_s(_was), show.seconds), show.seconds(_got.get("start_s"))),
         (
             "a checkpoint",
             show.DASH,
@@ -260,11 +256,7 @@ def measured(seen, store):
         ("cost", show.between(_was["cost_usd_micros"], show.usd), show.between(repriced.cost_usd_micros, show.usd)),
         ("val_bpb", show.between(_was["val_bpb"], show.bpb), show.between(repriced.val_bpb, show.bpb)),
     ]
-    table = [
-        show.Column("", lambda pair: pair[0], "left"),
-        show.Column("estimated", lambda pair: pair[1]),
-        show.Column("measured, or with it", lambda pair: pair[2]),
-    ]
+    table = tables.measured()
     mo.vstack([mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))])
     return pairs, repriced, table
 
@@ -285,7 +277,7 @@ def rehearsal(seen):
 
 
 @app.cell
-def answer(pairs, repriced, seen, session, table):
+def answer(args, pairs, repriced, seen, session, table):
     session.emit(
         seen.to_dict() | {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()},
         "\n".join(
@@ -297,6 +289,7 @@ def answer(pairs, repriced, seen, session, table):
             ]
         ),
     )
+    session.end(verbs.exit_code(seen) if args.yes else 0)
     return
 
 
@@ -307,7 +300,7 @@ def unproven(acted, get_run, session, store):
     _seen = session.call(verbs.view, store, get_run()).value
     if not _seen.run.dryrun:
         session.emit(_seen.to_dict(), f"{_seen.run.name}: {_seen.sentence}\nnext: {_seen.next}")
-        session.end(3)
+        session.end(verbs.exit_code(_seen))
     return
 
 

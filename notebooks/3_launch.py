@@ -11,26 +11,21 @@ __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="Patron: launch")
 
 with app.setup:
-    import getpass
-    import uuid
-
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.errors import InvalidInput
-    from patron_core.states import RunState
     from patron_core.ui import choices, inert, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import Arguments, Usd, open_session
 
-    WAITING = (RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FUNDED)
+    WAITING = (verbs.RunState.AWAITING_FUNDING, verbs.RunState.PAUSED, verbs.RunState.FUNDED)
 
 
 @app.class_definition
 class LaunchArguments(Arguments):
     run: str = Field(default="", description="id, name or beginning of the id of the run")
-    fund: float | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
-    deposit: float = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    fund: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
     key: str = Field(default="", description="idempotency key: the same key holds and launches once")
     yes: bool = Field(default=False, description="confirm: hold the money and launch")
 
@@ -58,51 +53,46 @@ def title():
 @app.cell
 def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
     return actor, params, store
 
 
 @app.cell
 def choose(args, params, session, store):
-    if session.is_script and not args.run:
-        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs that wait"))
+    session.require("--run", args.run, next="python notebooks/0_lab.py")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
-    _wanted = params.get("run") or args.run
-    _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed
-    _labels = choices.run_labels([*_waiting, *([_found.value] if _found and not _found.failed else [])])
-    _known = _found.value.id if _found and not _found.failed else None
-    _missing = _found is not None and _found.failed
+    _choice = choices.of_runs(session, store, _waiting, wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(
-        _labels,
-        value=None if _missing else choices.label_of(_labels, _known),
+        _choice.labels,
+        value=_choice.value,
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
-    _problem = mo.callout(mo.md(_found.error_markdown()), kind="warn") if _missing else None
+    _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
     amount = mo.ui.number(0, 1e6, value=args.fund or 0, step=0.01, label="Hold, $ (0: the upper bound)")
     deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
     _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")
-    None if session.is_script else mo.vstack([_asked, *([_problem] if _missing else [])])
+    None if session.is_script else mo.vstack([_asked, *_problem])
     return amount, chosen, deposit
 
 
 @app.cell
-def identity(args):
-    key = args.key or uuid.uuid4().hex[:12]  # one key a page: pressing twice holds and launches once
+def identity(session):
+    key = session.key  # one key a page: pressing twice holds and launches once
     get_launch, set_launch = mo.state(None, allow_self_loops=True)
     return get_launch, key, set_launch
 
 
 @app.cell
-def offer(amount, chosen, get_launch, session, store):
+def offer(amount, chosen, get_launch, key, session, store):
     launched = get_launch() is not None and not get_launch().failed
     mo.stop(launched)
     mo.stop(
         chosen.value is None,
         mo.md("No run that waits for money is chosen. Prove one: `python notebooks/2_dryrun.py --depth 2`"),
     )
-    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=round(1e6 * amount.value) or None)
+    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=verbs.from_usd(amount.value) or None, key=key)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="warn"))
     offered = _outcome.value
     return (offered,)
@@ -125,7 +115,7 @@ def terms(deposit, offered):
         ("will be held", show.usd(offered.hold_usd_micros)),
         ("in the wallet", show.usd(_wallet.available_usd_micros)),
     ]
-    lacking = offered.short_usd_micros - round(1e6 * deposit.value)
+    lacking = offered.short_usd_micros - verbs.from_usd(deposit.value)
     _short = (
         mo.callout(mo.md(inert.md("The wallet lacks {}. Deposit at least that.", show.usd(lacking))), kind="warn")
         if lacking > 0
@@ -154,8 +144,8 @@ def press(
                 verbs.fund_and_launch,
                 store,
                 chosen.value,
-                usd_micros=round(1e6 * amount.value) or None,
-                deposit_usd_micros=round(1e6 * deposit.value),
+                usd_micros=verbs.from_usd(amount.value) or None,
+                deposit_usd_micros=verbs.from_usd(deposit.value),
                 actor=actor,
                 key=key,
             )

@@ -1,6 +1,6 @@
 """Watch: one run, live: its state, its curves, its attempts and what it costs. Pause it, cancel it, note what you see.
 
-python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 3
+python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 6
 python notebooks/4_watch.py --run RUN --no-follow --json
 python notebooks/4_watch.py --run RUN --cancel --yes
 marimo run notebooks/4_watch.py                          then add ?run=RUN to the address, or choose
@@ -12,17 +12,13 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: watch")
 
 with app.setup:
-    import getpass
     import shlex
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.errors import InvalidInput
-    from patron_core.lifecycle import supervisor
-    from patron_core.states import ACTIVE, TERMINAL, RunState
-    from patron_core.ui import charts, choices, inert, show
+    from patron_core.ui import charts, choices, inert, show, tables
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -60,28 +56,23 @@ def title():
 @app.cell
 def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     params = mo.query_params()
     return actor, params, store
 
 
 @app.cell
 def choose(args, params, session, store):
-    if session.is_script and not args.run:
-        session.fail(InvalidInput(["--run: missing"], next="python notebooks/0_lab.py lists the runs"))
-    _wanted = params.get("run") or args.run
-    _found = session.call(verbs.find_run, store, _wanted) if _wanted else None  # an address is looked up, not believed
-    _labels = choices.run_labels([*verbs.overview(store), *([_found.value] if _found and not _found.failed else [])])
-    _known = _found.value.id if _found and not _found.failed else None
-    _missing = _found is not None and _found.failed
+    session.require("--run", args.run, next="python notebooks/0_lab.py")
+    _choice = choices.of_runs(session, store, verbs.overview(store), wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(
-        _labels,
-        value=None if _missing else choices.label_of(_labels, _known),
+        _choice.labels,
+        value=_choice.value,
         label="Run",
         on_change=lambda run_id: params.set("run", run_id),
     )
-    _problem = mo.callout(mo.md(_found.error_markdown()), kind="warn") if _missing else None
-    None if session.is_script else mo.vstack([chosen, *([_problem] if _missing else [])])
+    _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
+    None if session.is_script else mo.vstack([chosen, *_problem])
     return (chosen,)
 
 
@@ -101,14 +92,16 @@ def act_as_script(actor, args, chosen, session, store):
 @app.cell
 def slow():
     # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
-    get_state, set_state = mo.state(("", RunState.RUNNING, 0))
+    get_state, set_state = mo.state(("", verbs.RunState.RUNNING, 0))
     get_pressed, set_pressed = mo.state(None)  # what the last press of a button brought
     return get_pressed, get_state, set_pressed, set_state
 
 
 @app.cell
 def ticking(get_state, session):
-    ticker = mo.ui.refresh(options=["2s", "10s", "60s"], default_interval="2s" if get_state()[1] in ACTIVE else None)
+    ticker = mo.ui.refresh(
+        options=["2s", "10s", "60s"], default_interval="2s" if get_state()[1] in verbs.ACTIVE else None
+    )
     None if session.is_script else ticker
     return (ticker,)
 
@@ -118,7 +111,8 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
     if session.is_script and args.follow:
-        session.on_interrupt = f"the run goes on; look again with: python notebooks/4_watch.py --run {chosen.value}"
+        session.on_interrupt = "the run goes on"
+        session.look_again = f"python notebooks/4_watch.py --run {chosen.value} --no-follow"
         _outcome = session.call(
             verbs.wait,
             store,
@@ -130,8 +124,8 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
         _outcome = session.call(verbs.view, store, chosen.value)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
-    if seen.run.state in ACTIVE and not session.is_script:
-        supervisor.ensure_running(store)
+    if seen.run.state in verbs.ACTIVE and not session.is_script:
+        verbs.ensure_running(store)
     _state = (seen.run.id, seen.run.state, len(seen.history))
     if _state != get_state():
         set_state(_state)
@@ -223,15 +217,9 @@ def log(seen, session, store):
 def details(get_state, session, store):
     mo.stop(session.is_script or not get_state()[0])
     _seen = verbs.view(store, get_state()[0])
-    _history = [
-        show.Column("time", lambda e: show.moment(e.time), "left"),
-        show.Column("who", lambda e: e.actor, "left"),
-        show.Column("what", lambda e: show.mark(e.new.value) if e.new else show.plain(e.kind), "left"),
-        show.Column("detail", lambda e: str(e.detail.get("detail", "")), "left"),
-    ]
     mo.accordion(
         {
-            "History": mo.Html(show.html_table(reversed(_seen.history), _history)),
+            "History": mo.Html(show.html_table(reversed(_seen.history), tables.history())),
             "Spec": mo.Html(show.facts_table((k, str(v)) for k, v in _seen.run.spec.items() if v is not None)),
         }
     )
@@ -240,10 +228,10 @@ def details(get_state, session, store):
 
 @app.cell
 def confirmation(get_state, session, store):
-    mo.stop(session.is_script or not get_state()[0] or get_state()[1] in TERMINAL)
+    mo.stop(session.is_script or not get_state()[0] or get_state()[1] in verbs.TERMINAL)
     run_id, _state, _ = get_state()
     run_name = verbs.view(store, run_id).run.name
-    can_pause = _state in ACTIVE and _state is not RunState.DRYRUN
+    can_pause = _state in verbs.ACTIVE and _state is not verbs.RunState.DRYRUN
     sure = mo.ui.text(placeholder=inert.vega(run_name), label="To confirm, type the name of the run")
     return can_pause, run_id, run_name, sure
 
@@ -296,6 +284,7 @@ def answer(args, seen, session):
                 show.progress_line(seen),
                 seen.sentence,
                 *([f"refused: {seen.refused['message']}"] if seen.refused else []),
+                *(f"warning: {warning}" for warning in seen.warnings),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),
@@ -303,7 +292,7 @@ def answer(args, seen, session):
             ]
         ),
     )
-    session.end(0 if seen.run.state is RunState.SUCCEEDED or not args.follow else 3)
+    session.end(verbs.exit_code(seen, pause=args.pause, cancel=args.cancel) if args.follow else 0)
     return
 
 

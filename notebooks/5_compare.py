@@ -24,7 +24,7 @@ with app.setup:
 @app.class_definition
 class CompareArguments(Arguments):
     runs: tuple[str, ...] = Field(default=(), description="runs to compare, by id or name; else all that finished")
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project to take runs from")
+    project: str = Field(default="", description="project to take runs from; without it the one that has runs")
 
 
 @app.cell
@@ -40,8 +40,7 @@ def title():
         """
         # Compare
 
-        What was promised before each run was paid for, beside what came out. Every finished run sharpens the loss law
-        below, and so the next prediction.
+        What was promised before each run was paid for, beside what came out, and the loss law that it all adds up to.
         """
     )
     return args, session
@@ -56,7 +55,7 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    _found = verbs.overview(store, project=args.project, limit=200)
+    _found = verbs.overview(store, project=verbs.project_to_show(store, args.project), limit=200)
     _words = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
     _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
     _wanted = [one.value for one in _asked if not one.failed]

@@ -11,14 +11,13 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: journal")
 
 with app.setup:
-    import getpass
     from typing import Literal
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, show
+    from patron_core.ui import inert, show, tables
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any"
@@ -26,7 +25,7 @@ with app.setup:
 
 @app.class_definition
 class JournalArguments(Arguments):
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="project of the notes")
+    project: str = Field(default="", description="project of the notes; without it the one that has runs")
     kind: Literal["note", "hypothesis", "result", "decision", "failed"] | None = Field(
         default=None, description="only this kind; with --add, the kind of the note"
     )
@@ -58,25 +57,27 @@ def title():
 @app.cell
 def lab(session):
     store = session.open_lab()
-    actor = getpass.getuser()
+    actor = session.actor
     get_saved, set_saved = mo.state(None)
     return actor, get_saved, set_saved, store
 
 
 @app.cell
 def about(args, session, store):
-    run_id = session.call(verbs.view, store, args.run).value.run.id if args.run else None
-    return (run_id,)
+    _run = session.call(verbs.find_run, store, args.run).value if args.run else None
+    run_id = _run.id if _run is not None else None
+    shown_project = args.project or (_run.project if _run is not None else verbs.project_to_show(store))
+    return run_id, shown_project
 
 
 @app.cell
-def add_as_script(actor, args, run_id, session, store):
+def add_as_script(actor, args, run_id, session, shown_project, store):
     added = None
     if session.is_script and args.add:
         added = session.call(
             verbs.write_note,
             store,
-            project=args.project,
+            project=shown_project,
             body=args.add,
             title=args.title,
             kind=args.kind or "note",
@@ -87,10 +88,10 @@ def add_as_script(actor, args, run_id, session, store):
 
 
 @app.cell
-def filters(args, session):
+def filters(args, session, shown_project):
     kind = mo.ui.dropdown([ANY, *verbs.KINDS], value=args.kind or ANY, label="Kind")
     text = mo.ui.text(args.text, label="Words", debounce=True)
-    project = mo.ui.text(args.project, label="Project")
+    project = mo.ui.text(shown_project, label="Project")
     None if session.is_script else mo.hstack([kind, text, project], justify="start", gap=1.5)
     return kind, project, text
 
@@ -112,26 +113,17 @@ def read(added, get_saved, kind, project, run_id, session, store, text):
 
 
 @app.cell
-def listing(added, notes, session):
-    columns = [
-        show.Column("changed", lambda n: show.moment(n.updated_at), "left"),
-        show.Column("kind", lambda n: n.kind, "left"),
-        show.Column("title", lambda n: n.title or n.body[:60].replace("\n", " "), "left"),
-        show.Column("run", lambda n: n.run_id or show.DASH, "left"),
-        show.Column("by", lambda n: n.actor, "left"),
-        show.Column("rev", lambda n: str(n.revision)),
-        show.Column("id", lambda n: n.id, "left"),
-    ]
+def listing(added, notes, project, session):
     _shown = [added] if added is not None else notes
     session.emit(
-        {"notes": [vars(note) for note in _shown]},
+        {"project": project.value, "notes": [vars(note) for note in _shown]},
         "\n\n".join(
             f"{show.moment(n.updated_at)}  {n.kind}  {n.id}  {n.run_id or ''}\n{n.title}\n{n.body}".rstrip()
             for n in _shown
         )
         or "No notes.",
     )
-    mo.Html(show.html_table(notes, columns, empty="No note is like that."))
+    mo.Html(show.html_table(notes, tables.notes(), empty="No note is like that."))
     return
 
 

@@ -11,17 +11,14 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: search")
 
 with app.setup:
-    import os
-    import uuid
     from typing import Annotated
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.store import searches
     from patron_core.ui import background, inert, show
-    from patron_core.ui.script import Arguments, open_session
+    from patron_core.ui.script import NOT_SUCCEEDED, Arguments, Usd, open_session
 
     ASKED = verbs.Question()
     SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")
@@ -30,8 +27,11 @@ with app.setup:
 @app.class_definition
 class SearchArguments(Arguments):
     minutes: float = Field(default=ASKED.minutes, ge=0.05, le=10080, description="training time of one run")
-    budget: float = Field(
-        default=ASKED.budget_usd_micros / 1e6, gt=0, le=1e6, description="dollars that the search may spend in all"
+    budget: Usd = Field(
+        default=verbs.to_usd(ASKED.budget_usd_micros),
+        gt=0,
+        le=1e6,
+        description="dollars that the search may spend in all",
     )
     depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=ASKED.depths, min_length=1, description="depths to choose from"
@@ -132,7 +132,7 @@ def the_question(asked):
     _shape["device_batch_size"] = min(ASKED.spec["device_batch_size"], _rows)
     question = verbs.Question(
         minutes=asked.value["minutes"],
-        budget_usd_micros=round(asked.value["budget"] * 1e6),
+        budget_usd_micros=verbs.from_usd(asked.value["budget"]),
         depths=tuple(int(depth) for depth in asked.value["depths"]),
         max_dryruns=asked.value["max_dryruns"],
         max_runs=asked.value["max_runs"],
@@ -145,13 +145,13 @@ def the_question(asked):
 
 
 @app.cell
-def identity(args, store):
+def identity(args, session, store):
     params = mo.query_params()
     _asked = params.get("key") or ""
     # an address finds a search, it names none
-    _is_known = bool(_asked) and (background.find(_asked) is not None or searches.has_key(store, _asked))
-    key = args.key or (_asked if _is_known else "") or uuid.uuid4().hex[:12]
-    actor = os.environ.get("USER", "notebook")
+    _is_known = bool(_asked) and (background.find(_asked) is not None or verbs.has_search(store, _asked))
+    key = _asked if _is_known and not args.key else session.key
+    actor = session.actor
     get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
     return actor, get_work, key, params, set_work
 
@@ -165,7 +165,8 @@ def run_as_script(actor, key, project, question, session, store):
             session.status(show.progress_line(seen))
 
     def ask():
-        session.on_interrupt = f"its runs go on; go on with: python notebooks/search.py --key {key}"
+        session.on_interrupt = "its runs go on"
+        session.look_again = session.command("--key", key)
         return session.call(
             verbs.search, store, question, project=project, actor=actor, key=key, on_progress=follow
         ).value
@@ -249,7 +250,7 @@ def answer(columns, found, headline, lines, session):
         found.to_dict(),
         "\n".join(["", headline + ".", "", show.text_table(found.rows, columns), "", *lines]),
     )
-    session.end(0 if found.best_run else 3)
+    session.end(0 if found.best_run else NOT_SUCCEEDED)
     return
 
 

@@ -8,7 +8,8 @@
     │   └── Unavailable   3   a tool, server or credential is missing or does not answer
     │       └── Busy      5   busy or unreachable for now: the same command may do in a moment
     ├── ConfirmationNeeded 4  costs money, and the confirmation is missing
-    └── InternalError     1   a broken promise of our own
+    ├── InternalError     1   a broken promise of our own
+    └── Interrupted     130   Ctrl-C
 
 The number is the exit code of a script. `to_dict` is the JSON that scripts, notebooks and routes show.
 """
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from trainer.contract.urls import mask
+
 
 class PatronError(Exception):
     code: ClassVar[str] = "error"
@@ -26,9 +29,10 @@ class PatronError(Exception):
 
     def __init__(self, message: str, *, next: str):
         """`next` is the command or call to try."""
+        message = mask(message)  # it goes to terminals, pages, logs and the database
         super().__init__(message)
         self.message = message
-        self.next = next
+        self.next = mask(next)
 
     def to_dict(self) -> dict[str, Any]:
         shape = {"code": self.code, "message": self.message, "next": self.next, "retryable": self.retryable}
@@ -41,7 +45,7 @@ class InvalidInput(PatronError):
 
     def __init__(self, problems: Sequence[str], *, next: str):
         super().__init__("; ".join(problems), next=next)
-        self.problems = tuple(problems)
+        self.problems = tuple(map(mask, problems))
 
     def to_dict(self) -> dict[str, Any]:
         shape = super().to_dict()
@@ -80,3 +84,9 @@ class ConfirmationNeeded(PatronError):
 
 class InternalError(PatronError):
     code = "internal"
+
+
+class Interrupted(PatronError):
+    code = "interrupted"
+    exit_code = 130  # what shells use for Ctrl-C
+    retryable = True

@@ -67,9 +67,20 @@ def format_usd(usd_micros: int) -> str:
     return f"{sign}${amount:.6f}".rstrip("0")
 
 
+def typed_usd(usd_micros: int) -> str:
+    """Dollars as a flag takes them, to the micro-dollar: 4.36, 0.0031."""
+    exact = f"{Decimal(usd_micros) / MICROS_PER_USD:f}"
+    return exact.rstrip("0").rstrip(".") if "." in exact else exact
+
+
 def to_usd(usd_micros: int) -> float:
     """Dollars as a float, for charts and JSON only; sums are made in micro-dollars."""
     return usd_micros / MICROS_PER_USD
+
+
+def from_usd(dollars: float) -> int:
+    """Micro-dollars from a number of a form or a flag, to the nearest. Text goes through parse_usd."""
+    return round(MICROS_PER_USD * dollars)
 
 
 def cost_usd_micros(seconds: float, usd_micros_per_hour: int) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from patron_core.errors import Refused
-from patron_core.money import format_usd
+from patron_core.money import format_usd, typed_usd
 from trainer.contract.devices import DEVICES, find_device
 
 FALLBACK_AS_OF = "2025-06-30"
@@ -123,7 +123,7 @@ def checked_price(price: Price | None, *, device: str = "") -> Price:
         raise Refused(
             f"{price.source} gives {price.machine} at {format_usd(hourly)} an hour; plausible is "
             f"{format_usd(low)} to {format_usd(high)}, so this looks like an error of the catalog",
-            next=f"take another region or cloud, or give the real price: --usd-per-hour {low / 1e6:.2f} or more",
+            next=f"take another region or cloud, or give the real price: --usd-per-hour {typed_usd(low)} or more",
         )
     return price
 

@@ -22,10 +22,26 @@ from pathlib import Path
 
 from patron_core.errors import InvalidInput
 from patron_core.money import parse_usd
+from trainer.contract.urls import secret_of
 
 
 def home() -> Path:
     return Path(os.environ.get("PATRON_HOME") or Path.home() / ".patron").expanduser().absolute()
+
+
+def make_home() -> Path:
+    """PATRON_HOME, made for its owner alone: it holds the lab, its logs, and what jobs have in their environment."""
+    folder = home()
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    elif (folder / "patron.db").exists() and folder.stat().st_uid == os.getuid() and folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)  # made by an older Patron
+    return folder
+
+
+def keep_private() -> None:
+    """What this process makes from now on, and what its children make, is for its owner alone."""
+    os.umask(0o077)
 
 
 def cache() -> Path:
@@ -39,6 +55,11 @@ def runs_folder() -> Path:
 def runs_place() -> str:
     """A folder, or a URL where machines elsewhere reach it, too."""
     place = os.environ.get("PATRON_RUNS") or str(runs_folder())
+    if problem := secret_of(place):
+        raise InvalidInput(
+            [f"PATRON_RUNS: {problem}; keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"],
+            next="export PATRON_RUNS=s3://BUCKET/runs",
+        )
     return place if "://" in place else _absolute(place)
 
 

@@ -178,11 +178,3 @@ def _what_diverged(divergence: Mapping[str, Any], checkpoint_step: int | None) -
     is_saved = checkpoint_step is not None
     saved = f"the last good checkpoint is of step {checkpoint_step}" if is_saved else "there is no good checkpoint"
     return f"In step {divergence.get('step')} {what}; {saved}."
-
-
-def is_legal(old: RunState, new: RunState) -> bool:
-    return new in LEGAL[old]
-
-
-def is_retried(reason: EndReason) -> bool:
-    return reason in FREE_RETRY or reason in COUNTED_RETRY

@@ -21,7 +21,18 @@ import s3
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # In this order, before all other files: the longest first, so that no worker ends long after the other.
-LONGEST_FIRST = ("skylab/test_sky.py",)
+LONGEST_FIRST = (
+    "skylab/test_sky.py",
+    "training/test_bucket.py",
+    "training/test_bench.py",
+    "training/test_train.py",
+    "training/test_kills.py",
+    "test_loop.py",
+    "training/test_distributed.py",
+    "notebooks/test_notebooks.py",
+    "test_search.py",
+    "training/test_stop.py",
+)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -73,6 +84,14 @@ def _compiled_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/patron-compiled-{os.getuid()}")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """What Patron makes private within this process does not bind the next test."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

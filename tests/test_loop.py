@@ -16,23 +16,31 @@ from pathlib import Path
 import psutil
 import pytest
 from corpus import write_corpus
+from record import all_events, curve
 
 from patron_core import verbs
 from patron_core.errors import Refused
+from patron_core.lifecycle import decide
 from patron_core.lifecycle.supervisor import Supervisor, ensure_running
 from patron_core.mirror import tracking
 from patron_core.mirror.due import due
 from patron_core.money import cost_usd_micros
-from patron_core.rundir.rundir import RunDir, curve, lineage
+from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs
 
 BUDGET_USD_MICROS = 500_000
 
 
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "GITHUB_TOKEN")  # of whoever runs a lab
+PLANTED = "planted-secret-4711"
+
+
 @pytest.fixture
 def store(living_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in SECRETS:
+        monkeypatch.setenv(name, PLANTED)
     found = Store.open()
     yield found
     found.close()
@@ -85,7 +93,8 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     supervisor = Supervisor(store=store)  # quick ticks, so that the kill comes in the middle
     verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
     run = verbs.plan(store, spec=spec, max_usd_micros=BUDGET_USD_MICROS, actor="ada", key="one")
-    assert verbs.plan(store, spec=spec, actor="ada", key="one").id == run.id
+    again = verbs.plan(store, spec=spec, max_usd_micros=BUDGET_USD_MICROS, actor="ada", key="one")
+    assert again.id == run.id
 
     with pytest.raises(Refused, match="draft"):
         verbs.fund(store, run.id, actor="ada", key="too early")
@@ -135,7 +144,7 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     drive(supervisor, run, lambda seen: due(store) == [])
     mirrored = tracking.metrics_frame(store, [run.id], keys=["train/loss"])
     assert Counter(mirrored["step"].to_list()) == Counter(range(1, 201))
-    recorded = curve(lineage(directory.all_events()), "train/loss")
+    recorded = curve(lineage(all_events(directory)), "train/loss")
     assert sorted(zip(mirrored["step"], mirrored["value"], strict=True)) == recorded
 
     row = verbs.compare(store, [run.id])[0]
@@ -144,6 +153,44 @@ def test_the_whole_loop_survives_kills_and_the_bill_is_right(
     assert row.train_usd_micros <= held
     note = verbs.write_note(store, project="lab", body="It came back.", run_id=run.id, kind="result", actor="ada")
     assert verbs.read_notes(store, project="lab", run_id=run.id) == [note]
+
+    # nothing that was written, databases, logs, jobs, events, MLflow's tables, holds a secret of its owner's
+    written = [path for path in living_home.rglob("*") if path.is_file()]
+    assert {path.suffix for path in written} >= {".db", ".log", ".json", ".jsonl"}
+    assert [path for path in written if PLANTED.encode() in path.read_bytes()] == []
+    assert living_home.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.timeout(240)
+def test_a_training_that_stands_still_is_stopped_resumed_and_counted(
+    store: Store, spec: dict[str, object], living_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATRON_STOP_WITHIN_S", "2")
+    supervisor = Supervisor(store=store)
+    verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
+    run = verbs.plan(store, spec=spec, actor="ada")
+    with store.begin() as conn:  # as if a dryrun had proven it
+        ledger.hold(conn, run, BUDGET_USD_MICROS, key="hold", actor="ada", now=1.0)
+        for state in (RunState.DRYRUN, RunState.AWAITING_FUNDING, RunState.FUNDED):
+            run = runs.transition(conn, run.id, old=run.state, new=state, actor="ada", now=1.0)
+    verbs.launch(store, run.id, actor="ada")
+    directory = RunDir(run.run_dir)
+    drive(supervisor, run, lambda seen: (c := directory.newest_checkpoint()) is not None and c.step >= 40)
+    process_with(str(living_home), "trainer.train").send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as impatient:  # a start is silent for longer, while it imports
+        impatient.setattr(decide, "SILENCE_S", 6.0)
+        impatient.setattr(decide, "SILENCE_FACTOR", 0.0)
+        drive(supervisor, run, lambda seen: attempts.for_run(store, seen.id)[0].state == "ended")
+    run = drive(supervisor, run, lambda seen: seen.state is RunState.SUCCEEDED)
+    first, second = attempts.for_run(store, run.id)
+    assert (first.reason, second.reason) == (EndReason.HUNG, EndReason.COMPLETED)
+    assert first.evidence["killed"]
+    assert first.evidence["silent_s"] > 6
+    assert first.evidence["checkpoint_step"] >= 40
+    start = [event for event in directory.read_events()[0] if event.kind == "start"][-1]
+    assert start.data["resumed_step"] == first.evidence["checkpoint_step"]
+    told = [event for event in runs.events(store, run.id) if event.reason is EndReason.HUNG]
+    assert [event.new for event in told] == [RunState.RECOVERING]
 
 
 @pytest.mark.timeout(240)

@@ -21,9 +21,11 @@ from types import FrameType
 from typing import Any
 
 from trainer.checkpoint.bucket import local_folder
+from trainer.contract.code import python_module
 from trainer.contract.events import attempt_segments, free_attempt_name, seq_of
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
+from trainer.contract.layout import EVENTS, RESULT
 from trainer.contract.remote import Remote, is_url
 
 DEFAULT_BURST_STEPS = 8
@@ -57,14 +59,14 @@ class Rehearsal:
         verdict = {"exit_code": EXIT_DONE if ok else EXIT_ERROR, "reason": "completed" if ok else "user_error"}
         up_there = {key: value for key, value in self._result().items() if key == "durable_step"}
         result = first | verdict | up_there | {"message": message, "rehearsal": rehearsal}
-        write_json(self._run_dir / "result.json", result)
+        write_json(self._run_dir / RESULT, result)
         if is_url(self._place):
-            Remote(self._place).put("result.json", self._run_dir / "result.json")
+            Remote(self._place).put(RESULT, self._run_dir / RESULT)
         print(f"dryrun: {message}", file=sys.stderr)
         return EXIT_DONE if ok else EXIT_ERROR
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "trainer.train", self._spec, self._place]
+        command = [*python_module("trainer.train"), self._spec, self._place]
         command += ["--attempt", self._attempt, *options]
         if self._deadline_at is not None:
             command += ["--deadline-s", f"{max(1.0, self._deadline_at - time.monotonic()):.1f}"]
@@ -105,7 +107,7 @@ class Rehearsal:
         }
 
     def _result(self) -> dict[str, Any]:
-        return read_json(self._run_dir / "result.json") or {}
+        return read_json(self._run_dir / RESULT) or {}
 
     def _losses(self, step: int) -> list[tuple[float, float]]:
         """(time, loss) each time that the step was done."""
@@ -113,7 +115,7 @@ class Rehearsal:
         return [(event["time"], event["metrics"]["train/loss"]) for event in metrics]
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        for _, path in attempt_segments(self._run_dir / "events", self._attempt):
+        for _, path in attempt_segments(self._run_dir / EVENTS, self._attempt):
             yield from (json.loads(line) for line in path.read_bytes().splitlines() if seq_of(line) is not None)
 
 

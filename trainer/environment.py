@@ -22,8 +22,10 @@ from typing import Any
 import torch
 
 from trainer.contract.code import code_hash
+from trainer.contract.commit import commit_of
 from trainer.contract.exits import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift
 from trainer.contract.files import cache_folder, read_json, write_json
+from trainer.contract.layout import ENVIRONMENT
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec, canonical_json
 from trainer.data import DataError, PreparedData, prepare
@@ -38,7 +40,6 @@ HASHED = (
 
 
 def describe_environment(machine: Machine, data: PreparedData, num_devices: int = 1) -> dict[str, Any]:
-    code = Path(__file__).parent
     environment: dict[str, Any] = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -51,8 +52,7 @@ def describe_environment(machine: Machine, data: PreparedData, num_devices: int 
         "compile": machine.compile,
         "cpu_kernel": machine.has_cpu_kernel,
         "packages": _package_versions(),
-        "git_commit": _git(code, "rev-parse", "HEAD"),
-        "git_diff_hash": _git_diff_hash(code),
+        **commit_of(Path(__file__).parents[1]),
         "code_hash": code_hash(),
         "data_hash": data.data_hash,
         "tokenizer_hash": data.tokenizer_hash,
@@ -73,7 +73,7 @@ def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash:
             f"this environment has hash {environment['hash']}, the plan was proven in one with {expected_hash}. "
             "Prove it again here (a dryrun), or compare the two environment.json"
         )
-    path = run_dir / "environment.json"
+    path = run_dir / ENVIRONMENT
     before = read_json(path)
     if before is None:
         write_json(path, environment)
@@ -110,22 +110,6 @@ def _package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=10, check=False, text=True
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def _git_diff_hash(folder: Path) -> str | None:
-    """Sixteen hex digits over uncommitted changes; None outside a checkout or when there are none."""
-    diff = _git(folder, "diff", "HEAD", "--", ".")
-    return hashlib.sha256(diff.encode()).hexdigest()[:16] if diff else None
 
 
 def _driver_version() -> str | None:

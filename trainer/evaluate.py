@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.model.head import HeadKernel, softcap_cross_entropy_, token_losses
+from trainer.runtime.transfer import send
 from trainer.runtime.world import ALONE, World
 
 
@@ -55,8 +56,8 @@ def evaluate(
             stopped = True
             break
         missing = (0, 0, 0, batch_size - x_BT.size(0))
-        x_BT = F.pad(x_BT, missing).to(device, non_blocking=True)
-        padded_N = F.pad(y_BT, missing).flatten().to(device, non_blocking=True)
+        x_BT, padded_N = (send(F.pad(part_BT, missing), device) for part_BT in (x_BT, y_BT))
+        padded_N = padded_N.flatten()
         with torch.set_grad_enabled(keep_graph):
             x_ND = forward(x_BT).detach().flatten(0, 1)
         weight_VD = weight_VD.to(x_ND.dtype)  # cast once

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from trainer.contract import grace
+from trainer.contract.code import python_module
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -56,7 +57,7 @@ class Launcher:
         }
         environ = {"OMP_NUM_THREADS": str(threads)} | os.environ | {key: str(value) for key, value in ranks.items()}
         return subprocess.Popen(
-            [sys.executable, "-m", "trainer.train", *self._trainer_args],
+            [*python_module("trainer.train"), *self._trainer_args],
             env=environ,
             process_group=0,  # a terminal's Ctrl-C comes once, from here
             preexec_fn=_dying_with(os.getpid()),

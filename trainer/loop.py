@@ -17,23 +17,17 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer import divergence
-from trainer.checkpoint.checkpoint import (
-    Checkpoint,
-    Checkpointer,
-    CheckpointError,
-    NotFinite,
-    SaveReport,
-    Snapshot,
-)
-from trainer.checkpoint.saving import BackgroundSaver, SaveSchedule
+from trainer.checkpoint.checkpoint import Checkpoint, Checkpointer, NotFinite, Snapshot
+from trainer.checkpoint.saves import Saves
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import Diverged, Stopped, UserError
 from trainer.contract.spec import TrainSpec
@@ -43,35 +37,15 @@ from trainer.evaluate import EvalResult, evaluate
 from trainer.model.gpt import build_model
 from trainer.model.head import head_loss
 from trainer.optim.optimizer import Optimizer
+from trainer.pace import Pace, Position
 from trainer.preemption.stop import StopWatch
-from trainer.runtime.console import Console, short_duration
+from trainer.runtime.attention_choice import choose_attention
+from trainer.runtime.console import Console
 from trainer.runtime.machine import Machine
+from trainer.runtime.transfer import send
 from trainer.runtime.world import ALONE, World
 
 COLLECT_GARBAGE_EVERY_STEPS = 5000
-
-
-@dataclass(kw_only=True)
-class Position:
-    """Where training stands; all of it is in a checkpoint."""
-
-    step: int = 0  # completed
-    train_s: float = 0.0  # spent stepping, over all attempts, without work that was lost
-    last_eval_step: int | None = None
-    val_bpb: float | None = None
-    val_loss: float | None = None
-    min_val_bpb: float | None = None
-
-
-@dataclass(kw_only=True)
-class StepTimes:
-    """Seconds of the steps of this process."""
-
-    seconds: list[float] = field(default_factory=list)
-
-    def settled(self) -> list[float]:
-        """Without the first two, which compile and warm up, where there are more."""
-        return self.seconds[2:] or self.seconds
 
 
 class TrainingLoop:
@@ -90,24 +64,24 @@ class TrainingLoop:
         self.spec, self.machine, self.data, self.world = spec, machine, data, world
         self.recipe = spec.recipe()
         self.position = Position()
-        self.times = StepTimes()
+        self.pace = Pace(
+            self.recipe,
+            machine,
+            num_devices=world.size,
+            events=events,
+            console=console,
+            log_every=spec.log_every_steps,
+        )
         self.batch_size = spec.micro_batch_size(world.size)
         self.num_micro_batches = self.recipe.batch_tokens // (self.batch_size * spec.sequence_len)
-        self._saver: BackgroundSaver | None = None  # rank 0 has it
-        if checkpointer is not None:
-            self._saver = BackgroundSaver(checkpointer, on_saved=self._report_save, on_failed=self._report_failed_save)
         self._events, self._console, self._stop = events, console, stop
-        self._not_finite: NotFinite | None = None  # found by a save in the background
-        self._log_every_steps = spec.log_every_steps
-        self._schedule = SaveSchedule(
-            every_steps=spec.checkpoint_every_steps, every_s=spec.checkpoint_every_s, now=time.monotonic()
-        )
+        self.saves = Saves(spec, checkpointer, take=self._snapshot, events=events, console=console, world=world)
         self.model = build_model(
             self.recipe,
             device=machine.device,
             compute_dtype=machine.dtype,
             seed=spec.seed,
-            flex=machine.compile and machine.is_cuda,
+            attention=self._choose_attention(),
         )
         self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile, world=world)
         self._probe_params = divergence.probe_params(self.model)
@@ -125,6 +99,18 @@ class TrainingLoop:
             world_size=world.size,
         )
         self._loader_state = self._loader.state()
+
+    def _choose_attention(self) -> dict[int, str | None]:
+        """The kernel of each kind of layer, which rank 0 measured."""
+        machine = self.machine
+        if not (machine.compile and machine.is_cuda):
+            return {}
+        chosen: dict[int, str | None] = {}
+        if self.world.is_first:
+            found = choose_attention(self.recipe, machine.device, machine.dtype, self.batch_size)
+            chosen = {window: choice.name for window, choice in found.items()}
+            self._console.say(f"attention by window, the quickest here: {chosen}")
+        return self.world.first_says(chosen)
 
     # Resuming
 
@@ -145,8 +131,7 @@ class TrainingLoop:
         self.position = Position(**state["position"])
         self._loader_state = dict(state["loader"])
         self._loader.restore(self._loader_state)
-        if self._saver is not None:
-            self._saver.saved_step = self.position.step
+        self.saves.resumed_at(self.position.step)
 
     def compile(self) -> float:
         """Compile forward, head and backward on one batch of zeros; returns seconds. Changes nothing that is saved."""
@@ -167,7 +152,7 @@ class TrainingLoop:
 
         `only_steps` leaves out evaluations and periodic checkpoints, and logs every step: for bursts.
         """
-        self._log_every_steps = 1 if only_steps else self.spec.log_every_steps
+        self.pace.log_every_steps = 1 if only_steps else self.spec.log_every_steps
         gc.collect()
         gc.freeze()
         gc.disable()  # a collection amid a step can pause for half a second
@@ -178,12 +163,13 @@ class TrainingLoop:
                 if self.position.step >= end_step:
                     return
                 if not only_steps:
-                    self._save_when_due()
+                    with self._ending_if_not_finite():
+                        self.saves.save_when_due(self.position.step)
                 self._step()
                 if self.position.step % COLLECT_GARBAGE_EVERY_STEPS == 0:
                     gc.collect()
         except Exception:
-            self.wait_for_save()  # what is being written was good when it was copied
+            self.saves.wait()  # what is being written was good when it was copied
             raise
         finally:
             gc.enable()
@@ -210,54 +196,23 @@ class TrainingLoop:
             found = self.world.all_say(divergence.trace(self.model, mean_loss))
             culprit = next((culprit for culprit in found if culprit.name), found[0])
             raise self._diverged(culprit, step + 1, f"step {step + 1} was not applied (train/loss {mean_loss:.6g})")
-        if self._saver is not None:
-            self._saver.wait_until_copied()  # a save reads what the optimizer changes
+        self.saves.wait_until_copied()  # a save reads what the optimizer changes
         self.optimizer.step(step)
         self.optimizer.zero_grad()
         self.machine.synchronize()
         seconds = time.perf_counter() - start
         self.position.step = step + 1
         self.position.train_s += seconds
-        self.times.seconds.append(seconds)
         self._loader_state = self._loader.state()
-        self._report_step(mean_loss, seconds, round(max(*memory, self.machine.peak_memory_bytes())))
+        self.pace.report(step + 1, mean_loss, seconds, round(max(*memory, self.machine.peak_memory_bytes())))
 
     def _micro_batch(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
         """Forward and backward; gradients are summed over the step's micro-batches."""
-        x_BT = x_BT.to(self.machine.device, non_blocking=True)
-        targets_N = y_BT.to(self.machine.device, non_blocking=True).flatten()
+        x_BT, targets_N = send(x_BT, self.machine.device), send(y_BT, self.machine.device).flatten()
         x_ND = self._forward(x_BT).flatten(0, 1)
         loss = head_loss(x_ND, self.model.lm_head.weight, targets_N, softcap=self.model.softcap, kernel=self._kernel)
         (loss / self.num_micro_batches).backward()
         return loss.detach()
-
-    def mfu(self, seconds: float) -> float | None:
-        """Of a step that took so long, over all devices."""
-        flops = self.recipe.flops_per_token * self.recipe.batch_tokens
-        return self.machine.reached_flops_share(flops / self.world.size, seconds)
-
-    def _report_step(self, loss: float, seconds: float, peak_memory_bytes: int) -> None:
-        step, tokens = self.position.step, self.recipe.batch_tokens
-        mfu = self.mfu(seconds)
-        if len(self.times.seconds) == 1:
-            self._events.emit("phase", step=step, name="first_step", seconds=seconds)
-        if step % self._log_every_steps == 0 or step == self.recipe.num_steps:
-            values = {
-                "train/loss": loss,
-                "train/tokens_per_s": tokens / seconds,
-                "train/step_s": seconds,
-                "train/mfu": mfu,
-                "train/lr_multiplier": self.recipe.schedule.lr_multiplier(step - 1),
-                "train/peak_memory_bytes": peak_memory_bytes,  # of the process that needs most
-            }
-            self._events.emit("metrics", step=step, metrics=values)
-        recent = self.times.settled()[-20:]
-        left_s = (self.recipe.num_steps - step) * sum(recent) / len(recent)
-        share = f" | MFU {mfu:.1%}" if mfu is not None else ""
-        self._console.progress(
-            f"step {step}/{self.recipe.num_steps} | loss {loss:.4f} | {tokens / seconds:,.0f} tok/s{share} | "
-            f"{short_duration(left_s)} left"
-        )
 
     def _save_and_stop(self) -> None:
         """Some rank was asked to stop, and all agreed to. Raises Stopped."""
@@ -278,8 +233,8 @@ class TrainingLoop:
     def _diverged(self, culprit: Culprit, step: int, what_happened: str) -> Diverged:
         """The end of a run that met NaN or infinity in `step`, counted from 1."""
         self.world.agreed_to_end()
-        self.wait_for_save()
-        good_step = self._saved_step
+        self.saves.wait()
+        good_step = self.saves.saved_step
         if good_step == self.position.step and culprit.quantity in divergence.SAVED:
             good_step = None  # restored from it just now: it was there already
         saved = (
@@ -343,37 +298,18 @@ class TrainingLoop:
 
     # Checkpoints
 
-    @property
-    def last_save(self) -> SaveReport | None:
-        return self._saver.last if self._saver is not None else None
-
     def save(self) -> None:
-        """Returns when this very step is safe. Raises UserError when that fails.
+        """Returns when this very step is safe. Raises UserError when that fails. All ranks have to call it."""
+        with self._ending_if_not_finite():
+            self.saves.save(self.position.step)
 
-        All ranks have to call it; rank 0 writes.
-        """
-        self.wait_for_save()  # of an earlier step, or of this one
-        self._end_if_not_finite()
-        if self.world.first_decides(self._saved_step == self.position.step):
-            return
-        snapshot = self._snapshot()
-        if self._saver is None:
-            return
+    @contextmanager
+    def _ending_if_not_finite(self) -> Iterator[None]:
+        """A save that met NaN or infinity ends the run."""
         try:
-            self._saver.save(snapshot)
+            yield
         except NotFinite as error:
             raise self._diverged(error.culprit, error.step, str(error)) from error
-        except CheckpointError as error:
-            raise UserError(str(error)) from error
-
-    def wait_for_save(self, timeout_s: float | None = None) -> None:
-        """Until nothing is being written, or for so long."""
-        if self._saver is not None:
-            self._saver.wait(timeout_s)
-
-    @property
-    def _saved_step(self) -> int | None:
-        return self._saver.saved_step if self._saver is not None else None
 
     def _snapshot(self) -> Snapshot:
         """All ranks have to call it; that of rank 0 is whole."""
@@ -390,42 +326,3 @@ class TrainingLoop:
         }
         files = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": rng}
         return Snapshot(step=position.step, files=files, state=state)
-
-    def _report_save(self, step: int, report: SaveReport) -> None:
-        self._schedule.learn(report)
-        self._events.emit(
-            "checkpoint",
-            step=step,
-            seconds=report.seconds,
-            stall_s=report.stall_s,
-            bytes=report.num_bytes,
-            path=f"checkpoints/{report.path.name}",
-        )
-        seconds = report.seconds if report.waited_for else report.stall_s
-        self._events.emit("phase", step=step, name="checkpoint", seconds=seconds)
-
-    def _report_failed_save(self, step: int, error: CheckpointError) -> None:
-        """A periodic save that fails is a warning: the run is worth more than the checkpoint."""
-        if isinstance(error, NotFinite):
-            self._not_finite = error
-            return
-        self._events.emit("warning", step=step, code="checkpoint_failed", message=str(error))
-        self._console.say(f"warning: {error}")
-
-    def _end_if_not_finite(self) -> None:
-        error = self._not_finite
-        if error is not None:
-            raise self._diverged(error.culprit, error.step, str(error)) from error
-
-    def _save_when_due(self) -> None:
-        """Start a periodic save. While another one is being written, it comes later, or training waits for that one."""
-        self._end_if_not_finite()
-        is_due = self._schedule.is_due(self.position.step, self._saved_step, time.monotonic())
-        is_writing = self._saver is not None and self._saver.is_writing
-        if not self.world.first_decides(is_due and (self._schedule.is_exact or not is_writing)):
-            return
-        self._schedule.start(time.monotonic())
-        began = time.perf_counter()
-        snapshot = self._snapshot()  # from many processes it takes a while
-        if self._saver is not None:
-            self._saver.start(snapshot, began=began)

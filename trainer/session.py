@@ -6,58 +6,35 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from trainer.checkpoint.checkpoint import Checkpoint, Checkpointer
-from trainer.contract.events import EventWriter
-from trainer.contract.exits import BadSpec, Stopped
-from trainer.contract.files import cache_folder, newest_checkpoint_name
+from trainer.contract.exits import EXIT_DONE, BadSpec, Stopped
+from trainer.contract.files import cache_folder, write_json
+from trainer.contract.layout import RESULT, newest_checkpoint_name
 from trainer.contract.spec import SpecError, TrainSpec
 from trainer.data import DataError, PreparedData, prepare
 from trainer.environment import check_environment, check_same_everywhere, describe_environment
 from trainer.loop import TrainingLoop
-from trainer.preemption.stop import StopWatch
-from trainer.runtime.console import Console
 from trainer.runtime.machine import Machine, find_machine
 from trainer.runtime.out_of_memory import Micro, held_bytes
-from trainer.runtime.world import World
 from trainer.sampling.loading import keep_tokenizer
 from trainer.sampling.showcase import closing_prompts, closing_samples
+from trainer.start import Start
 
 BURST_EVAL_MICRO_BATCHES = 4
 MEASURED_PHASES = ("data", "tokenizer", "model", "compile", "start")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    burst_steps: int | None = None
-    rehearse: bool = False  # after the burst go on stepping, without saves, for somebody to kill it
-    expected_environment: str | None = None  # hash
-
-
 class Session:
     """`run` trains; `figures` says at any time what is known for result.json."""
 
-    def __init__(
-        self,
-        *,
-        spec: TrainSpec,
-        run_dir: Path,
-        options: Options,
-        on_burst: Callable[[], None],
-        events: EventWriter,
-        console: Console,
-        stop: StopWatch,
-        started_at: float,
-        world: World,
-    ):
-        self._world = world
-        self._spec, self._run_dir, self._options, self._on_burst = spec, run_dir, options, on_burst
-        self._events, self._console, self._stop, self._started_at = events, console, stop, started_at
+    def __init__(self, spec: TrainSpec, start: Start):
+        self._spec, self._asked, self._started_at = spec, start.asked, start.started_at
+        self._run_dir, self._world, self._stop = start.run_dir, start.world, start.stop
+        self._events, self._console = start.events, start.console
         self._phase_s: dict[str, float] = {}
         self._resumed_step: int | None = None
         self._machine: Machine | None = None
@@ -105,17 +82,17 @@ class Session:
             with self._phase("compile"):
                 loop.compile()
         self._phase_s["start"] = time.time() - self._started_at
-        if self._options.burst_steps is None:
+        if self._asked.burst_steps is None:
             loop.run(loop.recipe.num_steps)
             loop.save()
             world.agreed_to_end()
             if world.is_first:
                 self._show_samples(loop, data)
             return
-        self._run_burst(loop, data, self._options.burst_steps)
-        if self._options.rehearse:
+        self._run_burst(loop, data, self._asked.burst_steps)
+        if self._asked.rehearse:
             if world.is_first:
-                self._on_burst()
+                self._publish_burst()
             loop.run(loop.recipe.num_steps, only_steps=True)
         world.agreed_to_end()
 
@@ -188,7 +165,7 @@ class Session:
     def _check_environment(self, machine: Machine, data: PreparedData) -> None:
         environment = describe_environment(machine, data, self._world.size)
         if self._world.is_first:
-            check_environment(self._run_dir, environment, self._options.expected_environment)
+            check_environment(self._run_dir, environment, self._asked.expected_environment)
             keep_tokenizer(self._run_dir, data.tokenizer_path)
         check_same_everywhere(self._world, environment)
 
@@ -211,15 +188,15 @@ class Session:
     def _run_burst(self, loop: TrainingLoop, data: PreparedData, steps: int) -> None:
         """A few steps of the run's own schedule and a taste of everything else that takes time."""
         first = loop.position.step
-        last = loop.recipe.num_steps - (1 if self._options.rehearse else 0)  # leaves a step to be killed in
+        last = loop.recipe.num_steps - (1 if self._asked.rehearse else 0)  # leaves a step to be killed in
         loop.run(max(first, min(first + steps, last)), only_steps=True)
         result = loop.evaluate(BURST_EVAL_MICRO_BATCHES * loop.batch_size * self._spec.sequence_len)
         loop.save()
         eval_tokens = min(self._spec.eval_tokens, data.num_val_tokens)
         eval_s_per_token = result.seconds / result.tokens
-        save = loop.last_save
+        save = loop.saves.last
         self._burst = self._speed(loop) | {
-            "first_step_s": loop.times.seconds[0] if loop.times.seconds else None,
+            "first_step_s": loop.pace.seconds[0] if loop.pace.seconds else None,
             "peak_memory_bytes": loop.machine.peak_memory_bytes(),
             "eval_s_per_token": eval_s_per_token,
             "eval_s": eval_s_per_token * eval_tokens,
@@ -235,10 +212,15 @@ class Session:
             **{f"{name}_s": self._phase_s.get(name, 0.0) for name in MEASURED_PHASES},
         }
 
+    def _publish_burst(self) -> None:
+        """The burst's figures, while the process goes on for somebody to kill it."""
+        done = {"exit_code": EXIT_DONE, "reason": "completed", "message": "burst done, rehearsing a kill"}
+        write_json(self._run_dir / RESULT, done | self.figures() | {"attempt": self._events.attempt})
+
     @staticmethod
     def _speed(loop: TrainingLoop) -> dict[str, float | None]:
         """Median step of this process, and what follows from it."""
-        seconds = loop.times.settled()
+        seconds = loop.pace.settled()
         if not seconds:
             return dict.fromkeys(("step_s", "step_s_iqr", "tokens_per_s", "mfu"))
         step_s = statistics.median(seconds)
@@ -248,7 +230,7 @@ class Session:
             "step_s": step_s,
             "step_s_iqr": quartiles[2] - quartiles[0],
             "tokens_per_s": tokens / step_s,
-            "mfu": loop.mfu(step_s),
+            "mfu": loop.pace.mfu(step_s),
         }
 
     def _stop_if_asked(self, doing: str) -> None:
@@ -265,7 +247,7 @@ class Session:
 
     def wait_for_save(self, timeout_s: float) -> None:
         if self._loop is not None:
-            self._loop.wait_for_save(timeout_s)
+            self._loop.saves.wait(timeout_s)
 
     def figures(self) -> dict[str, Any]:
         loop = self._loop

@@ -21,26 +21,30 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
-import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.bucket import Bucket, leave, local_folder
 from trainer.contract.events import EventWriter, NoEvents, free_attempt_name
-from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, TrainerExit
-from trainer.contract.files import read_json, run_lock, write_json
-from trainer.contract.remote import is_url, read_anywhere
-from trainer.contract.spec import SpecError, TrainSpec
+from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, TrainerExit
+from trainer.contract.files import run_lock, write_json
+from trainer.contract.keys import KEY_WORDS, is_key
+from trainer.contract.layout import RESULT, log_name
+from trainer.contract.remote import is_url
+from trainer.frozen import freeze_spec, is_finished, is_spec_of_another_run, load_spec
+from trainer.preemption.deadline import keep_deadline
 from trainer.preemption.ending import Ending
 from trainer.preemption.notices import watching_for_notices
 from trainer.preemption.stop import StopRequest, StopWatch
 from trainer.runtime import out_of_memory
 from trainer.runtime.console import Console
 from trainer.runtime.joining import join
-from trainer.runtime.world import World
+from trainer.runtime.transfer import use_expandable_segments
+from trainer.start import Asked, Start, process_started_at
 
 if TYPE_CHECKING:
     from trainer.session import Session  # torch comes with it: imported only once the spec is good
@@ -64,21 +68,23 @@ def _main(argv: list[str] | None, stop: StopWatch) -> int:
     stop.when_late(lambda _request: os._exit(EXIT_RESUME))  # until there is a last word to say
     if os.environ.get("PATRON_NOTICE_FILE"):
         stop.look_for_file(Path(os.environ["PATRON_NOTICE_FILE"]))
-    args = _parse(argv)
-    started_at = _process_started_at()
-    place: str = args.run_dir
+    asked = _parse(argv)
+    use_expandable_segments()
+    started_at = process_started_at()
+    place = asked.run_dir
     run_dir = local_folder(place) if is_url(place) else Path(place)
     try:
         world = join()
     except TrainerExit as error:
         return _refuse(error)
+    begin = partial(Start, asked=asked, run_dir=run_dir, stop=stop, world=world, started_at=started_at)
     if not world.is_first:
-        return world.leave(_run_to_the_end(args, run_dir, NoEvents(), Console.silent(), started_at, stop, world))
+        return world.leave(_run_to_the_end(begin(events=NoEvents(), console=Console.silent(), bucket=None)))
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
         with run_lock(run_dir):
-            bucket = Bucket(place, run_dir, args.attempt) if is_url(place) else None
-            exit_code = _run_locked(args, run_dir, started_at, stop, world, bucket)
+            bucket = Bucket(place, run_dir, asked.attempt) if is_url(place) else None
+            exit_code = _run_locked(asked, run_dir, bucket, begin)
     except TrainerExit as error:  # somebody else's lock, or no bucket: there is no result.json that is ours to write
         world.publish(world.explain(error))
         exit_code = _refuse(error)
@@ -90,31 +96,21 @@ def _refuse(error: TrainerExit) -> int:
     return error.exit_code
 
 
-def _run_locked(
-    args: argparse.Namespace, run_dir: Path, started_at: float, stop: StopWatch, world: World, bucket: Bucket | None
-) -> int:
-    if _is_finished(run_dir) and not _differing_keys_or_none(args.spec, run_dir):
-        print(f"trainer: {args.run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
+def _run_locked(asked: Asked, run_dir: Path, bucket: Bucket | None, begin: Callable[..., Start]) -> int:
+    if is_finished(run_dir) and not is_spec_of_another_run(asked.spec, run_dir):
+        print(f"trainer: {asked.run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
         return EXIT_DONE if bucket is None or bucket.bring_up_the_rest() else EXIT_RESUME
-    attempt: str = args.attempt or free_attempt_name(run_dir, bucket.restored.segments if bucket else ())
+    attempt = asked.attempt or free_attempt_name(run_dir, bucket.restored.segments if bucket else ())
     events = EventWriter(run_dir, attempt, first_seq=bucket.restored.first_seq(run_dir, attempt) if bucket else 1)
-    console = Console(run_dir / "logs" / f"{attempt}.log")
+    console = Console(run_dir / log_name(attempt))
     if bucket is not None:
         bucket.start(attempt, events, console.say)
-    return _run_to_the_end(args, run_dir, events, console, started_at, stop, world, bucket)
+    return _run_to_the_end(begin(events=events, console=console, bucket=bucket))
 
 
-def _run_to_the_end(
-    args: argparse.Namespace,
-    run_dir: Path,
-    events: EventWriter,
-    console: Console,
-    started_at: float,
-    stop: StopWatch,
-    world: World,
-    bucket: Bucket | None = None,
-) -> int:
+def _run_to_the_end(start: Start) -> int:
     """Run, and say how it ended: once, here or in the watching thread."""
+    events, console, stop, world = start.events, start.console, start.stop, start.world
 
     def report(request: StopRequest) -> None:
         world.tell_stop(request.source)
@@ -125,67 +121,43 @@ def _run_to_the_end(
         if not world.is_first:
             return
         console.say(f"{result['reason']}: {result['message']}")
-        if not _is_finished(run_dir):  # a refused start must not hide a finished run
-            write_json(run_dir / "result.json", result | {"attempt": events.attempt})
+        if not is_finished(start.run_dir):  # a refused start must not hide a finished run
+            write_json(start.run_dir / RESULT, result | {"attempt": events.attempt})
         events.emit("end", **{key: result[key] for key in ("exit_code", "reason", "message", "step")})
 
-    ending = Ending(run_dir, write_last_word, events, console, bucket, started_at)
+    ending = Ending(start, write_last_word)
     stop.hear(world.heard_stop)
     stop.report_to(report)
     stop.when_late(ending.end_process)
-    result = ending.say(_run_and_judge(args, run_dir, events, console, started_at, stop, ending, world))
+    result = ending.say(_run_and_judge(start, ending))
     stop.disarm()
     return int(result["exit_code"])
 
 
-def _run_and_judge(
-    args: argparse.Namespace,
-    run_dir: Path,
-    events: EventWriter,
-    console: Console,
-    started_at: float,
-    stop: StopWatch,
-    ending: Ending,
-    world: World,
-) -> dict[str, Any]:
+def _run_and_judge(start: Start, ending: Ending) -> dict[str, Any]:
     """Run, and turn whatever happens into the contents of result.json."""
+    asked, world = start.asked, start.world
     session: Session | None = None
     result: dict[str, Any] = {"exit_code": EXIT_DONE, "reason": "completed", "message": ""}
     try:
-        spec = _load_spec(args.spec)
-        _set_deadline(stop, spec, args.deadline_s, started_at)
+        spec = load_spec(asked.spec)
+        keep_deadline(
+            start.stop, spec.deadline_s, asked.run_dir, asked.attempt, asked.deadline_s, started_at=start.started_at
+        )
         if world.is_first:
-            _freeze_spec(spec, run_dir)
-            if not _is_finished(run_dir):
-                (run_dir / "result.json").unlink(missing_ok=True)  # an older attempt's last word is not this one's
+            freeze_spec(spec, start.run_dir)
+            if not is_finished(start.run_dir):  # an older attempt's last word is not this one's
+                (start.run_dir / RESULT).unlink(missing_ok=True)
             world.announce("begin")
         else:
             world.wait_for("begin")
 
-        from trainer.session import Options, Session
+        from trainer.session import Session
 
-        def publish_burst() -> None:
-            assert session is not None
-            done = {"exit_code": EXIT_DONE, "reason": "completed", "message": "burst done, rehearsing a kill"}
-            write_json(run_dir / "result.json", done | session.figures() | {"attempt": events.attempt})
-
-        session = Session(
-            spec=spec,
-            run_dir=run_dir,
-            options=Options(
-                burst_steps=args.burst, rehearse=args.rehearse, expected_environment=args.expect_environment
-            ),
-            on_burst=publish_burst,
-            events=events,
-            console=console,
-            stop=stop,
-            started_at=started_at,
-            world=world,
-        )
-        ending.session = session
-        with watching_for_notices(stop.notify, session.warn):
+        session = ending.session = Session(spec, start)
+        with watching_for_notices(start.stop.notify, session.warn):
             session.run()
-        result["message"] = f"burst of {args.burst} steps" if args.burst else "the run is complete"
+        result["message"] = f"burst of {asked.burst_steps} steps" if asked.burst_steps else "the run is complete"
     except TrainerExit as error:
         result = world.explain(error) | error.fields
     except KeyboardInterrupt:
@@ -206,68 +178,7 @@ def _judge_unexpected(error: Exception, session: Session | None) -> dict[str, An
     return {"exit_code": EXIT_ERROR, "reason": "user_error", "message": message, "traceback": trace}
 
 
-def _load_spec(place: str | Path) -> TrainSpec:
-    try:
-        return TrainSpec.from_json(read_anywhere(place).decode())
-    except SpecError as error:
-        raise BadSpec(f"{place}: " + "; ".join(error.problems)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSpec(f"cannot read the spec: {error}") from error
-
-
-def _freeze_spec(spec: TrainSpec, run_dir: Path) -> None:
-    """The first start writes spec.json; a run never changes its spec."""
-    path = run_dir / "spec.json"
-    if not path.exists():
-        write_json(path, spec.to_dict())
-        return
-    differing = _differing_keys(spec, _load_spec(path))
-    if differing:
-        raise BadSpec(
-            f"{path} differs from the given spec in {'; '.join(differing)}. Give the run's own spec to resume, or "
-            "another run directory to start a new run"
-        )
-
-
-def _differing_keys(given: TrainSpec, frozen: TrainSpec) -> list[str]:
-    ours, theirs = given.to_dict(), frozen.to_dict()
-    return [f"{key} ({theirs[key]!r} in the run, {ours[key]!r} given)" for key in ours if ours[key] != theirs[key]]
-
-
-def _differing_keys_or_none(spec_path: str, run_dir: Path) -> bool:
-    """Whether the given spec is unreadable or not the finished run's own."""
-    try:
-        return bool(_differing_keys(_load_spec(spec_path), _load_spec(run_dir / "spec.json")))
-    except BadSpec:
-        return True
-
-
-def _is_finished(run_dir: Path) -> bool:
-    """A completed result, and the checkpoint it speaks of. A burst does not finish a run."""
-    result = read_json(run_dir / "result.json") or {}
-    if result.get("exit_code") != EXIT_DONE or result.get("reason") != "completed" or "burst" in result:
-        return False
-    return (run_dir / "checkpoints" / f"step-{result.get('step') or 0:06d}" / "manifest.json").exists()
-
-
-def _set_deadline(stop: StopWatch, spec: TrainSpec, deadline_s: float | None, started_at: float) -> None:
-    limits = [limit for limit in (spec.deadline_s, deadline_s) if limit is not None]
-    if limits:
-        stop.set_deadline(time.monotonic() + min(limits) - (time.time() - started_at))
-
-
-def _process_started_at() -> float:
-    """When this process began, imports included; now, where that cannot be known."""
-    try:
-        stat = Path("/proc/self/stat").read_text(encoding="ascii")
-        ticks_after_boot = int(stat.rpartition(")")[2].split()[19])  # field 22 of proc(5)
-        uptime_s = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError, IndexError):
-        return time.time()
-    return time.time() - max(0.0, uptime_s - ticks_after_boot / os.sysconf("SC_CLK_TCK"))
-
-
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> Asked:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -275,20 +186,27 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("run_dir", metavar="RUN_DIR")
     parser.add_argument("--attempt", type=_attempt_name, help="name of this start in events and logs")
     parser.add_argument("--deadline-s", type=float, metavar="S", help="checkpoint and exit 75 after S seconds")
-    parser.add_argument("--burst", type=int, metavar="N", help="N steps from where the run stands, measured")
+    parser.add_argument(
+        "--burst", dest="burst_steps", type=int, metavar="N", help="N steps from where the run stands, measured"
+    )
     parser.add_argument("--rehearse", action="store_true", help="after the burst go on stepping, to be killed (dryrun)")
-    parser.add_argument("--expect-environment", metavar="HASH", help="exit 78 unless the environment has this hash")
-    args = parser.parse_args(argv)
-    if args.burst is not None and args.burst < 1:
-        parser.error(f"--burst {args.burst} must be at least 1")
-    if args.deadline_s is not None and args.deadline_s <= 0:
-        parser.error(f"--deadline-s {args.deadline_s} must be above 0")
-    return args
+    parser.add_argument(
+        "--expect-environment",
+        dest="expected_environment",
+        metavar="HASH",
+        help="exit 78 unless the environment has this hash",
+    )
+    asked = Asked(**vars(parser.parse_args(argv)))
+    if asked.burst_steps is not None and asked.burst_steps < 1:
+        parser.error(f"--burst {asked.burst_steps} must be at least 1")
+    if asked.deadline_s is not None and asked.deadline_s <= 0:
+        parser.error(f"--deadline-s {asked.deadline_s} must be above 0")
+    return asked
 
 
 def _attempt_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: letters, digits, dots, dashes and underscores, at most 100")
+    if not is_key(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: {KEY_WORDS}")
     return text
 
 

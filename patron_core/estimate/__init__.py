@@ -11,7 +11,7 @@ Prices: patron_core.prices. Loss: patron_core.scaling.
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.estimating import Estimate, Money, compute_dtype, estimate
 from patron_core.estimate.memory import Memory
-from patron_core.estimate.planning import BudgetFit, estimate_table, eval_cadence, fit_to_budget
+from patron_core.estimate.planning import BudgetFit, TooLittleText, estimate_table, eval_cadence, fit_to_budget
 from patron_core.estimate.verdict import Verdict
 from patron_core.estimate.wall import corpus_train_tokens, count_evals, eval_steps
 from patron_core.interval import Interval
@@ -23,6 +23,7 @@ __all__ = [
     "Interval",
     "Memory",
     "Money",
+    "TooLittleText",
     "Verdict",
     "compute_dtype",
     "corpus_train_tokens",

@@ -11,7 +11,9 @@ from trainer.contract.spec import TrainSpec
 
 # A burst sees a moment; a CPU is shared with whatever else its owner does during the run.
 LEAST_SPREAD = {"cpu": 0.15}
-STARTUP_PHASES = ("provisioning", "data", "tokenizer", "compile")
+START = "process_and_compile"  # imports, the model, and its compilation where it is compiled
+STARTUP_PHASES = ("provisioning", "data", "tokenizer", START)
+_OLD_START = "compile"  # its name in measurements that were kept before 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Calibration:
     step_spread: float = 0.02  # relative, either way
     eval_s: float | None = None  # one pass over eval_tokens
     eval_tokens: int | None = None
-    # by phase (provisioning, data, tokenizer, compile), or {"startup": s} for launch to first step in one figure
+    # by phase (STARTUP_PHASES), or {"startup": s} for launch to first step in one figure
     startup_s: Mapping[str, float] = field(default_factory=dict)
     checkpoint_s: float | None = None
     checkpoint_stall_s: float | None = None
@@ -43,7 +45,8 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        return cls(**values)
+        startup_s = {START if name == _OLD_START else name: s for name, s in values.get("startup_s", {}).items()}
+        return cls(**{**values, "startup_s": startup_s})
 
     @classmethod
     def from_spec(cls, spec: TrainSpec, *, device: str, source: str, step_s: float, **measured: Any) -> Calibration:
@@ -72,12 +75,12 @@ class Calibration:
     ) -> Calibration:
         """From the `burst` of a dryrun's result.json. `provisioning_s`: submit to process start, where it was seen."""
         if not burst.get("step_s"):
-            raise InvalidInput([f"{source}: no settled step in its burst"], next="burst 4 steps or more: --burst 4")
+            raise InvalidInput([f"{source}: no settled step in its burst"], next="burst 4 steps or more")
         step_s = float(burst["step_s"])
         iqr_s = float(burst.get("step_s_iqr") or 0.0)
         data_s, tokenizer_s = float(burst.get("data_s") or 0.0), float(burst.get("tokenizer_s") or 0.0)
         start_s = float(burst.get("start_s") or 0.0) + max(0.0, float(burst.get("first_step_s") or 0.0) - step_s)
-        startup = {"data": data_s, "tokenizer": tokenizer_s, "compile": max(0.0, start_s - data_s - tokenizer_s)}
+        startup = {"data": data_s, "tokenizer": tokenizer_s, START: max(0.0, start_s - data_s - tokenizer_s)}
         if provisioning_s is not None:
             startup = {"provisioning": provisioning_s} | startup
         per_token = burst.get("eval_s_per_token")

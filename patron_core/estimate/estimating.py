@@ -64,7 +64,7 @@ class Estimate:
 
     @property
     def hold_usd_micros(self) -> int:
-        """What funding holds: the upper bound of the cost."""
+        """The upper bound of the cost. Funding adds one more start and the time to stop (lifecycle.holds)."""
         return self.cost_usd_micros.high
 
     @property
@@ -98,7 +98,7 @@ class Estimate:
             "device": self.device.name,
             "data": self.spec.data,
             "dtype": self.dtype,
-            "compile": self.compiled,
+            "compiled": self.compiled,
             "num_params": self.num_params,
             "flops_per_token": recipe.flops_per_token,
             "train_flops": recipe.train_flops,
@@ -110,7 +110,7 @@ class Estimate:
             "step_s": self.step_s.to_dict(),
             "eval_s": self.eval_s.to_dict(),
             "tokens_per_s": self.tokens_per_s,
-            "mfu": self.mfu,
+            "mfu_expected": self.mfu,
             "phases_s": {name: phase.to_dict() for name, phase in self.phases_s.items()},
             "wall_s": self.wall_s.to_dict(),
             "cost_usd_micros": self.cost_usd_micros.to_dict(),
@@ -118,7 +118,7 @@ class Estimate:
             "price": self.price.to_dict(),
             "memory": self.memory.to_dict(),
             "val_bpb": self.val_bpb.to_dict(),
-            "val_bpb_measured": self.fit.measured,
+            "loss_law_of_this_corpus": self.fit.measured,
             "calibration": self.calibration.source if self.calibration else None,
             "budget_s": self.budget.s,
             "budget_usd_micros": self.budget.usd_micros,

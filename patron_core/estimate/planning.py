@@ -24,6 +24,10 @@ MIN_STEPS = 20  # fewer teach nothing, and leave no schedule
 MAX_STEPS = 10_000_000
 
 
+class TooLittleText(Refused):
+    """Not for want of time or money: the data has too few tokens."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BudgetFit:
     """A spec whose upper estimate fits the budget, and the numbers that decided it."""
@@ -179,6 +183,12 @@ def _step_cap(recipe: Recipe, max_train_tokens: int | None, max_ratio: float | N
         cap = min(cap, int(max_ratio * recipe.num_params.scaling) // recipe.batch_tokens)
     if max_train_tokens is not None and max_train_tokens // recipe.batch_tokens < cap:
         cap, name = max_train_tokens // recipe.batch_tokens, "tokens"
+    if cap < MIN_STEPS and name == "tokens" and max_train_tokens is not None:
+        raise TooLittleText(
+            f"the data has {max_train_tokens} tokens to train on, {cap} steps of {recipe.batch_tokens}; a run needs at "
+            f"least {MIN_STEPS}",
+            next=f"take a batch_tokens of at most {max_train_tokens // MIN_STEPS}, or more text",
+        )
     if cap < MIN_STEPS:
         raise Refused(
             f"{name} allows {cap} steps of {recipe.batch_tokens} tokens; a run needs at least {MIN_STEPS}",

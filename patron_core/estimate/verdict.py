@@ -24,10 +24,16 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Time, money, both or neither."""
+    """Time, money, both or neither; and what an hour may cost, beside what it does."""
 
     s: float | None = None
     usd_micros: int | None = None
+    max_usd_micros_per_hour: int | None = None
+    usd_micros_per_hour: int = 0
+
+    @property
+    def is_too_dear(self) -> bool:
+        return self.max_usd_micros_per_hour is not None and self.usd_micros_per_hour > self.max_usd_micros_per_hour
 
     def __str__(self) -> str:
         parts = []
@@ -51,6 +57,8 @@ def judge(memory: Memory, wall_s: Interval, cost_usd_micros: tuple[int, int, int
     """By the expected time and cost, and the upper bound of memory."""
     if not memory.fits:
         return Verdict.OUT_OF_MEMORY
+    if budget.is_too_dear:
+        return Verdict.OVER_BUDGET
     share = budget.share(wall_s.mid, cost_usd_micros[1])
     if share is None:
         return Verdict.NO_BUDGET
@@ -69,6 +77,9 @@ def explain(
     if verdict is Verdict.OUT_OF_MEMORY:
         return _memory_sentence(memory, micro_batch_size)
     plan = f"Takes {minutes(wall_s)} and {dollars(cost_usd_micros)}"
+    if budget.is_too_dear:
+        hourly, most = format_usd(budget.usd_micros_per_hour), format_usd(budget.max_usd_micros_per_hour or 0)
+        return f"{plan} at {hourly} an hour, and PATRON_MAX_USD_PER_HOUR allows {most}."
     share = budget.share(wall_s.mid, cost_usd_micros[1])
     upper = budget.share(wall_s.high, cost_usd_micros[2])
     if share is None or upper is None:

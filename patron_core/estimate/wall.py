@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping
 
-from patron_core.estimate.calibration import STARTUP_PHASES, Calibration
+from patron_core.estimate.calibration import START, STARTUP_PHASES, Calibration
 from patron_core.estimate.memory import checkpoint_bytes
 from patron_core.interval import ZERO, Interval, total
 from trainer.contract.devices import Device
@@ -140,7 +140,7 @@ def _startup_phases(
     phases["data"] = data._replace(low=0.0) if local else data
     phases["tokenizer"] = tokenizer._replace(low=0.0) if local else tokenizer
     compile_s = (CPU_COMPILE_S if device.is_cpu else CUDA_COMPILE_S) if compiled else ZERO
-    phases["compile"] = total((compile_s, PROCESS_START_S))
+    phases[START] = total((compile_s, PROCESS_START_S))
     return phases
 
 

@@ -13,21 +13,15 @@ patron_core.lifecycle.decide, from the observation, its evidence and the run dir
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from trainer.contract.keys import KEY_WORDS, is_key
+
 # JSON; opaque to everybody but the executor that gave it, except for handle["key"], the attempt id
 Handle = dict[str, Any]
-
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-
-
-def is_key(text: str) -> bool:
-    """Whether it can be a job's key; it becomes a folder's name."""
-    return _KEY.fullmatch(text) is not None
 
 
 class ObservedStatus(StrEnum):
@@ -57,7 +51,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if not is_key(self.key):
-            raise ValueError(f"job key {self.key!r} must be 1 to 100 letters, digits, - or _, as in r3k-train-1")
+            raise ValueError(f"job key {self.key!r} must be {KEY_WORDS}, as in r3k-train-1")
         if not self.command:
             raise ValueError(f"job {self.key} has an empty command")
         if not (0 < self.deadline_s < float("inf") and 0 <= self.grace_s < float("inf")):
@@ -80,12 +74,14 @@ class Observation:
       oom_kills            processes that the kernel killed for memory while this ran (its cgroup, or the machine)
       max_rss_bytes        peak memory of the workload
       memory               last reading: rss_bytes, available_bytes, cgroup_bytes, cgroup_limit_bytes
-      stop_requested, cancelled, deadline_hit    who told it to stop; cancel_grace_s with cancelled
+      cancelled, deadline_hit    who told it to stop; cancel_grace_s with cancelled
+      silent_s, longest_silence_s    how long it neither printed nor recorded anything: now, and before
       reclaim_notice       somebody else told it to stop: the machine is taken away, or shuts down
       instance_gone        the machine it ran on is no more, or restarted
       killed               this executor sent SIGKILL after the grace
       stopped_before_start, never_started        no workload ran
       runner_killed        the process that watched over it was killed or broke, and the workload died with it
+      runner_deaf          that process was stopped when it had to stop the workload, and both were killed
       rebooted             the machine restarted under it
       error                why it could not be started or asked
       recoveries           how often the executor brought it back; starts: what each machine wrote down
@@ -105,7 +101,7 @@ class Observation:
 
 
 class Executor(Protocol):
-    """Six verbs and two properties. Only submit() starts anything. Raises Unavailable when it cannot be asked."""
+    """Five verbs and two properties. Only submit() starts anything. Raises Unavailable when it cannot be asked."""
 
     @property
     def name(self) -> str: ...
@@ -137,12 +133,8 @@ class Executor(Protocol):
         """What is known now. Does not raise for a job's sake; returns quickly."""
         ...
 
-    def request_stop(self, handle: Handle) -> None:
-        """SIGTERM, once: please save a checkpoint and exit with 75. Returns at once; poll tells the outcome."""
-        ...
-
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL after `grace_s`. Returns at once; poll tells the outcome.
+        """SIGTERM: please save a checkpoint and exit with 75; then SIGKILL after `grace_s`. Returns at once.
 
         Idempotent: again, and after the end, it changes nothing, except that a shorter grace shortens the wait.
         """

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from patron_core.errors import Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
+from patron_core.executors.deadline import moved
 
 NEVER = float("inf")
 
@@ -80,7 +81,7 @@ class FakeExecutor:
             script = self._scripts.popleft() if self._scripts else self.default_script
             self._jobs[job.key] = _FakeJob(job=job, script=script, submitted_at=self.now)
             if job.key in self._forbidden:
-                self._jobs[job.key].stop_at = -NEVER
+                self._jobs[job.key].cancel_at = -NEVER
             else:
                 self.starts[job.key] += 1
             self._act()
@@ -105,12 +106,6 @@ class FakeExecutor:
         if job is None:
             return Observation(status=ObservedStatus.GONE, evidence={"error": f"no job {handle['key']}"})
         return job.observe(self.now)
-
-    def request_stop(self, handle: Handle) -> None:
-        self._answer()
-        job = self._jobs[handle["key"]]
-        job.stop_at = min(job.stop_at, self.now)
-        self._act()
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         self._answer()
@@ -141,11 +136,14 @@ class _FakeJob:
     job: Job
     script: Script
     submitted_at: float
-    stop_at: float = NEVER
     cancel_at: float = NEVER
     kill_at: float = NEVER
     has_started: bool = False
     has_ended: bool = False
+    is_due: bool = False
+
+    def __post_init__(self) -> None:
+        self.deadline_s = self.job.deadline_s
 
     @property
     def start_at(self) -> float:
@@ -176,6 +174,9 @@ class _FakeJob:
         return self._told(now) | {"silent_s": max(0.0, now - self.start_at - self.script.silent_after_s)}
 
     def act(self, now: float) -> None:
+        if not self.is_due:
+            self.deadline_s = moved(self.job.run_dir, self.job.key, self.deadline_s)
+            self.is_due = now >= self.start_at + self.deadline_s
         end_at, end = self._end()
         if not self.has_started and now >= self.start_at and "stopped_before_start" not in end.evidence:
             self.has_started = True
@@ -188,8 +189,8 @@ class _FakeJob:
 
     def _end(self) -> tuple[float, Observation]:
         """When and how it ends, as things stand: by itself, stopped, or killed, whichever comes first."""
-        deadline_at = self.start_at + self.job.deadline_s
-        told_at = min(self.stop_at, self.cancel_at, deadline_at)
+        deadline_at = self.start_at + self.deadline_s
+        told_at = min(self.cancel_at, deadline_at)
         if told_at < self.start_at:
             evidence = {"stopped_before_start": True, **self._told(told_at)}
             return told_at, Observation(status=ObservedStatus.ENDED, uptime_s=0.0, evidence=evidence)
@@ -218,8 +219,7 @@ class _FakeJob:
 
     def _told(self, now: float) -> dict[str, Any]:
         reasons = {
-            "stop_requested": self.stop_at,
             "cancelled": self.cancel_at,
-            "deadline_hit": self.start_at + self.job.deadline_s,
+            "deadline_hit": self.start_at + self.deadline_s,
         }
         return {reason: True for reason, at in reasons.items() if at <= now}

@@ -19,28 +19,33 @@ from __future__ import annotations
 
 import argparse
 import os
-import select
 import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from patron_core.executors import processes
-from patron_core.executors.base import is_key
+from patron_core.executors.deadline import Deadline
 from patron_core.executors.records import Records
+from patron_core.executors.watcher import Silence, Watcher, changed_at
 from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED
 from trainer.contract.grace import kill_after_s
+from trainer.contract.keys import KEY_WORDS, is_key
+from trainer.contract.remote import is_url
 
 HEARTBEAT_S = 2.0
 LOOK_S = 0.5  # between looks for a request to stop
 TAIL_LINES = 60
+_TAIL_WITHIN_S = 2.0  # from the workload's end to its last lines
 _BY_DEADLINE_S = 1.0  # a workload that knows the deadline ends by itself, a moment before we would say so
 
 
@@ -52,44 +57,63 @@ class Guard:
         self.before = self.records.starts()
         self.number = len(self.before) + 1
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
-        self.started_at, self.started_monotonic = time.time(), time.monotonic()
+        self.started_at = time.time()
         self.setup_s = self._paid_before()
-        used_s = sum(float(record.get("elapsed_s") or 0.0) for record in self.before)
-        self.left_s = deadline_s - used_s - self.setup_s
-        self.oom_kills_before = processes.oom_kills()
-        self.evidence: dict[str, Any] = {}
+        # on machines that it had before, and in the set-up of this one
+        self.used_s = self.setup_s + sum(record["elapsed_s"] for record in self.before)
+        self.deadline = Deadline(run_dir, key, deadline_s)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.kill_at = float("inf")  # monotonic
-        self.told_to_stop = self.told_by_machine = False
-        self.wake_r, self.wake_w = os.pipe()
+        self.num_lines = 0
+        self.recorded = [] if is_url(run_dir) else [Path(run_dir, "events")]
+        self.job_name = f"{key}-{uuid.uuid4().hex}"  # two guards of one machine may have one key, such as the files'
+        self.watcher = Watcher(
+            self.job_name,
+            self.deadline,
+            used_s=self.used_s,
+            grace_s=grace_s,
+            silence=Silence(lambda: (self.num_lines, changed_at(*self.recorded))),
+        )
 
     def run(self) -> int:
-        self._listen()
+        evidence = self.watcher.evidence
+        self.watcher.listen()
         owner = self.before[0].get("job") if self.before else self.job
         if owner != self.job or not self.records.claim_start(self.number, self._record(ended=False)):
             print(f"guard: job {owner} of SkyPilot owns {self.key}; this one, {self.job}, does nothing", flush=True)
             return EXIT_STOPPED
-        if self.left_s <= 0:
-            self.evidence |= {"deadline_hit": True, "stopped_before_start": True}
-        elif self.records.stop() is not None:
-            self.evidence |= {"stop_requested": True, "stopped_before_start": True}
-        if self.evidence:
+        if self.watcher.is_over():
+            evidence |= {"deadline_hit": True, "stopped_before_start": True}
+        elif self._wish() is not None:
+            evidence |= {"cancelled": True, "stopped_before_start": True}
+        if evidence:
             self._write(ended=True, exit_code=None, signum=None)
             return EXIT_STOPPED
         try:
-            code = self._watch(self._start())
+            workload = self._start()
         except OSError as error:
-            self.evidence["error"] = f"cannot start {self.command[0]!r}: {error}"
+            evidence["error"] = f"cannot start {self.command[0]!r}: {error}"
             self._write(ended=True, exit_code=EXIT_NOT_STARTED, signum=None)
             return EXIT_NOT_STARTED
+        return self._see_through(workload)
+
+    def _see_through(self, workload: subprocess.Popen[bytes]) -> int:
+        passing_on = threading.Thread(target=self._pass_on, args=(workload,), daemon=True)
+        passing_on.start()
+        code = self.watcher.watch(
+            workload,
+            wish=self._wish,
+            heartbeat=lambda: self._write(ended=False),
+            look_s=LOOK_S,
+            heartbeat_s=HEARTBEAT_S,
+        )
+        passing_on.join(_TAIL_WITHIN_S)
         exit_code, signum = (code, None) if code >= 0 else (None, -code)
         if exit_code == EXIT_RESUME and self._ended_at_a_deadline():
-            self.evidence["deadline_hit"] = True
-        before, after = self.oom_kills_before, processes.oom_kills()
-        if before is not None and after is not None:
-            self.evidence["oom_kills"] = after - before
+            self.watcher.evidence["deadline_hit"] = True
+        self.watcher.count_oom_kills()
         self._write(ended=True, exit_code=exit_code, signum=signum)
-        return what_to_say(exit_code, signum, self.evidence, lost_in_a_row=lost_in_a_row(self.records.starts()))
+        in_a_row = lost_in_a_row(self.records.starts())
+        return what_to_say(exit_code, signum, self.watcher.evidence, lost_in_a_row=in_a_row)
 
     def _paid_before(self) -> float:
         """Seconds that the machine was paid for before we began: since it booted, if it booted for this start."""
@@ -97,90 +121,37 @@ class Guard:
         booted_at = processes.booted_at()
         return self.started_at - booted_at if booted_at is not None and booted_at >= since else 0.0
 
-    def _listen(self) -> None:
-        os.set_blocking(self.wake_w, False)
-        signal.set_wakeup_fd(self.wake_w, warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, self._told)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-
-    def _told(self, *_: object) -> None:
-        self.told_by_machine = True
-
     def _start(self) -> subprocess.Popen[bytes]:
-        workload = subprocess.Popen(
+        return subprocess.Popen(
             list(self.command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {processes.ATTEMPT_VARIABLE: self.key},
+            env=os.environ | {processes.JOB_VARIABLE: self.job_name},
             start_new_session=True,
             preexec_fn=processes.dying_with(os.getpid()),
         )
-        threading.Thread(target=self._pass_on, args=(workload,), daemon=True).start()
-        return workload
 
     def _pass_on(self, workload: subprocess.Popen[bytes]) -> None:
         """What it prints goes to our output, for SkyPilot's log, and its last lines into the record."""
         assert workload.stdout is not None
         for line in workload.stdout:
+            self.num_lines += 1
             self.tail.append(line.decode(errors="replace").rstrip("\n"))
             with suppress(OSError):
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
 
-    def _watch(self, workload: subprocess.Popen[bytes]) -> int:
-        """Until the workload is gone, with everything that it left behind; its exit code, or minus the signal."""
-        next_heartbeat = next_look = 0.0
-        while workload.poll() is None:
-            now = time.monotonic()
-            if now >= next_look:
-                self._obey(workload.pid, now)
-                next_look = now + LOOK_S
-            if now >= next_heartbeat:
-                self.evidence["memory"] = processes.memory_reading(workload.pid)
-                with suppress(OSError):  # a bucket that does not answer must not end the watch
-                    self._write(ended=False)
-                next_heartbeat = now + HEARTBEAT_S
-            if select.select([self.wake_r], [], [], LOOK_S)[0]:
-                os.read(self.wake_r, 4096)
-                next_look = 0.0
-        for _ in range(100):
-            if not processes.kill_processes_of(self.key):
-                break
-            time.sleep(0.01)
-        return int(workload.returncode)
-
-    def _obey(self, pid: int, now: float) -> None:
-        wish = None
-        with suppress(OSError):
-            wish = self.records.stop()
-        kill_after_s = (wish or {}).get("kill_after_s")
-        reasons = {
-            "reclaim_notice": self.told_by_machine,
-            "stop_requested": wish is not None and kill_after_s is None,
-            "cancelled": kill_after_s is not None,
-            "deadline_hit": now - self.started_monotonic >= self.left_s,
-        }
-        new = [reason for reason, holds in reasons.items() if holds and reason not in self.evidence]
-        self.evidence.update(dict.fromkeys(new, True))
-        if "deadline_hit" in new:
-            self.kill_at = min(self.kill_at, now + self.grace_s)
-        if kill_after_s is not None and kill_after_s < self.evidence.get("cancel_grace_s", float("inf")):
-            self.evidence["cancel_grace_s"] = kill_after_s
-            self.kill_at = min(self.kill_at, now + kill_after_s)
-        if new and not self.told_to_stop:
-            self.told_to_stop = True  # once: a second SIGTERM means "at once" to many programs
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-        if now >= self.kill_at:
-            self.evidence["killed"] = True
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+    def _wish(self) -> float | None:
+        wish = self.records.stop()
+        if wish is None:
+            return None
+        kill_after_s = wish.get("kill_after_s")
+        return self.grace_s if kill_after_s is None else float(kill_after_s)
 
     def _ended_at_a_deadline(self) -> bool:
         """Also its own: the workload may know of one that is shorter than ours."""
-        if time.monotonic() - self.started_monotonic >= self.left_s - _BY_DEADLINE_S:
+        if self.used_s + self.watcher.elapsed_s() >= self.deadline.seconds - _BY_DEADLINE_S:
             return True
         result = RunDir(self.run_dir).result() or {}
         return result.get("attempt") == self.key and result.get("reason") == "deadline"
@@ -197,20 +168,20 @@ class Guard:
             "host": os.uname().nodename,
             "started_at": self.started_at,
             "setup_s": self.setup_s,
-            "elapsed_s": self.setup_s + time.monotonic() - self.started_monotonic,  # what is paid for
+            "elapsed_s": self.setup_s + self.watcher.elapsed_s(),  # what is paid for
             "at": time.time(),
             "ended": ended,
             "exit_code": exit_code,
             "signal": signum,
             "checkpoint_step": newest.step if newest else None,
-            "evidence": self.evidence,
+            "evidence": self.watcher.evidence,
             "tail": list(self.tail),
         }
 
 
 def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str, Any], *, lost_in_a_row: int) -> int:
     """The exit code that SkyPilot sees: it starts the job again on 75, and on nothing else."""
-    asked = any(evidence.get(reason) for reason in ("stop_requested", "cancelled", "deadline_hit"))
+    asked = any(evidence.get(reason) for reason in ("cancelled", "deadline_hit"))
     if exit_code == EXIT_RESUME:
         return EXIT_STOPPED if asked else EXIT_RESUME
     if exit_code is not None:
@@ -246,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("command", nargs="+")
     args = parser.parse_args(argv)
     if not is_key(args.key):
-        parser.error(f"--key {args.key!r} must be 1 to 100 letters, digits, - or _")
+        parser.error(f"--key {args.key!r} must be {KEY_WORDS}")
     grace_s = kill_after_s(args.run_dir) if args.grace_s is None else args.grace_s
     guard = Guard(key=args.key, run_dir=args.run_dir, command=args.command, deadline_s=args.deadline_s, grace_s=grace_s)
     return guard.run()

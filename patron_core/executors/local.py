@@ -17,18 +17,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from patron_core import settings
 from patron_core.errors import Conflict, Unavailable
 from patron_core.executors import processes
-from patron_core.executors.base import Handle, Job, Observation, ObservedStatus, is_key
-from patron_core.executors.runner import take_lock
+from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
+from patron_core.executors.local_view import bury_unstarted, is_unstarted, observe, unstarted_end
 from patron_core.rundir.files import read_json, tail, write_json
 from patron_core.rundir.rundir import RunDir
-
-_START_WITHIN_S = 60.0  # from the claim to the runner's first word, on a machine that swaps
-_PENDING = Observation(status=ObservedStatus.PENDING)
+from trainer.contract.keys import is_key
 
 
 class LocalExecutor:
@@ -49,7 +47,7 @@ class LocalExecutor:
                 f"{job.key} was submitted before, for {claimed.get('run_dir')}, not for {job.run_dir}",
                 next="use a new attempt id",
             )
-        if _is_unstarted(job_dir):
+        if is_unstarted(job_dir):
             _start_runner(job_dir)
         return _handle(job.key, job_dir)
 
@@ -61,22 +59,15 @@ class LocalExecutor:
         """A job that ended before it began: whoever comes later finds that, and starts nothing."""
         with _asking():
             content = {"key": key, "run_dir": run_dir, "deadline_s": 0.0, "grace_s": 0.0, "forbidden": True}
-            job_dir = _claim(key, content, end=_unstarted_end({"stopped_before_start": True}))
+            job_dir = _claim(key, content, end=unstarted_end({"stopped_before_start": True}))
             claimed = read_json(job_dir / "job.json") or {}
         return None if claimed.get("forbidden") else _handle(key, job_dir)
 
     def poll(self, handle: Handle) -> Observation:
         try:
-            return _observe(handle["key"], Path(handle["job_dir"]))
+            return observe(handle["key"], Path(handle["job_dir"]))
         except OSError as error:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": str(error)})
-
-    def request_stop(self, handle: Handle) -> None:
-        job_dir = Path(handle["job_dir"])
-        with _asking():
-            if not _is_over(job_dir) and not (job_dir / "stop.json").exists():
-                write_json(job_dir / "stop.json", {"at": time.time()})
-                _wake(job_dir)
 
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         job_dir = Path(handle["job_dir"])
@@ -85,7 +76,8 @@ class LocalExecutor:
                 return
             asked = read_json(job_dir / "cancel.json")
             if asked is None or grace_s < asked["grace_s"]:
-                write_json(job_dir / "cancel.json", {"at": time.time(), "grace_s": grace_s})
+                asked = {"at": time.time(), "monotonic": time.monotonic(), "boot_id": processes.boot_id()}
+                write_json(job_dir / "cancel.json", asked | {"grace_s": grace_s})
             _wake(job_dir)
 
     def logs(self, handle: Handle, lines: int) -> str:
@@ -130,7 +122,8 @@ def _claim(key: str, content: dict[str, Any], *, end: dict[str, Any] | None = No
     job_dir = _jobs_folder() / key
     if (job_dir / "job.json").exists():
         return job_dir
-    _jobs_folder().mkdir(parents=True, exist_ok=True)
+    settings.make_home()
+    _jobs_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=_jobs_folder(), prefix=".claim-"))  # for us only: env may hold secrets
     here = {
         "boot_id": processes.boot_id(),
@@ -151,7 +144,7 @@ def _claim(key: str, content: dict[str, Any], *, end: dict[str, Any] | None = No
 
 
 def _start_runner(job_dir: Path) -> None:
-    command = [sys.executable, "-m", "patron_core.executors.runner", str(job_dir)]
+    command = [sys.executable, "-P", "-m", "patron_core.executors.runner", str(job_dir)]
     with (job_dir / "runner.log").open("ab") as log:
         started = subprocess.run(  # returns as soon as the runner has cut itself loose
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, check=False
@@ -170,121 +163,10 @@ def _is_over(job_dir: Path) -> bool:
     return not job_dir.exists() or (job_dir / "exit.json").exists()
 
 
-def _is_unstarted(job_dir: Path) -> bool:
-    return not any((job_dir / name).exists() for name in ("started.json", "exit.json"))
-
-
 def _wake(job_dir: Path) -> None:
     """Have a request seen at once. The runner looks every second anyway, also from another machine."""
     started = read_json(job_dir / "started.json")
     if started is None:
-        _bury_unstarted(job_dir, {"stopped_before_start": True})
+        bury_unstarted(job_dir, {"stopped_before_start": True})
     elif not processes.send_signal(started["runner"]["pid"], started["runner"]["mark"], signal.SIGUSR1):
-        _observe(job_dir.name, job_dir)  # kills what a killed runner left
-
-
-def _bury_unstarted(job_dir: Path, evidence: dict[str, Any]) -> None:
-    """Settle that this job never starts, unless a runner has it already."""
-    lock = take_lock(job_dir)
-    if lock is not None:
-        with lock:
-            if _is_unstarted(job_dir):
-                write_json(job_dir / "exit.json", _unstarted_end(evidence))
-
-
-def _unstarted_end(evidence: dict[str, Any]) -> dict[str, Any]:
-    return {"exit_code": None, "signal": None, "elapsed_s": 0.0, "evidence": evidence}
-
-
-def _observe(key: str, job_dir: Path) -> Observation:
-    job = read_json(job_dir / "job.json")
-    if job is None:
-        return _observe_without_folder(key, job_dir)
-    started = read_json(job_dir / "started.json")
-    # before the look at exit.json: a runner that ends between the two has written its last word by then
-    runner = _runner_state(job_dir, started)
-    ended = _observe_end(job_dir)
-    if ended is not None:
-        return ended
-    if started is None:
-        return _observe_unstarted(job, job_dir)
-    heartbeat = read_json(job_dir / "heartbeat.json") or {}
-    is_this_boot = started["boot_id"] == processes.boot_id()
-    evidence: dict[str, Any] = dict(heartbeat.get("evidence", {}))
-    uptime_s = heartbeat.get("elapsed_s")
-    if runner == "alive":
-        if is_this_boot:  # the monotonic clock is the machine's, one for all its processes
-            uptime_s = time.monotonic() - started["started_monotonic"]
-        return Observation(status=ObservedStatus.RUNNING, uptime_s=uptime_s, evidence=evidence)
-    if runner == "unknown" and not _is_overdue(job, started["started_at"]):
-        return _on_another_machine(started["host"])
-    if is_this_boot:
-        evidence["runner_killed"] = True
-        if processes.kill_processes_of(key):
-            return Observation(status=ObservedStatus.RUNNING, uptime_s=uptime_s, evidence=evidence)
-        before, after = started["oom_kills_before"], processes.oom_kills()
-        if before is not None and after is not None:
-            evidence["oom_kills"] = after - before
-    elif started["host"] == os.uname().nodename:
-        evidence |= {"rebooted": True, "instance_gone": True}
-    else:
-        evidence["error"] = f"{started['host']} was not heard of, and its own guard has ended the job by now"
-    return Observation(status=ObservedStatus.GONE, uptime_s=uptime_s, evidence=evidence)
-
-
-def _observe_end(job_dir: Path) -> Observation | None:
-    end = read_json(job_dir / "exit.json")
-    if end is None:
-        return None
-    return Observation(
-        status=ObservedStatus.GONE if "never_started" in end["evidence"] else ObservedStatus.ENDED,
-        exit_code=end["exit_code"],
-        signal=end["signal"],
-        uptime_s=end["elapsed_s"],
-        evidence=end["evidence"],
-    )
-
-
-def _observe_unstarted(job: dict[str, Any], job_dir: Path) -> Observation:
-    """Its runner is on its way, or whoever claimed it died before starting one."""
-    is_this_boot = job["boot_id"] == processes.boot_id()
-    if not is_this_boot and job["host"] != os.uname().nodename and not _is_overdue(job, job["submitted_at"]):
-        return _on_another_machine(job["host"])
-    if is_this_boot and time.monotonic() - job["submitted_monotonic"] < _START_WITHIN_S:
-        return _PENDING
-    _bury_unstarted(
-        job_dir, {"never_started": True} | ({} if is_this_boot else {"rebooted": True, "instance_gone": True})
-    )
-    return _observe_end(job_dir) or _PENDING
-
-
-def _observe_without_folder(key: str, job_dir: Path) -> Observation:
-    if not job_dir.parent.is_dir():
-        return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": f"{job_dir.parent} is not there"})
-    evidence = {"error": f"{job_dir} was deleted"}
-    # nobody can watch it any more, so it may not go on
-    left = processes.kill_processes_of(key)
-    return Observation(status=ObservedStatus.RUNNING if left else ObservedStatus.GONE, evidence=evidence)
-
-
-def _runner_state(job_dir: Path, started: dict[str, Any] | None) -> Literal["alive", "dead", "unknown"]:
-    if started is None:
-        return "unknown"
-    if processes.is_alive(started["runner"]["pid"], started["runner"]["mark"]):
-        return "alive"
-    lock = take_lock(job_dir)
-    if lock is None:
-        return "alive"  # in another container of this machine, or on one that shares this folder
-    lock.close()
-    # a lock that is free says something about this machine only: not every shared folder passes locks on
-    return "dead" if started["boot_id"] == processes.boot_id() or started["host"] == os.uname().nodename else "unknown"
-
-
-def _is_overdue(job: dict[str, Any], since: float) -> bool:
-    """Past everything that its runner would have let it live."""
-    return time.time() > since + float(job["deadline_s"]) + float(job["grace_s"]) + _START_WITHIN_S
-
-
-def _on_another_machine(host: str) -> Observation:
-    evidence = {"error": f"it was started on {host}, this is {os.uname().nodename}"}
-    return Observation(status=ObservedStatus.UNREACHABLE, evidence=evidence)
+        observe(job_dir.name, job_dir)  # kills what a killed runner left

@@ -18,11 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-ATTEMPT_VARIABLE = "PATRON_ATTEMPT"  # every process of a job carries it, even those that left its group
+JOB_VARIABLE = "PATRON_JOB"  # every process of a job carries it, even those that left its group
 _IS_LINUX = sys.platform.startswith("linux")
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT_BYTES = 1 << 60  # cgroup v1 writes its absence as a huge number
 _PR_SET_PDEATHSIG = 1
+MAXRSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024  # of rusage
 _LIBC = ctypes.CDLL(None, use_errno=True) if _IS_LINUX else None
 
 
@@ -85,7 +86,7 @@ def send_signal(pid: int, its_mark: str, signum: int) -> bool:
 
 def processes_of(key: str) -> list[tuple[int, str]]:
     """(pid, mark) of every living process that carries the job's key, of those that we may look at."""
-    wanted = f"{ATTEMPT_VARIABLE}={key}"
+    wanted = f"{JOB_VARIABLE}={key}"
     found = []
     if _IS_LINUX:
         needle = wanted.encode()
@@ -97,7 +98,7 @@ def processes_of(key: str) -> list[tuple[int, str]]:
     else:
         for process in _psutil().process_iter():
             with suppress(_psutil().Error):
-                if process.environ().get(ATTEMPT_VARIABLE) == key:
+                if process.environ().get(JOB_VARIABLE) == key:
                     found.append(process.pid)
     return [(pid, its_mark) for pid in found if pid != os.getpid() and (its_mark := mark(pid)) is not None]
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from patron_core.rundir.files import to_object
 from patron_core.rundir.places import place_of
+from trainer.contract import shapes
+
+MAX_STARTS = 10_000
 
 
 class Records:
@@ -22,8 +24,8 @@ class Records:
     def starts(self) -> list[dict[str, Any]]:
         """The records of every start so far, in order."""
         found: list[dict[str, Any]] = []
-        while (record := to_object(self._place.read(self._machine(len(found) + 1)))) is not None:
-            found.append(record)
+        while len(found) < MAX_STARTS and (content := self._place.read(self._machine(len(found) + 1))) is not None:
+            found.append(shapes.start_record(shapes.object_of(content)))  # a damaged one hides none of those after it
         return found
 
     def claim_start(self, number: int, record: dict[str, Any]) -> bool:
@@ -34,7 +36,8 @@ class Records:
         self._place.write(self._machine(number), json.dumps(record).encode())
 
     def stop(self) -> dict[str, Any] | None:
-        return to_object(self._place.read(self._stop()))
+        wish = shapes.object_of(self._place.read(self._stop()))
+        return None if wish is None else shapes.stop_wish(wish)
 
     def write_stop(self, wish: dict[str, Any]) -> None:
         self._place.write(self._stop(), json.dumps(wish).encode())

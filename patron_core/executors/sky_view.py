@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patron_core.executors.base import Observation, ObservedStatus
+from trainer.contract.shapes import start_record
 
 _BEFORE_START = frozenset({"PENDING", "SUBMITTED", "STARTING"})
 _FAILED_HOW = {  # status -> the evidence that it is
@@ -51,6 +52,8 @@ def _evidence(job: Mapping[str, Any], status: str, starts: Sequence[Mapping[str,
         evidence["cancelled"] = True
     if "driver" in str(job.get("failure_reason") or "") and "failed" in str(job.get("failure_reason")):
         evidence["driver_failed"] = True
+    if damaged := sum(bool(start.get("damaged")) for start in starts):
+        evidence["damaged_records"] = damaged
     evidence["starts"] = [
         {
             "host": start.get("host"),
@@ -69,7 +72,7 @@ def _uptime_s(job: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> fl
     """SkyPilot's count of the seconds that it saw machines at work, or their own where that is more: SkyPilot looks now
     and then, and a machine that is lost wrote down its last heartbeat."""
     counted_s = float(job.get("job_duration") or 0.0)
-    own_s = sum(float(start.get("elapsed_s") or 0.0) for start in starts)
+    own_s = sum(start_record(start)["elapsed_s"] for start in starts)
     return max(counted_s, own_s) or None
 
 

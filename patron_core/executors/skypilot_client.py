@@ -21,13 +21,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from patron_core.errors import PatronError, Refused, Unavailable
+from patron_core.errors import Busy, PatronError, Refused, Unavailable
 
 START_S = 30.0  # to import SkyPilot, on a busy machine; on top of a call's own time
 QUERY_S = 20.0
 LAUNCH_S = 120.0  # uploads the code
 NOT_INSTALLED = Refused(
-    "SkyPilot is not installed here", next="uv sync --extra gcp (or aws, lambda, runpod, kubernetes, slurm)"
+    "SkyPilot is not installed here; its extras are gcp, aws, lambda, runpod, kubernetes and slurm",
+    next="uv sync --extra gcp",
 )
 _JOB_FIELDS = (
     "job_id", "job_name", "status", "schedule_state", "failure_reason", "details", "recovery_count",
@@ -36,7 +37,7 @@ _JOB_FIELDS = (
 _NEXT = {  # what went wrong -> the command that mends it
     "server_down": "sky api start",
     "no_cloud": "sky check",
-    "no_resources": "sky show-gpus, then another device or place",
+    "no_resources": "sky show-gpus",
     "bad_task": "correct the file in skypilot/",
     "failed": "sky api status",
 }
@@ -104,7 +105,7 @@ class Client:
         self.close()
         environ = {"SKYPILOT_DISABLE_LOCAL_API_SERVER": "1", "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
         self._worker = subprocess.Popen(
-            [sys.executable, "-m", "patron_core.executors.skypilot_client"],
+            [sys.executable, "-P", "-m", "patron_core.executors.skypilot_client"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -130,13 +131,13 @@ class Client:
             return answer
         self.close()
         if not ready:
-            raise Unavailable(f"SkyPilot did not answer {call!r} within {timeout_s:.0f} s", next=_NEXT["failed"])
-        raise Unavailable(f"the process that speaks to SkyPilot ended in the middle of {call!r}", next="try again")
+            raise Busy(f"SkyPilot did not answer {call!r} within {timeout_s:.0f} s", next=_NEXT["failed"])
+        raise Busy(f"the process that speaks to SkyPilot ended in the middle of {call!r}", next=_NEXT["failed"])
 
 
 def _error(kind: str, message: str) -> PatronError:
-    refused = kind in ("bad_task", "no_resources")
-    return (Refused if refused else Unavailable)(f"SkyPilot: {message}", next=_NEXT[kind])
+    what = {"bad_task": Refused, "no_resources": Refused, "no_cloud": Unavailable}.get(kind, Busy)
+    return what(f"SkyPilot: {message}", next=_NEXT[kind])
 
 
 # --- the worker

@@ -30,6 +30,7 @@ from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
 CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
+_WORTH_MOVING_S = 1.0  # rounding to micro-dollars makes less
 # it ran and was done, or lost its machine and found no other, between two looks
 _UNSEEN = {
     (RunState.LAUNCHING, RunState.SUCCEEDED): RunState.RUNNING,
@@ -65,6 +66,8 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
             _charge_while_running(store, scene, now=now)
             if scene.situation.trouble and scene.observation is not None and scene.observation.is_final:
                 trouble.note(store, run, scene.situation.trouble, actor=SUPERVISOR, now=now)
+            elif not scene.situation.trouble:
+                _move_deadline(store, scene, now=now)
 
 
 @contextmanager
@@ -266,6 +269,24 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen.uptime_s, now=now)
+
+
+def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
+    """A run that was topped up may go on for longer: its attempt is told before the store, and again after a crash."""
+    run, attempt, hold = scene.run, scene.attempt, scene.situation.hold_usd_micros
+    if attempt is None or attempt.state != "submitted" or attempt.deadline_s is None or not hold:
+        return
+    hourly, uptime_s = attempt.usd_micros_per_hour, scene.observation.uptime_s if scene.observation else None
+    used = max(attempt.charged_usd_micros, cost_usd_micros(max(0.0, uptime_s or 0.0), hourly))
+    directory = attempt_dir(run, attempt)
+    deadline_s = holds.deadline_s(hold + used, hourly, stop_s=kill_after_s(directory))
+    if attempt.stop_cause is not None or deadline_s < attempt.deadline_s + _WORTH_MOVING_S:
+        return
+    RunDir(directory).move_deadline(attempt.id, deadline_s)
+    with store.begin() as conn:
+        attempts.moved_deadline(conn, attempt.id, deadline_s=deadline_s)
+        detail = {"attempt": attempt.id, "deadline_s": deadline_s}
+        runs.add_event(conn, run.id, kind="deadline_moved", actor=SUPERVISOR, now=now, detail=detail)
 
 
 def _charge(conn: Connection, run: Run, attempt: Attempt, uptime_s: float | None, *, now: float) -> None:

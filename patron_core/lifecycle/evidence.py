@@ -22,7 +22,7 @@ def _end(evidence: Mapping[str, Any], exit_code: int | None) -> list[str]:
     if exit_code is not None:
         said.append(f"exit code {exit_code}")
     elif last.get("signal"):
-        said.append(f"killed by {signal.Signals(last['signal']).name}")
+        said.append(f"killed by {_signal_name(last['signal'])}")
     elif evidence.get("instance_gone"):
         said.append("no last word from its machine")
     if evidence.get("stopped_before_start") or evidence.get("never_started"):
@@ -32,14 +32,21 @@ def _end(evidence: Mapping[str, Any], exit_code: int | None) -> list[str]:
     return said
 
 
+def _signal_name(signum: Any) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        return f"signal {signum}"
+
+
 def _told(evidence: Mapping[str, Any]) -> list[str]:
     names = {
         "reclaim_notice": "its machine was told to go",
         "deadline_hit": "its deadline was over",
-        "stop_requested": "Patron had asked it to stop",
-        "cancelled": "Patron had cancelled it",
+        "cancelled": "Patron had asked it to stop",
         "killed": "it did not stop within its grace and was killed",
         "runner_killed": "the process that watched over it was killed",
+        "runner_deaf": "the process that watched over it did not answer",
         "rebooted": "its machine restarted",
     }
     return [words for name, words in names.items() if evidence.get(name)]
@@ -51,6 +58,8 @@ def _machine(evidence: Mapping[str, Any]) -> list[str]:
         said.append(f"SkyPilot says {evidence['sky_status']}")
     if evidence.get("failure_reason"):
         said.append(str(evidence["failure_reason"]).split(". To see")[0].rstrip("."))
+    if damaged := evidence.get("damaged_records"):
+        said.append(f"{damaged} of its machines' records cannot be read, and their time is not counted")
     if evidence.get("recoveries"):
         said.append(f"it was brought back {_times(evidence['recoveries'])}")
     where = [str(evidence[name]) for name in ("cloud", "region", "zone") if evidence.get(name)]

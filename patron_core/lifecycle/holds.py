@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from patron_core.estimate import Estimate
-from patron_core.estimate.calibration import STARTUP_PHASES
 from patron_core.money import affordable_s, cost_usd_micros
 
 MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
@@ -31,7 +30,7 @@ def for_dryrun(estimate: Mapping[str, Any] | None, usd_micros_per_hour: int, bur
     """
     row = estimate or {}
     steps_s = 2 * burst_steps * row.get("step_s", {}).get("high", 0.0)
-    startup_s = _phases_s(row, "high", STARTUP_PHASES)
+    startup_s = _phases_s(row, "high", startup_phases(row))
     bound_s = max(MIN_DRYRUN_S, 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0))
     return cost_usd_micros(bound_s + stop_s, usd_micros_per_hour)
 
@@ -39,14 +38,18 @@ def for_dryrun(estimate: Mapping[str, Any] | None, usd_micros_per_hour: int, bur
 def for_one_start(estimate: Mapping[str, Any] | None, usd_micros_per_hour: int, *, stop_s: float) -> int:
     """Micro-dollars that a launch takes before it can have a checkpoint to show: less would be spent for nothing."""
     row = estimate or {}
-    names = [name for name in row.get("phases_s", {}) if name not in _REPEATING]
     first_step_s = row.get("step_s", {}).get("mid", 0.0)
-    return cost_usd_micros(_phases_s(row, "mid", names) + first_step_s + stop_s, usd_micros_per_hour)
+    return cost_usd_micros(_phases_s(row, "mid", startup_phases(row)) + first_step_s + stop_s, usd_micros_per_hour)
 
 
 def deadline_s(usd_micros: int, usd_micros_per_hour: int, *, stop_s: float) -> float:
     """Seconds from its start after which an attempt with `usd_micros` in all is told to save and stop."""
     return max(1.0, affordable_s(usd_micros, usd_micros_per_hour) - stop_s)
+
+
+def startup_phases(row: Mapping[str, Any]) -> list[str]:
+    """The names of what comes before the first step, in an estimate as it is kept."""
+    return [name for name in row.get("phases_s", {}) if name not in _REPEATING]
 
 
 def _phases_s(row: Mapping[str, Any], bound: str, names: Any) -> float:

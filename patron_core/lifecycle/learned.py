@@ -32,6 +32,10 @@ def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, An
     result, environment = directory.result(), directory.environment()
     if not result or not environment or not isinstance(result.get("burst"), dict):
         return None
+    try:
+        calibration = _calibration(run, result["burst"], f"dryrun {attempt.id}").to_dict()
+    except (KeyError, TypeError, ValueError, ArithmeticError):  # a burst that lacks what it should have measured
+        return None
     return {
         "attempt": attempt.id,
         "spec_hash": run.spec_hash,
@@ -39,7 +43,7 @@ def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, An
         "measured": result["burst"],
         "rehearsal": result.get("rehearsal"),
         "price": attempt.price,
-        "calibration": _calibration(run, result["burst"], f"dryrun {attempt.id}").to_dict(),
+        "calibration": calibration,
     }
 
 

@@ -15,6 +15,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
+from trainer.contract.keys import dryrun_folder
 from trainer.contract.remote import join
 
 CLOCK_NOISE_S = 60.0  # two clocks of one lab may differ by so much
@@ -35,7 +36,7 @@ class Scene:
 
 def attempt_dir(run: Run, attempt: Attempt) -> str:
     """A dryrun has a run directory of its own inside the run's, so that a burst never mixes with the real thing."""
-    return join(run.run_dir, f"dryrun-{attempt.number}") if attempt.kind == "dryrun" else run.run_dir
+    return join(run.run_dir, dryrun_folder(attempt.number)) if attempt.kind == "dryrun" else run.run_dir
 
 
 def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
@@ -46,7 +47,7 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
     known_step = max((a.evidence.get("checkpoint_step") or 0 for a in made if a.kind == "train"), default=0) or None
     observation = None
     if attempt is not None and attempt.state == "submitted" and attempt.handle is not None:
-        observation = executor.poll(attempt.handle)
+        observation = _not_longer_than_submitted(executor.poll(attempt.handle), attempt, now)
     left = _left_behind(run, attempt, observation) if attempt is not None else _Left()
     return Scene(
         run=run,
@@ -55,6 +56,13 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
         observation=left.observation,
         situation=_situation(store, run, attempt, left, executor, known_step, now=now),
     )
+
+
+def _not_longer_than_submitted(seen: Observation, attempt: Attempt, now: float) -> Observation:
+    """A machine's own count of its seconds is foreign: what is charged is never more than has passed."""
+    if seen.uptime_s is None or attempt.started_at is None:
+        return seen
+    return replace(seen, uptime_s=min(max(0.0, seen.uptime_s), _since(attempt.started_at, now) + CLOCK_NOISE_S))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from patron_core.errors import PatronError
+from patron_core.executors.sky_task import prefix
 from patron_core.executors.sky_view import TERMINAL
-from patron_core.executors.skypilot import prefix
 from patron_core.executors.skypilot_client import Client
-from patron_core.money import cost_usd_micros, format_usd
+from patron_core.money import cost_usd_micros, format_usd, from_usd
 from patron_core.store import Store
 from patron_core.store.schema import attempts as attempts_table
 
@@ -63,7 +63,7 @@ def find_orphans(store: Store, cloud: Cloud, *, now: float | None = None) -> lis
     return [*_jobs(jobs, owned, prices), *_clusters(clusters, jobs, now=now)]
 
 
-def end_orphans(store: Store, cloud: Cloud, orphans: Sequence[Orphan]) -> None:
+def end_orphans(cloud: Cloud, orphans: Sequence[Orphan]) -> None:
     job_ids = [orphan.job_id for orphan in orphans if orphan.job_id is not None]
     if job_ids:
         cloud.cancel(job_ids)
@@ -77,7 +77,7 @@ def collect(store: Store) -> list[Orphan]:
     cloud = Client()
     try:
         orphans = find_orphans(store, cloud)
-        end_orphans(store, cloud, orphans)
+        end_orphans(cloud, orphans)
         return orphans
     finally:
         cloud.close()
@@ -139,7 +139,7 @@ def _clusters(clusters: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str,
                 job_id=None,
                 why="no job of ours runs on it",
                 seconds=seconds,
-                usd_micros=cost_usd_micros(seconds, round(1e6 * hourly)) if hourly else None,
+                usd_micros=cost_usd_micros(seconds, from_usd(hourly)) if hourly else None,
             )
         )
     return found
@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         store = Store.open()
         orphans = find_orphans(store, cloud)
         if args.yes:
-            end_orphans(store, cloud, orphans)
+            end_orphans(cloud, orphans)
     except PatronError as error:
         print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr)
         return error.exit_code

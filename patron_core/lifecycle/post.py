@@ -27,6 +27,7 @@ from patron_core.errors import Busy, PatronError
 from patron_core.executors import processes
 from patron_core.store import Store, leases
 from patron_core.store.patience import jittered_s
+from trainer.contract.urls import mask
 
 LEASE_TTL_S = 30.0
 IDLE_ROUNDS = 3
@@ -51,18 +52,21 @@ def new_holder() -> str:
     return f"{os.uname().nodename}/{os.getpid()}/{processes.mark(os.getpid())}/{uuid.uuid4().hex[:8]}"
 
 
+def holder(post: Post, store: Store) -> str | None:
+    """Machine and process of who is there, by the lease."""
+    held = leases.current(store, post.name)
+    return None if held is None else "/".join(held.holder.split("/")[:2])
+
+
 def ensure(post: Post, store: Store) -> bool:
     """See that a process is at the post. True when this call started it."""
-    held = leases.current(store, post.name)
-    if held is not None and not _is_dead(held.holder):
+    if _is_held(post, store):
         return False
     lock = _take(post)
     if lock is None:
         _end_if_stuck(post)
         return False
     try:
-        if held is not None:
-            leases.release(store, post.name, holder=held.holder)
         _start(post, lock)
     finally:
         os.close(lock)  # the process that was started has it now
@@ -109,9 +113,12 @@ class Watch:
 
     def _renew(self) -> bool:
         with self._guard:
-            return self.lock is not None and leases.acquire(
-                self.store, self.post.name, holder=self.holder, ttl_s=LEASE_TTL_S
+            return self.lock is not None and (
+                self._acquire() or (not _is_held(self.post, self.store) and self._acquire())
             )
+
+    def _acquire(self) -> bool:
+        return leases.acquire(self.store, self.post.name, holder=self.holder, ttl_s=LEASE_TTL_S)
 
 
 def serve(watch: Watch, work: Callable[[], bool], *, is_needed: Callable[[], bool], every_s: float) -> None:
@@ -176,9 +183,19 @@ def _is_gone(store: Store) -> bool:
     return not settings.home().exists() or (is_file and not Path(str(store.url.database)).exists())
 
 
+class _Masked(logging.Formatter):
+    """Of a library's words, too: what a traceback quotes may be a URL with a password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return mask(super().format(record))
+
+
 def begin(post: Post, inherited: int | None) -> Watch | None:
     """For the process itself: with the lock that it was given, or the free one. None: somebody else is there."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    settings.keep_private()
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Masked("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if inherited is None:
         lock = _take(post)
@@ -198,8 +215,7 @@ def add_lock_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _take(post: Post) -> int | None:
-    folder = settings.home()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = settings.make_home()
     lock = os.open(folder / f"{post.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,15 +227,16 @@ def _take(post: Post) -> int | None:
 
 
 def _sign(lock: int) -> None:
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()} {processes.mark(os.getpid())}".encode(), 0)
+    with suppress(OSError):  # on a full disk the lock holds all the same
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()} {processes.mark(os.getpid())}".encode(), 0)
 
 
 def _start(post: Post, lock: int) -> None:
     folder = settings.home()
     with (folder / f"{post.name}.log").open("ab") as output:
         subprocess.Popen(
-            [sys.executable, "-m", post.module, "--lock-fd", str(lock)],
+            [sys.executable, "-P", "-m", post.module, "--lock-fd", str(lock)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -230,8 +247,17 @@ def _start(post: Post, lock: int) -> None:
         )
 
 
+def _is_held(post: Post, store: Store) -> bool:
+    """Whether the lease is somebody's. That of a process of this machine which is no more is given back for it."""
+    held = leases.current(store, post.name)
+    if held is None or not _is_dead(held.holder):
+        return held is not None
+    leases.release(store, post.name, holder=held.holder)
+    return False
+
+
 def _is_dead(holder: str) -> bool:
-    """Whether a lease's holder was a process of this machine that is no more. Its lease need not be waited for."""
+    """Whether it names a process of this machine that is no more."""
     host, _, rest = holder.partition("/")
     number, its_mark = rest.split("/")[:2] if rest.count("/") == 2 else ("", "")
     return host == os.uname().nodename and number.isdigit() and not processes.is_alive(int(number), its_mark)

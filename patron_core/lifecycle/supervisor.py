@@ -29,6 +29,7 @@ from patron_core.store.records import Run
 log = logging.getLogger("patron.supervisor")
 
 TICK_EVERY_S = 1.0
+SAME_WORDS_EVERY_S = 60.0
 ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
 
 
@@ -50,6 +51,7 @@ class Supervisor:
     executor_named: Callable[[str], Executor] = get_executor
     holder: str = field(default_factory=post.new_holder)
     show_life: Callable[[], None] = lambda: None  # called before each run
+    _said_at: dict[str, float] = field(default_factory=dict)  # monotonic, by what was said
 
     def tick(self, *, now: float | None = None) -> Tick:
         """One round, if nobody else is at it."""
@@ -90,10 +92,16 @@ class Supervisor:
             log.info("%s: %s", run.id, error.message)  # somebody else was first; the next tick sees what they did
         except PatronError as error:
             errors.append(f"{run.id}: {error.message}")
-            log.warning("%s: %s", run.id, error.message)
+            self._say(errors[-1])
         except Exception as error:  # a poll boundary: one broken run must not stop the others
             errors.append(f"{run.id}: {type(error).__name__}: {error}")
-            log.exception("%s: unexpected", run.id)
+            self._say(errors[-1], error)
+
+    def _say(self, words: str, unexpected: Exception | None = None) -> None:
+        """The same words once a minute: what lasts for days must not fill the disk."""
+        if time.monotonic() - self._said_at.get(words, float("-inf")) > SAME_WORDS_EVERY_S:
+            self._said_at[words] = time.monotonic()
+            log.warning("%s", words, exc_info=unexpected)
 
 
 def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = get_executor) -> None:
@@ -103,11 +111,19 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
 
     def work() -> bool:
         seen = supervisor.round()
-        if due(watch.store):
-            post.ensure(post.MIRROR, watch.store)
+        _see_to_the_mirror(watch.store)
         return seen.live > 0 or bool(seen.errors)
 
     post.serve(watch, work, is_needed=lambda: bool(runs.active_runs(watch.store)), every_s=TICK_EVERY_S)
+
+
+def _see_to_the_mirror(store: Store) -> None:
+    """What goes wrong with it must not slow supervision down."""
+    try:
+        if due(store):
+            post.ensure(post.MIRROR, store)
+    except (PatronError, OSError) as error:
+        log.warning("no mirror could be started: %s", error)
 
 
 def _end_orphans(store: Store) -> None:

@@ -54,4 +54,4 @@ def _start(module: str, run_dir: str, attempt_id: str, deadline_s: float) -> tup
 
 
 def _python(module: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", module)
+    return (sys.executable, "-P", "-m", module)  # never from the folder that it happens to start in

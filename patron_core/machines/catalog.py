@@ -107,9 +107,9 @@ def _read(
     if not has_sky():
         problem = f"SkyPilot is not installed, so its catalog cannot be read ({INSTALL})"
         if not has_kept:
-            raise Unavailable(problem, next=f"{INSTALL}, or take the dated table of list prices: --fallback-prices")
+            raise Unavailable(f"{problem}; --fallback-prices takes the dated table of list prices", next=INSTALL)
         return {}, [problem]
-    command = [sys.executable, "-m", "patron_core.machines.sky_catalog"]
+    command = [sys.executable, "-P", "-m", "patron_core.machines.sky_catalog"]
     command += ["--accelerators", ",".join(names), "--clouds", ",".join(clouds)]
     # files, not pipes: a grandchild that lives on would keep a pipe open, and half an answer is worth keeping
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -13,7 +13,7 @@ from typing import Any
 from patron_core import settings
 from patron_core.errors import InvalidInput, Refused
 from patron_core.executors import executor_names
-from patron_core.executors.skypilot import setup_of_machines
+from patron_core.executors.sky_task import setup_of_machines
 from patron_core.machines import catalog, this_machine
 from patron_core.money import format_usd
 from patron_core.prices import Price, checked_price, fallback_price
@@ -101,8 +101,9 @@ class Target:
         if not found:
             kind, where = "spot" if self.spot else "on demand", f" in {only}" if only else ""
             raise Refused(
-                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}{where}",
-                next="python notebooks/1_estimate.py --prices, another --device, or --usd-per-hour with its real price",
+                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}{where}; take another --device, or "
+                "give its real price: --usd-per-hour",
+                next=f"python notebooks/1_estimate.py --devices {device} --prices",
             )
         found.sort(key=lambda price: price.usd_micros_per_hour)
         return [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
@@ -156,7 +157,7 @@ class Target:
         if "://" not in place and not self._shares_files:
             raise InvalidInput(
                 [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],
-                next="export PATRON_RUNS=s3://BUCKET/runs (or gs://...)",
+                next="export PATRON_RUNS=gs://BUCKET/runs",
             )
         return f"{place.rstrip('/')}/{run_id}"
 

@@ -41,7 +41,7 @@ def measured_profile(store: Store, *, now: float | None = None) -> dict[str, Any
     known = known_profile(store)
     if known is not None:
         return known
-    command = [sys.executable, "-m", "trainer.runtime.measure", "--json"]
+    command = [sys.executable, "-P", "-m", "trainer.runtime.measure", "--json"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=MEASURE_TIMEOUT_S, check=True)
         profile: dict[str, Any] = json.loads(done.stdout)

@@ -51,7 +51,7 @@ def choose(
     fitting = [option for option in options if not option.refused_for]
     refused = tuple(option for option in options if option.refused_for)
     if not fitting:
-        raise Refused(_nothing_fits(refused), next=_what_to_change(refused, limits))
+        raise Refused(_nothing_fits(refused), next=_what_to_change(refused))
     chosen, others = fitting[0], fitting[1:]
     return Placement(
         chosen=chosen,
@@ -177,7 +177,7 @@ def _distance(option: Option) -> tuple[bool, float, int]:
     return hopeless, option.longest_s if option.refused_for == "deadline" else 0.0, option.cost_usd_micros
 
 
-def _what_to_change(refused: Sequence[Option], limits: Limits) -> str:
+def _what_to_change(refused: Sequence[Option]) -> str:
     """The one change that would let most offers in."""
     if not refused:
         return "name other devices or clouds: --devices A100-40GB,H100 --clouds gcp,aws"

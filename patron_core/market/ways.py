@@ -130,19 +130,6 @@ class Option:
         }
 
 
-def terms_of(option: Option, work: Work, *, deadline_s: float, decide_every_s: float) -> Terms:
-    """What `spot_policy.choose_machine` needs to run this option, by the upper estimates, so that it is never late."""
-    dear = option.fallback or option.price
-    return Terms(
-        work_s=work.wall_s.high - work.startup_s.high,
-        deadline_s=deadline_s,
-        restart_s=work.startup_s.high,
-        decide_every_s=decide_every_s,
-        loss_s=work.interval_s if math.isfinite(work.interval_s) else work.wall_s.high,
-        spot_price_share=option.price.usd_micros_per_hour / dear.usd_micros_per_hour,
-    )
-
-
 def duration(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "for ever"

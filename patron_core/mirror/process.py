@@ -50,6 +50,7 @@ class Mirroring:
             if error is None:
                 self.failures.pop(run.id, None)
                 continue
+            mirrors.tried(self.store, run.id, error=error.removeprefix(f"{run.id}: "))
             errors.append(error)
             self.failures[run.id] += 1
             self.retry_at[run.id] = time.monotonic() + jittered_s(self.failures[run.id])
@@ -67,6 +68,8 @@ def mirror_run(store: Store, run: Run, *, now: float) -> str | None:
         report = tracking.sync(store, run, now=now, extra=extra)
         if report.error is not None:
             return f"{run.id}: mlflow: {report.error}"
+        if not report.behind:
+            mirrors.tried(store, run.id, error=None)
         if run.state in RESTING and not RunDir(run.run_dir).exists():  # deleted, or on a disk that is not here now
             return f"{run.id}: mirror: the run directory {run.run_dir} is missing"
         if run.state in RESTING and not report.behind and report.artifact_error is None:

@@ -103,7 +103,7 @@ def client() -> Any:
     if uri not in _clients:
         from mlflow import MlflowClient
 
-        settings.home().mkdir(parents=True, exist_ok=True)
+        settings.make_home()
         with (settings.home() / "tracking.lock").open("a") as file:
             if uri.startswith("sqlite"):
                 fcntl.flock(file, fcntl.LOCK_EX)  # let go when the file is closed

@@ -10,14 +10,15 @@ import functools
 import os
 import shlex
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from patron_core.errors import Unavailable
+from patron_core.errors import Busy
 from patron_core.rundir.files import tail
+from trainer.contract.files import temporary_beside, write_atomic
+from trainer.contract.layout import SPEC
 from trainer.contract.remote import Remote, RemoteError, is_url
 
 ANSWER_WITHIN_S = 10.0
@@ -26,7 +27,7 @@ _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 Skip = Callable[[str], str | None]
 
 
-class Unreachable(Unavailable, OSError):
+class Unreachable(Busy, OSError):
     """It cannot be read now. An OSError too, so that who handles a missing disk handles this."""
 
 
@@ -92,32 +93,19 @@ class Folder:
         return not (self.path / folder).is_dir()
 
     def create(self, name: str, content: bytes) -> bool:
-        with self._written(name, content) as temporary:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_beside(path, content) as temporary:
             try:
-                _publish(temporary, self.path / name)
+                _publish(temporary, path)
             except FileExistsError:
                 return False
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        with self._written(name, content) as temporary:
-            temporary.replace(self.path / name)
-
-    @contextmanager
-    def _written(self, name: str, content: bytes) -> Iterator[Path]:
-        """A durable temporary file beside the one named."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            yield Path(temporary)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
 
 
 class Bucket:
@@ -126,7 +114,7 @@ class Bucket:
 
     def exists(self) -> bool:
         """Whoever begins a run writes its spec first; asking for one object costs a tenth of a listing."""
-        return self.read("spec.json") is not None
+        return self.read(SPEC) is not None
 
     def read(self, name: str) -> bytes | None:
         with _asking():

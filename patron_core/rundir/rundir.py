@@ -9,24 +9,36 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patron_core.errors import Conflict
-from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
+from trainer.contract import control, shapes
+from trainer.contract.keys import kind_and_number
+from trainer.contract.layout import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVENTS,
+    MANIFEST,
+    RESULT,
+    SPEC,
+    checkpoint_name,
+    files_by_step,
+    is_whole,
+    log_name,
+    segment_name,
+    segment_of,
+)
 from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
+MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events than that
 FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
 
-_SEGMENT = re.compile(r"(?P<attempt>.+)-(?P<number>\d+)\.jsonl")
-_ATTEMPT = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<ordinal>\d+)")
-_CHECKPOINT = re.compile(r"step-(\d+)/(.+)")
 _OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 _REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
@@ -69,21 +81,30 @@ class RunDir:
     def write_spec(self, canonical_json: str) -> None:
         """Freeze the spec. Writing the same one again changes nothing; a different one raises Conflict."""
         content = canonical_json.encode()
-        if not self._place.create("spec.json", content) and self._place.read("spec.json") != content:
+        if not self._place.create(SPEC, content) and self._place.read(SPEC) != content:
             raise Conflict(
-                f"{join(self.where, 'spec.json')} holds a different spec, and a run's spec is frozen",
+                f"{join(self.where, SPEC)} holds a different spec, and a run's spec is frozen",
                 next="make a new run for the changed spec",
             )
 
     def spec(self) -> dict[str, Any] | None:
-        return to_object(self._place.read("spec.json"))
+        return shapes.object_of(self._place.read(SPEC))
+
+    def control(self) -> bytes | None:
+        return self._place.read(control.NAME)
+
+    def move_deadline(self, attempt: str, deadline_s: float) -> None:
+        """Have the attempt run until `deadline_s` seconds after its start, which is later than it was told."""
+        self._place.write(control.NAME, control.content(attempt, deadline_s))
 
     def environment(self) -> dict[str, Any] | None:
-        return to_object(self._place.read("environment.json"))
+        found = shapes.object_of(self._place.read(ENVIRONMENT))
+        return None if found is None else shapes.known(found)
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
-        return to_object(self._place.read("result.json"))
+        found = shapes.object_of(self._place.read(RESULT))
+        return None if found is None else shapes.known(found)
 
     def checkpoints(self) -> list[CheckpointInfo]:
         """By step, the incomplete ones too: they are what a crash left, and take up space."""
@@ -95,21 +116,14 @@ class RunDir:
 
     def _checkpoint_files(self) -> dict[int, dict[str, int]]:
         """Step -> the sizes of its files."""
-        found: dict[int, dict[str, int]] = {}
-        for name, size in self._place.sizes("checkpoints").items():
-            if match := _CHECKPOINT.fullmatch(name):
-                found.setdefault(int(match[1]), {})[match[2]] = size
-        return found
+        return files_by_step(self._place.sizes(CHECKPOINTS))
 
     def _inspect_checkpoint(self, step: int, sizes: dict[str, int]) -> CheckpointInfo:
-        name = f"checkpoints/step-{step:06d}"
-        manifest = to_object(self._place.read(f"{name}/manifest.json")) if "manifest.json" in sizes else None
-        files = manifest.get("files") if manifest else None
-        complete = isinstance(files, dict) and len(files) > 0
-        for file, stated in (files if isinstance(files, dict) else {}).items():
-            stated_bytes = stated.get("bytes") if isinstance(stated, dict) else None
-            complete = complete and sizes.get(file) == stated_bytes
-        return CheckpointInfo(step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=complete)
+        name = checkpoint_name(step)
+        manifest = shapes.object_of(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
+        return CheckpointInfo(
+            step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=is_whole(sizes, manifest)
+        )
 
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
@@ -123,9 +137,9 @@ class RunDir:
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
         events: list[Event] = []
         for attempt, number, name in self._new_segments(segments):
-            content = self._place.read(f"events/{name}")
+            content = self._place.read(f"{EVENTS}/{name}")
             if content is None:
-                if self._place.is_away("events"):
+                if self._place.is_away(EVENTS):
                     break  # all of it went away: unmounted, not deleted; read on from here when it is back
                 continue  # a later segment of this attempt counts it as missing; without one it may come back
             if attempt in segments:
@@ -141,9 +155,6 @@ class RunDir:
             "missing_segments": missing_segments,
         }
 
-    def all_events(self) -> list[Event]:
-        return self.read_events()[0]
-
     def reclaim_notice(self, attempt: str) -> str | None:
         """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
         notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
@@ -151,7 +162,7 @@ class RunDir:
         return next((source for source in sources if source not in _OTHER_STOPS), None)
 
     def log_tail(self, attempt: str, lines: int) -> str:
-        return self._place.tail(f"logs/{attempt}.log", lines)
+        return self._place.tail(log_name(attempt), lines)
 
     def _new_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
         new = self._list_segments(read)
@@ -162,15 +173,15 @@ class RunDir:
 
     def _list_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
         def read_up_to(name: str) -> str | None:
-            match = _SEGMENT.fullmatch(name)
-            number = read.get(match["attempt"]) if match else None
-            return None if match is None or number is None else f"{match['attempt']}-{number:06d}.jsonl"
+            segment = segment_of(name)
+            number = read.get(segment[0]) if segment else None
+            return None if segment is None or number is None else segment_name(segment[0], number)
 
         new = []
-        for name in self._place.names("events", read_up_to):
-            match = _SEGMENT.fullmatch(name)
-            if match and int(match["number"]) > read.get(match["attempt"], -1):
-                new.append((match["attempt"], int(match["number"]), name))
+        for name in self._place.names(EVENTS, read_up_to):
+            segment = segment_of(name)
+            if segment and segment[1] > read.get(segment[0], -1):
+                new.append((*segment, name))
         return sorted(new, key=lambda segment: (attempt_order(segment[0]), segment[1]))
 
 
@@ -193,8 +204,8 @@ def events_so_far(directory: RunDir) -> list[Event]:
 
 def attempt_order(attempt: str) -> tuple[int, str, str]:
     """Sorts attempts as they happened: by their number, a dryrun before a train of the same number."""
-    match = _ATTEMPT.fullmatch(attempt)
-    return (int(match["ordinal"]), match["kind"], attempt) if match else (0, "", attempt)
+    kind, number = kind_and_number(attempt) or ("", 0)
+    return number, kind, attempt
 
 
 def lineage(events: Sequence[Event]) -> list[Event]:
@@ -216,24 +227,6 @@ def lineage(events: Sequence[Event]) -> list[Event]:
     return kept
 
 
-def curve(events: Iterable[Event], key: str) -> list[tuple[int, float]]:
-    """(step, value) of a metric ("train/loss") or of an eval's field ("val_bpb"), in the order of the events."""
-    points = []
-    for event in events:
-        if event.step is None:
-            continue
-        if event.kind == "metrics":
-            metrics = event.data.get("metrics")
-            value = metrics.get(key) if isinstance(metrics, dict) else None
-        elif event.kind == "eval":
-            value = event.data.get(key)
-        else:
-            continue
-        if isinstance(value, int | float):
-            points.append((event.step, float(value)))
-    return points
-
-
 def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
     last = dict(read)
     for attempt, number, _ in new:
@@ -249,6 +242,8 @@ def _unseen(events: Sequence[Event], seqs: dict[str, int]) -> list[Event]:
     new: dict[tuple[str, int], Event] = {}
     for event in events:
         if event.attempt not in highest or event.seq > highest[event.attempt]:
+            if event.seq > seqs.get(event.attempt, 0) + MAX_SEQ_JUMP:
+                continue  # it would hide all that its attempt says after it
             new.setdefault((event.attempt, event.seq), event)
             seqs[event.attempt] = max(event.seq, seqs.get(event.attempt, event.seq))
     return list(new.values())
@@ -261,17 +256,10 @@ def _parse_segment(content: bytes) -> tuple[list[Event], int]:
         items = json.loads(b"[" + b",".join(lines) + b"]")  # one call for all is twice as fast as one a line
         if len(items) != len(lines):
             raise ValueError("a line holds no single value")
-    except ValueError:
-        items = [_parse_line(line) for line in lines]
+    except (ValueError, RecursionError):
+        items = [shapes.parse(line) for line in lines]
     events = [event for item in items if (event := _to_event(item)) is not None]
     return events, len(lines) - len(events)
-
-
-def _parse_line(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 def _to_event(item: Any) -> Event | None:
@@ -280,7 +268,13 @@ def _to_event(item: Any) -> Event | None:
         step = item.pop("step", None)
     except (AttributeError, KeyError, TypeError):
         return None
-    good = isinstance(seq, int) and isinstance(time, int | float) and isinstance(attempt, str) and isinstance(kind, str)
-    if not good or not (step is None or isinstance(step, int)):
+    at = shapes.number(time, 0.0)
+    good = shapes.count(seq) is not None and at is not None and isinstance(attempt, str) and isinstance(kind, str)
+    if not good or not (step is None or shapes.count(step) is not None):
         return None
-    return Event(seq=seq, time=time, attempt=attempt, kind=kind, step=step, data=item)
+    if kind == "metrics":
+        named = shapes.metrics(item.pop("metrics", None))
+        item = {"metrics": named, **shapes.known(item)} if item else {"metrics": named}
+    else:
+        item = shapes.known(item)
+    return Event(seq=seq, time=at or 0.0, attempt=attempt[:200], kind=kind[:100], step=step, data=item)

@@ -13,6 +13,7 @@ from patron_core.store import runs
 from patron_core.store.engine import Store, insert_new, reading
 from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
+from trainer.contract.keys import attempt_key
 
 
 def create(
@@ -35,7 +36,7 @@ def create(
             f"attempt {other.id} of run {run.id} has not ended ({other.state}); a second one would run beside it",
             next="wait for it to end, or cancel the run",
         )
-    attempt_id = f"{run.id}-{kind}-{number}"
+    attempt_id = attempt_key(run.id, kind, number)
     values = {
         "id": attempt_id,
         "run_id": run.id,
@@ -62,6 +63,11 @@ def submitted(
     started_at = sa.func.coalesce(attempts.c.started_at, now)
     deadline = attempts.c.deadline_s if deadline_s is None else deadline_s
     return _change(conn, attempt_id, handle=handle, state=state, started_at=started_at, deadline_s=deadline)
+
+
+def moved_deadline(conn: Connection, attempt_id: str, *, deadline_s: float) -> Attempt:
+    """A top-up lets it run until then."""
+    return _change(conn, attempt_id, deadline_s=deadline_s)
 
 
 def started(conn: Connection, attempt_id: str, *, at: float) -> Attempt:

@@ -170,7 +170,7 @@ def _insert(conn: Connection) -> Callable[[Table], Any]:
 
 
 def _parse_url(text: str) -> URL:
-    hint = "export PATRON_DATABASE_URL=sqlite:////path/to/patron.db (or postgresql+psycopg://user@host/name)"
+    hint = "export PATRON_DATABASE_URL=sqlite:////path/to/patron.db"
     try:
         url = make_url(text)
         backend = url.get_backend_name()
@@ -186,6 +186,8 @@ def _parse_url(text: str) -> URL:
 
 def _make_parent(file: Path, url: URL) -> None:
     try:
+        if file.absolute().parent == settings.home():
+            settings.make_home()
         file.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Unavailable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,15 +14,15 @@ from patron_core.errors import Busy, Conflict, InternalError, PatronError, Unava
 _LOCKED = (
     "locked",
     "is busy: another process has been writing for too long",
-    "try again; look for a stuck process: fuser {file}",
+    "fuser {file}",
 )
 # (part of the database's own message, what it means, what to do)
 _SQLITE: tuple[tuple[str, str, str], ...] = (
     _LOCKED,
-    ("disk is full", "cannot grow: the disk is full; nothing of this change was written", "free disk space: df -h"),
-    ("disk i/o error", "cannot be read or written: the disk reports an error", "check the disk: df -h; dmesg | tail"),
+    ("disk is full", "cannot grow: the disk is full; nothing of this change was written", "df -h"),
+    ("disk i/o error", "cannot be read or written: the disk reports an error", "df -h"),
     ("unable to open", "cannot be opened", "export PATRON_HOME=/a/folder/you/can/write"),
-    ("readonly", "may not be written by this user", "make it and its folder writable: ls -la {file}"),
+    ("readonly", "may not be written by this user", "ls -la {file}"),
     ("not a database", "is not a SQLite database", "move the file away, or point PATRON_DATABASE_URL elsewhere"),
     ("malformed", "is damaged", "restore it from a backup; sqlite3 FILE .recover saves what can be read"),
 )
@@ -61,7 +62,8 @@ def _sqlite(error: DBAPIError, url: URL) -> PatronError | None:
         if part in said:
             kind = Busy if part == _LOCKED[0] else Unavailable
             return kind(
-                f"the database {url.database} {meaning} ({_first_line(error)})", next=then.format(file=url.database)
+                f"the database {url.database} {meaning} ({_first_line(error)})",
+                next=then.format(file=shlex.quote(str(url.database))),
             )
     return None
 
@@ -77,7 +79,7 @@ def _postgresql(error: DBAPIError, url: URL) -> PatronError | None:
     if isinstance(error, OperationalError) or error.connection_invalidated:
         return Busy(
             f"the database {_shown(url)} does not answer: {_first_line(error)}",
-            next=f"check the server and PATRON_DATABASE_URL: pg_isready -h {url.host or 'localhost'}",
+            next=f"pg_isready -h {shlex.quote(url.host or 'localhost')}",
         )
     return None
 

@@ -18,7 +18,11 @@ _SANE_TTLS = 10  # an expiry further away than this many of its own lifetimes wa
 
 
 def acquire(store: Store | Connection, name: str, *, holder: str, ttl_s: float) -> bool:
-    """Take the lease, or keep it. False while somebody else holds it."""
+    """Take the lease, or keep it. False while somebody else holds it. Writes nothing while half of it is left."""
+    with reading(store) as conn:
+        fresh = (leases.c.holder == holder) & (leases.c.expires_at > now_s(conn) + ttl_s / 2) & _valid(conn)
+        if conn.execute(sa.select(leases.c.name).where(leases.c.name == name, fresh)).first() is not None:
+            return True
     with writing(store) as conn:
         mine: dict[str, Any] = {"name": name, "holder": holder, "expires_at": now_s(conn) + ttl_s, "ttl_s": ttl_s}
         if insert_new(conn, leases, mine, unique=["name"]):

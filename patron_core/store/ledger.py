@@ -12,6 +12,7 @@ with another question it is a Conflict.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, Refused
-from patron_core.money import check_usd_micros, format_usd
+from patron_core.money import check_usd_micros, format_usd, typed_usd
 from patron_core.store import runs
 from patron_core.store.engine import Store, insert_or_nothing, reading
 from patron_core.store.names import check_key, check_names
@@ -33,6 +34,19 @@ def deposit(
     check_usd_micros(usd_micros)
     question = _question("deposit", project=project, key=key, asked=usd_micros)
     return _post(conn, question, usd_micros, f"outside:{project}", f"wallet:{project}", actor=actor, now=now, memo=memo)
+
+
+def fill_up(conn: Connection, *, project: str, to_usd_micros: int, key: str, actor: str, now: float) -> int:
+    """Deposit what the wallet lacks to `to_usd_micros`, once a key, however much is in it later. Returns how much."""
+    _lock_wallet(conn, project)
+    first = find(conn, project=project, key=key)
+    if first is not None:
+        return first.usd_micros
+    lacking = to_usd_micros - _balance(conn, f"wallet:{project}")
+    if lacking <= 0:
+        return 0
+    deposit(conn, project=project, usd_micros=lacking, key=key, actor=actor, now=now, memo="authorised")
+    return lacking
 
 
 def withdraw(
@@ -49,7 +63,9 @@ def withdraw(
     if available < usd_micros:
         raise Refused(
             f"the wallet of {project!r} has {format_usd(available)}, {format_usd(usd_micros)} were asked for",
-            next=f"withdraw at most {format_usd(available)}",
+            next=f"python notebooks/0_lab.py --project {shlex.quote(project)} --withdraw {typed_usd(available)} --yes"
+            if available
+            else f"python notebooks/0_lab.py --project {shlex.quote(project)}",
         )
     return _post(conn, question, usd_micros, f"wallet:{project}", f"outside:{project}", actor=actor, now=now, memo=memo)
 
@@ -72,7 +88,8 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
     if available < usd_micros:
         raise Refused(
             f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
-            next=f"deposit {format_usd(usd_micros - available)} into project {run.project!r}, then fund the run again",
+            next=f"python notebooks/0_lab.py --project {shlex.quote(run.project)} --deposit "
+            f"{typed_usd(usd_micros - available)} --yes",
         )
     return _post(conn, question, usd_micros, f"wallet:{run.project}", f"hold:{run.id}", actor=actor, now=now)
 

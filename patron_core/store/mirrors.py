@@ -8,12 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from patron_core.states import RunState
+from patron_core.states import ACTIVE, RunState
 from patron_core.store.engine import Store, reading, upsert
 from patron_core.store.finding import typed_run, values_of
+from patron_core.store.leases import now_s
 from patron_core.store.records import Mirror, Run
 from patron_core.store.schema import attempts, mirrors, runs
 
+_SAID_EVERY_S = 5.0
 _COLUMNS = [mirrors.c[name] for name in Mirror.__dataclass_fields__]
 
 
@@ -46,3 +48,35 @@ def unrested(store: Store | Connection, resting: Iterable[RunState]) -> list[Run
     query = sa.select(runs).where(runs.c.state.in_(values_of(resting)), launched, ~done)
     with reading(store) as conn:
         return [typed_run(row) for row in conn.execute(query.order_by(runs.c.created_at, runs.c.id))]
+
+
+def tried(store: Store, run_id: str, *, error: str | None) -> None:
+    """What a sync came to: all is mirrored, or why not. Written where it says something new, or was said 5 s ago."""
+    with store.read() as conn:
+        age_s = now_s(conn) - mirrors.c.synced_at
+        row = conn.execute(sa.select(mirrors.c.error, age_s).where(mirrors.c.run_id == run_id)).first()
+    if row is not None and row[0] == error and (error is not None or (row[1] is not None and row[1] < _SAID_EVERY_S)):
+        return
+    with store.begin() as conn:
+        said: dict[str, Any] = {"error": error} | ({"synced_at": now_s(conn)} if error is None else {})
+        if conn.execute(sa.update(mirrors).where(mirrors.c.run_id == run_id).values(**said)).rowcount == 0:
+            empty = {"run_id": run_id, "mlflow_run_id": "", "position": {}, "updated_at": 0.0}
+            upsert(conn, mirrors, empty | said, unique=["run_id"])
+
+
+def late(store: Store | Connection, *, over_s: float) -> list[tuple[str, float, str | None]]:
+    """(run, seconds, why) of every run that trains, or was left unfinished, and whose mirror lags by more than that.
+
+    A mirror that never was is as late as the run is old since its start.
+    """
+    begun = sa.select(sa.func.min(attempts.c.started_at)).where(
+        attempts.c.run_id == runs.c.id, attempts.c.kind == "train"
+    )
+    at_rest = runs.c.state.not_in(values_of(ACTIVE))
+    done = at_rest & (mirrors.c.rested_at == runs.c.updated_at)
+    with reading(store) as conn:
+        since = sa.func.coalesce(mirrors.c.synced_at, begun.scalar_subquery())
+        lag_s = (now_s(conn) - since).label("lag_s")
+        query = sa.select(runs.c.id, lag_s, mirrors.c.error).outerjoin(mirrors, mirrors.c.run_id == runs.c.id)
+        query = query.where(since.is_not(None), sa.func.coalesce(~done, True), lag_s > over_s)
+        return [(row[0], row[1], row[2]) for row in conn.execute(query.order_by(runs.c.created_at, runs.c.id))]

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, InvalidInput, NotFound
 from patron_core.store.engine import Store, reading, writing
+from patron_core.store.names import check_names
 from patron_core.store.records import Note, NoteRevision
 from patron_core.store.runs import lock, new_id
 from patron_core.store.schema import note_revisions, notes
@@ -35,6 +36,7 @@ def save(
     `base_revision` is the revision that the writer had before their eyes: when it is no longer the newest, Conflict.
     Without it the save always wins; the older revisions stay readable. `links` and `run_id` are kept when not given.
     """
+    check_names(project=project, actor=actor)
     if kind not in KINDS:
         raise InvalidInput([f"kind of note {kind!r}; allowed: {', '.join(KINDS)}"], next="kind='note'")
     written: dict[str, Any] = {"kind": kind, "title": title, "body": body, "actor": actor}
@@ -64,7 +66,7 @@ def get(store: Store | Connection, note_id: str) -> Note:
     with reading(store) as conn:
         row = conn.execute(sa.select(notes).where(notes.c.id == note_id)).first()
     if row is None:
-        raise NotFound(f"there is no note {note_id!r}", next="list the notes to see their ids")
+        raise NotFound(f"there is no note {note_id!r}", next="python notebooks/6_journal.py")
     return _note(row)
 
 
@@ -108,7 +110,7 @@ def _create(conn: Connection, written: dict[str, Any], *, project: str, run_id: 
 def _locked(conn: Connection, note_id: str, project: str) -> Note:
     row = conn.execute(sa.select(notes).where(notes.c.id == note_id).with_for_update(key_share=True)).first()
     if row is None or row.project != project:
-        raise NotFound(f"there is no note {note_id!r} in project {project!r}", next="list the notes to see their ids")
+        raise NotFound(f"there is no note {note_id!r} in project {project!r}", next="python notebooks/6_journal.py")
     return _note(row)
 
 

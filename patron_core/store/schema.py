@@ -252,6 +252,8 @@ mirrors = Table(
     _json("position"),
     _time("updated_at"),
     _time("rested_at", nullable=True),  # the run's updated_at, where it rested and all of it is mirrored as it was then
+    _time("synced_at", nullable=True),  # by the database's clock: when the tracker last had all that there was
+    _name("error", nullable=True),  # why the newest try since then failed
 )
 
 searches = Table(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, NotFound
 from patron_core.store.engine import Store, insert_new, reading
+from patron_core.store.names import check_key, check_names
 from patron_core.store.records import Search
 from patron_core.store.schema import search_decisions, searches
 
@@ -27,6 +28,8 @@ def save(
     now: float,
 ) -> Search:
     """Make it, or bring it up to date. `decisions` are all of them so far; those already written may not differ."""
+    check_names(project=project)
+    check_key(key)
     made = {"id": search_id, "project": project, "key": key, "question": question, "state": state, "result": result}
     if not insert_new(conn, searches, {**made, "created_at": now, "updated_at": now}, unique=["project", "key"]):
         old = conn.execute(_by_key(project, key).with_for_update()).one()

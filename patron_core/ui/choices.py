@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from patron_core import verbs
 from patron_core.ui import inert, show
 
 if TYPE_CHECKING:
-    from patron_core.store import Run, RunSummary
+    from patron_core.store import Run, RunSummary, Store
+    from patron_core.ui.script import Outcome, Session
 
 
 def run_labels(found: Iterable[Run | RunSummary]) -> dict[str, str]:
@@ -19,6 +22,23 @@ def run_labels(found: Iterable[Run | RunSummary]) -> dict[str, str]:
         known = labels.get(label)
         labels[label if known in (None, run.id) else f"{label} {run.id}"] = run.id
     return labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunChoice:
+    labels: dict[str, str]  # what is read -> id
+    value: str | None  # the label that is chosen
+    problem: Outcome[Run] | None  # why the run that was asked for is not there
+
+
+def of_runs(session: Session[Any], store: Store, offered: Iterable[Run | RunSummary], *, wanted: str) -> RunChoice:
+    """A choice among `offered` and the run that a flag or an address asks for: it is looked up, not believed."""
+    found = session.call(verbs.find_run, store, wanted) if wanted else None
+    if found is not None and (found.failed or found.value is None):
+        return RunChoice(labels=run_labels(offered), value=None, problem=found)
+    run = found.value if found is not None else None
+    labels = run_labels([*offered, *([run] if run is not None else [])])
+    return RunChoice(labels=labels, value=label_of(labels, run.id if run is not None else None), problem=None)
 
 
 def label_of(labels: Mapping[str, str], run_id: str | None) -> str | None:

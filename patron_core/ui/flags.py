@@ -11,14 +11,23 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from patron_core.errors import InvalidInput
+from patron_core.money import parse_usd, to_usd
 
 _MISSING = "\0missing"  # a flag whose value was left out
+
+
+def _strict_dollars(value: Any) -> Any:
+    """0,10 is refused with what to write, as everywhere; what is no text is a default."""
+    return to_usd(parse_usd(value)) if isinstance(value, str) else value
+
+
+Usd = Annotated[float, BeforeValidator(_strict_dollars)]  # a flag's amount, in dollars; verbs.from_usd makes micros
 
 
 class Arguments(BaseModel):

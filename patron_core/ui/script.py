@@ -1,33 +1,40 @@
 """The face of a notebook on the command line: --help, checked arguments, one JSON object, honest exit codes.
 
-A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (`python notebooks/x.py
---depth 4 --json`) the flags are parsed from argv; in the editor, as an app and under test the defaults are used. Exit
-codes: 0 done, 1 failure, 2 bad arguments, 3 refused (with what to do next), 4 a confirmation flag is missing.
+A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (say `python
+notebooks/search.py --depths 4 --json`) the flags are parsed from argv; in the editor, as an app and under test the
+defaults are used. Exit codes: 0 what was asked was done, 1 a fault of ours, 2 bad arguments, 3 refused (with what to do
+next), 4 a confirmation flag is missing, 5 busy or unreachable (try again), 6 the run that was followed did not succeed,
+7 `--timeout-s` is over and the run goes on; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
+import functools
+import getpass
 import json
 import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
-from patron_core.errors import ConfirmationNeeded, InternalError, PatronError
+from patron_core import settings
+from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
 from patron_core.ui import inert
-from patron_core.ui.flags import Arguments, parse_arguments
+from patron_core.ui.commands import LOOK, is_command, is_same, own_command, speak_utf8, utf8
+from patron_core.ui.flags import Arguments, Usd, parse_arguments
 
 if TYPE_CHECKING:
     from patron_core.store import Store
 
-__all__ = ["Arguments", "Outcome", "Session", "open_session", "parse_arguments"]
+__all__ = ["Arguments", "Outcome", "Session", "Usd", "open_session", "parse_arguments"]
 
-INTERRUPTED = 130  # what shells use for Ctrl-C
+NOT_SUCCEEDED = 6  # what was followed came to rest somewhere else
 QUIET_STATUS_EVERY_S = 10.0  # of a log file; a terminal is rewritten each time
 
 A = TypeVar("A", bound=Arguments)
@@ -52,10 +59,12 @@ class Outcome(Generic[T]):
 class Session(Generic[A]):
     """One run of a notebook: its arguments, and where its answers go."""
 
-    def __init__(self, args: A, *, is_script: bool, out: TextIO):
+    def __init__(self, args: A, *, is_script: bool, out: TextIO, prog: str = "", argv: Sequence[str] = ()):
         self.args = args
+        self._prog, self._argv = prog, list(argv)
         self.is_script = is_script
         self.on_interrupt = "what was started goes on without this script"  # said after Ctrl-C
+        self.look_again = LOOK  # the command that does, then
         self._out = out
         self._json = is_script and args.json_output
         self._status_at = -math.inf
@@ -72,13 +81,29 @@ class Session(Generic[A]):
         except KeyboardInterrupt:
             if not self.is_script:
                 raise
-            self.say(f"interrupted: {self.on_interrupt}")
-            sys.exit(INTERRUPTED)
+            self.fail(Interrupted(self.on_interrupt, next=self.look_again))
         except Exception as error:
             if not self.is_script:
                 raise  # the notebook shows the traceback
-            print(inert.terminal(traceback.format_exc()), file=sys.stderr)
-            self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback"))
+            self._fail_unexpected(error)
+
+    @functools.cached_property
+    def actor(self) -> str:
+        """Who asks: the account's name."""
+        try:
+            return getpass.getuser()
+        except (OSError, KeyError):  # an account without a name, in a container
+            return "notebook"
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The idempotency key of this run of the notebook: the one that was given, or one of its own."""
+        return getattr(self.args, "key", "") or uuid.uuid4().hex[:12]
+
+    def require(self, flag: str, value: object, *, next: str) -> None:
+        """In a script, end with 2 where a flag is missing. Elsewhere it is chosen on the page."""
+        if self.is_script and not value:
+            self.fail(InvalidInput([f"{flag}: missing"], next=next))
 
     def open_lab(self, *, make: bool = True) -> Store | None:
         """The lab's store; None where there is none and `make` is off. In an editor or an app its error is raised."""
@@ -88,17 +113,12 @@ class Session(Generic[A]):
             return self.call(verbs.open_lab, make=make).value
         return verbs.open_lab(make=make)
 
-    def end_by_error(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """For sys.excepthook: what a cell did not expect has the one shape, too. Ends the process."""
-        if isinstance(error, PatronError):
-            self.fail(error)
-        sys.__excepthook__(kind, error, trace)
-        if self._json and not issubclass(kind, KeyboardInterrupt):
-            self.fail(InternalError(f"{kind.__name__}: {error}", next="report this, with the traceback"))
-
     def emit(self, answer: Mapping[str, Any], text: str = "") -> None:
         """A script's result: the JSON object with --json, else the text. Nothing in the editor and in apps."""
         self._clear_status()
+        said = str(answer.get("next") or "")
+        if said and is_same(said, self.command()):  # what was just done is not what comes next
+            answer, text = {**answer, "next": LOOK}, text.replace(f"next: {said}", f"next: {LOOK}")
         if self._json:
             print(to_json(answer), file=self._out, flush=True)
         elif self.is_script and text:
@@ -125,7 +145,11 @@ class Session(Generic[A]):
     def confirm(self, given: bool, what: str, flag: str) -> None:
         """In a script, end with 4 unless the confirmation flag was given. Elsewhere a button confirms."""
         if self.is_script and not given:
-            self.fail(ConfirmationNeeded(f"{what}; nothing was done", next=f"the same command with {flag}"))
+            self.fail(ConfirmationNeeded(f"{what}; nothing was done", next=self.command(flag)))
+
+    def command(self, *more: str) -> str:
+        """This script's own command line, and more."""
+        return own_command(self._prog, [*self._argv, *more])
 
     def end(self, exit_code: int) -> None:
         """End a script whose answer is out. Nothing in the editor and in apps."""
@@ -133,13 +157,38 @@ class Session(Generic[A]):
             sys.exit(exit_code)
 
     def fail(self, error: PatronError) -> NoReturn:
+        """End a script with the error: its one shape with --json, else its words on stderr; its code in any case."""
         self._clear_status()
+        shape = error.to_dict()["error"]
+        shape |= self._runnable(error)
         if self._json:
-            print(to_json(error.to_dict()), file=self._out, flush=True)
+            print(to_json({"error": shape}), file=self._out, flush=True)
         else:
-            said = inert.terminal(f"{error.code}: {error.message}\nnext: {error.next}")
+            said = inert.terminal(f"{error.code}: {shape['message']}\nnext: {shape['next']}")
             print(said, file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+
+    def _runnable(self, error: PatronError) -> dict[str, str]:
+        """Message and next step, where `next` is a command, and another one than this script's own."""
+        help_ = own_command(self._prog, ["--help"])
+        if not is_command(error.next):
+            advice = f"{error.message.rstrip('.')}: {error.next}" if error.next else error.message
+            return {"message": advice, "next": help_ if error.exit_code == InvalidInput.exit_code else LOOK}
+        if is_same(error.next, self.command()):
+            return {"message": error.message, "next": LOOK if self._prog != Path(LOOK).name else help_}
+        return {"message": error.message, "next": error.next}
+
+    def _fail_unexpected(self, error: BaseException) -> NoReturn:
+        print(inert.terminal("".join(traceback.format_exception(error))), file=sys.stderr)
+        self.fail(InternalError(f"{type(error).__name__}: {error}", next="report this, with the traceback above"))
+
+    def end_by_error(self, _kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+        """Python's hook for what nothing caught, a cell's plain code say: it too ends in the one shape."""
+        if isinstance(error, PatronError):
+            self.fail(error)
+        if isinstance(error, KeyboardInterrupt):
+            self.fail(Interrupted(self.on_interrupt, next=self.look_again))
+        self._fail_unexpected(error)
 
     def _clear_status(self) -> None:
         if self._status_shown:
@@ -153,15 +202,17 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
     argv is read only where this notebook is the program itself, so that tests and servers keep theirs.
     """
     _allow_matplotlib()
+    settings.keep_private()
     is_script = mode == "script" and bool(sys.argv[0]) and Path(sys.argv[0]).resolve() == Path(file).resolve()
     if not is_script:
         return Session(model.model_validate({}), is_script=False, out=sys.stdout)
-    argv = sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:]
+    speak_utf8()
+    argv = utf8(sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:])
     args = parse_arguments(model, argv, prog=Path(file).name, description=description)
     out = sys.stdout
     if args.json_output:
         sys.stdout = sys.stderr  # so that no library's print spoils the one JSON line
-    session = Session(args, is_script=True, out=out)
+    session = Session(args, is_script=True, out=out, prog=Path(file).name, argv=argv)
     sys.excepthook = session.end_by_error
     return session
 

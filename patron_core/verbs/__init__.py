@@ -6,16 +6,20 @@ Each verb is a function of the store, plain arguments, an actor and, where it sp
 plain typed data and raises a PatronError that says what to do next.
 """
 
+from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.money import from_usd, to_usd
+from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
-from patron_core.verbs.dryrun import dryrun, repriced
+from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
-from patron_core.verbs.lab import Lab, lab, open_lab
-from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict
+from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
+from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
@@ -28,6 +32,7 @@ from patron_core.verbs.watch import (
     RunView,
     burn_usd_micros_per_hour,
     curves,
+    exit_code,
     find_run,
     log_tail,
     overview,
@@ -36,6 +41,7 @@ from patron_core.verbs.watch import (
 )
 
 __all__ = [
+    "ACTIVE",
     "ATTENTION",
     "CLOUDS",
     "DEFAULT_PROJECT",
@@ -44,11 +50,13 @@ __all__ = [
     "LOCAL_SPEC",
     "PRICED_CLOUDS",
     "RESTING",
+    "TERMINAL",
     "Comparison",
     "Lab",
     "Offer",
     "Placed",
     "Question",
+    "RunState",
     "RunView",
     "SearchReport",
     "Target",
@@ -61,11 +69,15 @@ __all__ = [
     "deposit",
     "device_names",
     "dryrun",
+    "ensure_running",
     "estimate_local",
     "estimates",
+    "exit_code",
     "find_run",
+    "from_usd",
     "fund",
     "fund_and_launch",
+    "has_search",
     "hold_for",
     "lab",
     "launch",
@@ -80,16 +92,20 @@ __all__ = [
     "place_estimates",
     "plan",
     "prices",
+    "project_to_show",
     "read_note",
     "read_notes",
     "repriced",
     "scaling_fit",
     "search",
+    "startup_s",
     "statement",
+    "to_usd",
     "view",
     "wait",
     "wallet",
     "wallet_dict",
     "where_next",
+    "withdraw",
     "write_note",
 ]

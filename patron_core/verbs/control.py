@@ -13,10 +13,11 @@ from patron_core.errors import Refused
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.apply import settle
 from patron_core.machines.target import target_of
-from patron_core.money import MICROS_PER_USD, format_usd
+from patron_core.money import format_usd, typed_usd
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs import free_checks
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
@@ -39,6 +40,7 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
         if _is_launched(conn, run, key):
             return run
     _check_funded(run)
+    free_checks.before_launch(run)
     quote = target_of(run).quote(now=now)
     hourly = quote["usd_micros_per_hour"]
     with store.begin() as conn:
@@ -69,11 +71,10 @@ def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int) -> No
     held = ledger.run_money(conn, run.id).held_usd_micros
     needed = holds.for_one_start(run.estimate, usd_micros_per_hour, stop_s=kill_after_s(run.run_dir))
     if held < needed:
-        short = (needed - held) / MICROS_PER_USD
         raise Refused(
             f"{format_usd(held)} are held for run {run.id}; one start and the checkpoint at its end need "
             f"{format_usd(needed)} at {format_usd(usd_micros_per_hour)} an hour",
-            next=f"python notebooks/3_launch.py --run {run.id} --fund {short:.6f} --yes",
+            next=f"python notebooks/3_launch.py --run {run.id} --fund {typed_usd(needed - held)} --yes",
         )
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.errors import Refused
 from patron_core.estimate import Calibration, Estimate, estimate
+from patron_core.interval import Interval, total
 from patron_core.lifecycle import holds
 from patron_core.machines.target import target_of
 from patron_core.money import format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs import free_checks
 from patron_core.verbs.plan import fit_of
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
@@ -45,6 +49,7 @@ def dryrun(
         if _is_begun(conn, run, key, asked):
             return run
     _check_waiting(run)
+    free_checks.before_dryrun(run)
     quote = target_of(run).quote(now=now)
     hourly = quote["usd_micros_per_hour"]
     with store.begin() as conn:
@@ -80,10 +85,16 @@ def _check_waiting(run: Run) -> None:
         )
 
 
+def startup_s(estimated: Mapping[str, Any]) -> Interval:
+    """Seconds from launch to the first step, of an estimate as it is kept."""
+    phases = estimated.get("phases_s", {})
+    return total(Interval(**phases[name]) for name in holds.startup_phases(estimated))
+
+
 def repriced(store: Store, run: Run) -> Estimate:
     """The run's estimate with what its dryrun measured. Raises Refused where there is no dryrun."""
     if not run.dryrun:
-        raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id}")
+        raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id} --yes")
     spec, target = TrainSpec.from_dict(run.spec), target_of(run)
     return estimate(
         spec,

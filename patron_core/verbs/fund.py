@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, Refused, Unavailable
 from patron_core.estimate import Estimate
-from patron_core.executors.skypilot import setup_of_machines
+from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
@@ -26,6 +27,7 @@ from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.grace import kill_after_s
+from trainer.contract.keys import dryrun_folder, kind_and_number
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
@@ -107,7 +109,7 @@ def hold_for(run: Run, row: Estimate) -> int:
 
 def check_proof(run: Run) -> None:
     """Raises Refused unless the dryrun proved this very spec, here, in the environment as it is now."""
-    again = f"python notebooks/2_dryrun.py --run {run.id}"
+    again = f"python notebooks/2_dryrun.py --run {run.id} --yes"
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
     if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:
@@ -115,7 +117,7 @@ def check_proof(run: Run) -> None:
     if not target_of(run).is_local:
         _check_setup(run, again)
         return  # what else may differ there is told there: its trainer exits with 78 before it begins
-    proof = join(run.run_dir, f"dryrun-{str(run.dryrun['attempt']).rsplit('-', 1)[-1]}")
+    proof = join(run.run_dir, dryrun_folder((kind_and_number(str(run.dryrun["attempt"])) or ("", 0))[1]))
     recorded = RunDir(proof).environment() or {}
     current = current_environment(proof)
     if current.get("hash") != run.dryrun["environment_hash"]:
@@ -155,6 +157,6 @@ def current_environment(run_dir: str) -> dict[str, Any]:
         said = getattr(error, "stderr", "") or str(error)
         said = said if isinstance(said, str) else said.decode(errors="replace")  # bytes where the time was over
         raise Unavailable(
-            f"the environment could not be read: {said.strip()[-300:]}", next="python -m trainer.environment SPEC"
+            f"the environment could not be read: {said.strip()[-300:]}", next=shlex.join(environment_command(run_dir))
         ) from error
     return dict(found)

@@ -9,7 +9,8 @@ from typing import Any
 
 from patron_core import settings
 from patron_core.errors import PatronError
-from patron_core.lifecycle import supervisor
+from patron_core.lifecycle import post, supervisor
+from patron_core.mirror.lag import Lag, lags
 from patron_core.store import Store, ledger, runs, searches
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
@@ -30,6 +31,8 @@ class Lab:
     wallet: Wallet
     burn_usd_micros_per_hour: int  # of all projects
     statement: list[LedgerEntry]  # newest first
+    late: list[Lag]  # mirrors that lag by more than 30 s, of all projects
+    supervisor: str | None  # machine and process of who supervises, while anybody does
     problems: list[str]  # what does not add up in the books; nothing is as it should be
 
     @property
@@ -55,6 +58,8 @@ class Lab:
                 for run in self.runs
             ],
             "searches": [{"search": s.id, "key": s.key, "state": s.state} for s in self.searches],
+            "late_mirrors": [{"run": lag.run_id, "mirror_lag_s": lag.seconds, "why": lag.why} for lag in self.late],
+            "supervisor": self.supervisor,
             "problems": self.problems,
         }
 
@@ -75,6 +80,14 @@ def open_lab(*, make: bool = True) -> Store | None:
     return store
 
 
+def project_to_show(store: Store, asked: str = "") -> str:
+    """The project that was asked for; without one the usual, or where that has no run the one with the most."""
+    counts = runs.projects(store)
+    if asked or not counts or DEFAULT_PROJECT in counts:
+        return asked or DEFAULT_PROJECT
+    return max(counts, key=lambda name: counts[name])
+
+
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
     found = runs.list_summaries(store, project=project, limit=limit)
     return Lab(
@@ -86,5 +99,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         wallet=ledger.wallet(store, project),
         burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
         statement=ledger.statement(store, project, 50),
+        late=lags(store),
+        supervisor=post.holder(post.SUPERVISOR, store),
         problems=ledger.verify(store),
     )

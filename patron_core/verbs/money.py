@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from patron_core.money import check_usd_micros
+from patron_core.money import MICROS_PER_USD, check_usd_micros
 from patron_core.store import Store, ledger
 from patron_core.store.records import LedgerEntry, Wallet
 
 DEFAULT_PROJECT = "lab"
-MAX_DEPOSIT_USD_MICROS = 1_000_000 * 1_000_000
+MAX_DEPOSIT_USD_MICROS = 1_000_000 * MICROS_PER_USD
 
 
 def deposit(
@@ -21,6 +21,18 @@ def deposit(
     with store.begin() as conn:
         ledger.deposit(
             conn, project=project, usd_micros=usd_micros, key=key, actor=actor, now=_now(now), memo="authorised"
+        )
+    return ledger.wallet(store, project)
+
+
+def withdraw(
+    store: Store, *, project: str = DEFAULT_PROJECT, usd_micros: int, key: str, actor: str, now: float | None = None
+) -> Wallet:
+    """Take back what is neither held nor spent; the same key does it once. Raises Refused where the wallet is short."""
+    check_usd_micros(usd_micros, "withdraw", most=MAX_DEPOSIT_USD_MICROS)
+    with store.begin() as conn:
+        ledger.withdraw(
+            conn, project=project, usd_micros=usd_micros, key=key, actor=actor, now=_now(now), memo="withdrawn"
         )
     return ledger.wallet(store, project)
 

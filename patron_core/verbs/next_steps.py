@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from patron_core.machines.target import LOCAL_DEVICE, Target, target_of
+from patron_core.money import typed_usd
 from patron_core.states import EndReason, RunState
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
@@ -83,5 +84,5 @@ def _target(target: Target) -> list[str]:
     words += ["--spot"] if target.spot else []
     words += ["--where", target.only] if target.only else []
     if target.usd_micros_per_hour is not None:
-        words += ["--usd-per-hour", f"{target.usd_micros_per_hour / 1e6:.6g}"]
+        words += ["--usd-per-hour", typed_usd(target.usd_micros_per_hour)]
     return [*words, *(["--fallback-prices"] if target.fallback else [])]

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from patron_core import settings
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
+from patron_core.estimate.verdict import judge
 from patron_core.lifecycle.workload import WORKLOAD, check_spec
 from patron_core.machines import this_machine
 from patron_core.machines.target import LOCAL_DEVICE, Target
@@ -54,7 +56,10 @@ def estimates(
     budget_usd_micros: int | None = None,
     spot: bool = False,
 ) -> list[Estimate]:
-    """Every depth on every device. `spec` gives everything but the depth. Without a store nothing is known yet."""
+    """Every depth on every device. `spec` gives everything but the depth. Without a store nothing is known yet.
+
+    A device to be rented that costs more than PATRON_MAX_USD_PER_HOUR is over budget, whatever the budget is.
+    """
     if not depths or not devices:
         raise InvalidInput(["depths and devices: at least one of each"], next="--depths 6,8,10,12 --devices A100-40GB")
     base = check_spec({"depth": depths[0], **(spec or {})})
@@ -76,7 +81,16 @@ def estimates(
             calibrations=known,
             fit=fit,
         )
-    return rows
+    return [_within_hourly_cap(row) for row in rows]
+
+
+def _within_hourly_cap(row: Estimate) -> Estimate:
+    """The verdict with the cap that placement and launching obey; this machine costs what it costs."""
+    cap = settings.max_usd_micros_per_hour()
+    if cap is None or row.local:
+        return row
+    budget = replace(row.budget, max_usd_micros_per_hour=cap, usd_micros_per_hour=row.price.usd_micros_per_hour)
+    return replace(row, budget=budget, verdict=judge(row.memory, row.wall_s, row.cost_usd_micros, budget))
 
 
 def plan(

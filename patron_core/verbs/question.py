@@ -11,6 +11,7 @@ from patron_core.estimate import BudgetFit
 from patron_core.lifecycle.workload import check_spec
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.verbs.compare import Comparison
+from trainer.contract.spec import absolute_data
 
 # What a laptop can train in a minute: short sequences, a small vocabulary, small batches for many steps.
 LOCAL_SPEC: dict[str, Any] = {
@@ -35,6 +36,11 @@ class Question:
     time_limit_minutes: float = 5.5
     min_gain_bpb: float = 0.01  # a smaller expected improvement is not worth another run
     spec: dict[str, Any] = field(default_factory=lambda: dict(LOCAL_SPEC))
+
+    @property
+    def corpus(self) -> str:
+        """The data, as runs and their measurements name it."""
+        return absolute_data(str(self.spec.get("data", "stdlib")))
 
     def check(self) -> None:
         """Raises InvalidInput with every problem at once."""

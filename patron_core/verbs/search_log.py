@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from patron_core.store import Store, runs, searches
+from patron_core.errors import Conflict
+from patron_core.store import Search, Store, runs, searches
+from patron_core.store.engine import dumps
 from patron_core.verbs.journal import write_note
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.watch import RunView
@@ -33,9 +36,13 @@ class SearchLog:
         self.key = key or uuid.uuid4().hex[:12]
         self.progress = on_progress or (lambda line, view: None)
         known = searches.find(store, project=project, key=self.key)
+        if known is not None:
+            _check_same(known, question)
+        self.answer = known.result if known and known.state == "done" else None
         self.search_id = known.id if known else runs.new_id("s")
         self.decisions: list[dict[str, Any]] = list(known.decisions) if known else []
-        self.save("running")
+        if self.answer is None:
+            self.save("running")
 
     def decide(self, kind: str, sentence: str, **numbers: Any) -> None:
         """Write a decision down, with the numbers it rests on, and say it."""
@@ -43,8 +50,10 @@ class SearchLog:
         self.save("running")
         self.progress(sentence, None)
 
-    def has(self, kind: str) -> bool:
-        return any(decision["kind"] == kind for decision in self.decisions)
+    def all_of(self, *kinds: str, **values: Any) -> list[dict[str, Any]]:
+        """The decisions of these kinds with these values, oldest first."""
+        found = [decision for decision in self.decisions if decision["kind"] in kinds]
+        return [each for each in found if all(each.get(name) == value for name, value in values.items())]
 
     def save(self, state: str, report: SearchReport | None = None) -> None:
         result = None
@@ -73,4 +82,16 @@ class SearchLog:
             run_id=run_id,
             links={"search": self.search_id},
             actor=self.actor,
+        )
+
+
+def _check_same(known: Search, question: Question) -> None:
+    """Raises Conflict where the key belongs to another question. Stored as JSON, so both are compared as that."""
+    asked: dict[str, Any] = json.loads(dumps(asdict(question)))
+    differs = [name for name in sorted({*asked, *known.question}) if known.question.get(name) != asked.get(name)]
+    if differs:
+        said = ", ".join(f"{name} {known.question.get(name)}, now {asked.get(name)}" for name in differs)
+        raise Conflict(
+            f"key {known.key!r} of project {known.project!r} asked another question in search {known.id}: {said}",
+            next="use a new key for a new search, or ask the old question to go on with the old one",
         )

@@ -9,7 +9,7 @@ from patron_core.errors import Refused
 from patron_core.estimate import Estimate
 from patron_core.lifecycle import supervisor
 from patron_core.states import RunState
-from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run, Wallet
 from patron_core.verbs.control import launch
 from patron_core.verbs.dryrun import repriced
@@ -18,6 +18,8 @@ from patron_core.verbs.money import deposit
 from patron_core.verbs.next_steps import next_step
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
+_OPEN = _FUNDABLE | {RunState.FUNDED}
+_TOP_UP = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +47,20 @@ class Offer:
         }
 
 
-def offer(store: Store, run_id: str, *, usd_micros: int | None = None) -> Offer:
-    """Raises Refused where the run has no dryrun, or is past the point where it could be launched."""
+def offer(store: Store, run_id: str, *, usd_micros: int | None = None, key: str | None = None) -> Offer:
+    """What `fund_and_launch` with the same arguments would hold; nothing where the run's money is held already.
+
+    Raises Refused where the run has no dryrun, or is past the point where it could be launched: then it can only be
+    topped up by an explicit amount. A launch that this key has done is offered again, for nothing.
+    """
     run = runs.get_run(store, run_id)
-    if run.state not in _FUNDABLE | {RunState.FUNDED}:
+    is_done = _is_done(store, run, key, usd_micros)
+    if not is_done and run.state not in _OPEN and (run.state not in _TOP_UP or usd_micros is None):
         raise Refused(f"run {run.id} is {run.state}; there is nothing to launch", next=next_step(run))
     row = repriced(store, run)
-    hold = hold_for(run, row) if usd_micros is None else usd_micros
-    if run.state is RunState.FUNDED:
-        hold = 0  # it is held already
+    hold = 0 if is_done else usd_micros
+    if hold is None:
+        hold = hold_for(run, row) if run.state in _FUNDABLE else 0
     return Offer(run=run, estimate=row, hold_usd_micros=hold, wallet=ledger.wallet(store, run.project))
 
 
@@ -66,13 +73,27 @@ def fund_and_launch(
     actor: str,
     key: str,
 ) -> Run:
-    """Deposit what is given, hold the upper bound (or `usd_micros`), launch, and see that somebody supervises."""
+    """Deposit what is given, hold the upper bound (or `usd_micros`), launch, and see that somebody supervises.
+
+    A run whose money is held already, or that runs, is topped up by an explicit amount. The same key does it once;
+    asked again it is answered with the run as it is by then, and with another amount it is a Conflict.
+    """
     run = runs.get_run(store, run_id)
     if deposit_usd_micros:
-        deposit(store, project=run.project, usd_micros=deposit_usd_micros, key=f"deposit:{key}", actor=actor)
-    if run.state in _FUNDABLE:
-        launches = sum(attempt.kind == "train" for attempt in attempts.for_run(store, run.id))
-        run = fund(store, run.id, usd_micros=usd_micros, actor=actor, key=f"{key}:{launches}")
-    run = launch(store, run.id, actor=actor)
+        paid = f"deposit:{run.id}:{key}"
+        deposit(store, project=run.project, usd_micros=deposit_usd_micros, key=paid, actor=actor)
+    if not _is_done(store, run, key, usd_micros):
+        if run.state in _FUNDABLE or usd_micros is not None:
+            fund(store, run.id, usd_micros=usd_micros, actor=actor, key=key)
+        launch(store, run.id, actor=actor, key=key)
     supervisor.ensure_running(store)
-    return run
+    return runs.get_run(store, run.id)
+
+
+def _is_done(store: Store, run: Run, key: str | None, usd_micros: int | None) -> bool:
+    """Whether this key launched the run. Raises Conflict where it did so with another amount."""
+    with store.read() as conn:
+        if not requests.answered(conn, run.id, "launch", key, {}):
+            return False
+        requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros})
+        return True

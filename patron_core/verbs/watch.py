@@ -14,6 +14,7 @@ from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
+from patron_core.verbs.health import Health, health
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import newest_refusal
 
@@ -48,6 +49,7 @@ class RunView:
     checkpoint_step: int | None
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
+    health: Health  # of those who work for it
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -89,6 +91,8 @@ class RunView:
                 }
                 for a in self.attempts
             ],
+            "supervisor": self.health.supervisor,
+            "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
             "samples": [asdict(sample) for sample in self.samples],
             "next": self.next,
@@ -108,6 +112,7 @@ def view(store: Store, run_id: str) -> RunView:
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
+    around = health(store, run)
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -125,10 +130,11 @@ def view(store: Store, run_id: str) -> RunView:
         checkpoint_step=newest.step if newest else None,
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
         phase=_phase(events),
-        warnings=warnings[-5:],
+        health=around,
+        warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(events),
         sentence=_sentence(run, made[-1] if made else None),
-        next=next_step(run, made[-1].evidence.get("last_word") if made else None),
+        next=_next(run, made[-1] if made else None, history),
     )
 
 
@@ -197,6 +203,17 @@ def wait(
         time.sleep(every_s)
 
 
+def exit_code(seen: RunView, *, pause: bool = False, cancel: bool = False) -> int:
+    """Of a script that followed the run: 0 where it came to what was asked for, 6 where it rests elsewhere, 7 where it
+    goes on. A dryrun is asked to bring the run as far as waiting for money."""
+    if seen.run.state not in RESTING or seen.run.stop_requested:
+        return 7
+    wanted = {RunState.SUCCEEDED, RunState.AWAITING_FUNDING}
+    wanted |= {RunState.PAUSED} if pause else set()
+    wanted |= {RunState.CANCELLED} if cancel else set()
+    return 0 if seen.run.state in wanted else 6
+
+
 _STATE_SENTENCE: dict[RunState, str] = {
     RunState.DRAFT: "Planned; nothing has been spent.",
     RunState.DRYRUN: "A short burst is proving the plan on the real machine.",
@@ -218,6 +235,14 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
+
+
+def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:
+    """After a refusal what it said is to be done, not what was refused."""
+    refused = newest_refusal(history)
+    if refused is not None and str(refused["next"]).startswith("python "):
+        return str(refused["next"])
+    return next_step(run, newest.evidence.get("last_word") if newest else None)
 
 
 def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:
@@ -263,6 +288,14 @@ def _phase(events: list[Event]) -> str:
 
 
 def burn_usd_micros_per_hour(store: Store) -> int:
-    """What all live attempts cost together, an hour."""
-    active = {run.id for run in runs.active_runs(store) if run.state in ACTIVE}
-    return sum(a.usd_micros_per_hour for a in attempts.live(store) if a.run_id in active)
+    """What all attempts that have a machine cost together, an hour. Looking for one costs nothing."""
+    active = {run.id: run for run in runs.active_runs(store) if run.state in ACTIVE}
+    alive = [a for a in attempts.live(store) if a.run_id in active]
+    return sum(a.usd_micros_per_hour for a in alive if _has_machine(active[a.run_id], a))
+
+
+def _has_machine(run: Run, attempt: Attempt) -> bool:
+    """Submitted is not started: a machine to be rented may still be looked for, until the first second is charged."""
+    if attempt.state != "submitted" or run.state is RunState.RECOVERING:
+        return False
+    return run.state is RunState.RUNNING or attempt.executor == "local" or attempt.charged_s > 0

@@ -24,6 +24,7 @@ from trainer.contract.spec import TrainSpec
 from trainer.model.gpt import build_model
 from trainer.model.head import head_loss
 from trainer.optim.optimizer import Optimizer
+from trainer.runtime.attention_choice import choose_attention
 from trainer.runtime.machine import find_machine
 
 PERIOD_S = 60.0  # one checkpoint a minute
@@ -60,9 +61,11 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         batch_tokens=batch_tokens,
         num_steps=1000,
     )
-    model = build_model(
-        recipe, device=machine.device, compute_dtype=machine.dtype, seed=0, flex=machine.compile and machine.is_cuda
-    )
+    attention = None
+    if machine.compile and machine.is_cuda:
+        found = choose_attention(recipe, machine.device, machine.dtype, args.batch_size)
+        attention = {window: choice.name for window, choice in found.items()}
+    model = build_model(recipe, device=machine.device, compute_dtype=machine.dtype, seed=0, attention=attention)
     optimizer = Optimizer(model, recipe, compile=machine.compile)
     forward = torch.compile(model, dynamic=False) if machine.compile else model
     tokens_BT = torch.randint(0, args.vocab_size, (args.batch_size, args.sequence_len + 1), device=machine.device)

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.runtime.transfer import use_expandable_segments
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -56,8 +58,6 @@ def run_job(
     environ = child_environ() | (env or {})
     if not job.compile:
         environ["TORCHDYNAMO_DISABLE"] = "1"  # upstream has no other switch
-    if job.side == "upstream":
-        environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"  # as its own script does
     command = [*launcher, sys.executable, "-m", "tests.bench.jobs", json.dumps(asdict(job))]
     name = f"{job.side}, depth {job.depth}, {job.dtype}"
     try:
@@ -98,6 +98,7 @@ def checkout_version(path: Path) -> str | None:
 def main() -> None:
     started = time.perf_counter()
     job = Job(**json.loads(sys.argv[1]))
+    use_expandable_segments()  # as both sides' own scripts do
     with contextlib.redirect_stdout(sys.stderr):
         from tests.bench.sides import work
 

@@ -38,7 +38,7 @@ HEAD_TOKENS = {"cpu": 256, "cuda": 8192}  # in one bare product with lm_head
 
 def work(job: Job, started: float) -> dict[str, Any]:
     """The job's result. `started` is the perf_counter at the process's beginning."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # its events may still be written
         if job.learn_steps:
             from tests.bench.learning import learn
 
@@ -75,15 +75,15 @@ def measure_ours(job: Job, folder: Path, started: float) -> dict[str, Any]:
 
 def run_ours(job: Job, folder: Path, started: float, *, extra_steps: int = 0) -> tuple[TrainingLoop, dict[str, Any]]:
     """The loop after the steps that were measured, with data for `extra_steps` more, and the figures."""
-    data = random_data(replace(job, steps=job.steps + extra_steps), folder)
-    loop = training_loop(make_spec(job), data, folder)
+    spec = make_spec(job)  # first: a job that cannot be is refused by what is wrong with it
+    loop = training_loop(spec, random_data(replace(job, steps=job.steps + extra_steps), folder), folder)
     built = time.perf_counter()
     loop.compile()
     loop.run(1, only_steps=True)
     first_step_end = time.perf_counter()
     loop.run(WARM_UP_STEPS + job.steps, only_steps=True)
     machine = loop.machine
-    return loop, _figures(job, loop.times.seconds[WARM_UP_STEPS:], started, built, first_step_end) | {
+    return loop, _figures(job, loop.pace.seconds[WARM_UP_STEPS:], started, built, first_step_end) | {
         "device_batch_size": loop.batch_size,
         "dtype": machine.dtype_name,
         "compiled": machine.compile,

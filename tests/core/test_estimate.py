@@ -193,6 +193,17 @@ def test_a_calibration_narrows_the_interval():
     assert (seen.high - seen.low) / seen.mid < 0.5 * (blind.high - blind.low) / blind.mid
 
 
+def test_no_name_in_the_json_says_another_thing_than_it_holds():
+    """Nothing is compiled on a CPU, an expected MFU is not a measured one, and an estimate has measured nothing."""
+    told = estimate(replace(TINY, compile=False), CPU, price=LOCAL_PRICE).to_dict()
+    assert told["compiled"] is False
+    assert "process_and_compile" in told["phases_s"]
+    assert not {"compile", "mfu", "val_bpb_measured"} & told.keys()
+    assert "compile" not in told["phases_s"]
+    assert told["loss_law_of_this_corpus"] is True  # fitted to runs on stdlib
+    assert 0 < told["mfu_expected"] < 1
+
+
 def test_calibration_from_a_burst():
     burst = {
         "step_s": 0.5,
@@ -211,8 +222,10 @@ def test_calibration_from_a_burst():
         "steps": 8,
     }
     calibration = Calibration.from_burst(TINY, burst, device="cpu", source="dryrun r1")
-    assert dict(calibration.startup_s) == {"data": 7.0, "tokenizer": 3.0, "compile": 7.0}
+    assert dict(calibration.startup_s) == {"data": 7.0, "tokenizer": 3.0, "process_and_compile": 7.0}
     assert Calibration.from_dict(json.loads(json.dumps(calibration.to_dict()))) == calibration
+    kept = calibration.to_dict() | {"startup_s": {"data": 7.0, "tokenizer": 3.0, "compile": 7.0}}  # by an older version
+    assert Calibration.from_dict(kept) == calibration
     made = estimate(TINY, CPU, price=LOCAL_PRICE, calibration=calibration)
     assert made.phases_s["steps"].mid == pytest.approx(100.0)
     assert made.phases_s["provisioning"].high == 0

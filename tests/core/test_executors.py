@@ -14,16 +14,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from patron_core.errors import Conflict, InvalidInput, Unavailable
-from patron_core.executors import executor_names, get_executor, local, processes, runner
+from patron_core.executors import executor_names, get_executor, local, local_view, processes, runner
 from patron_core.executors.base import Executor, Handle, Job, Observation, ObservedStatus
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
 from patron_core.executors.local import LocalExecutor
 from patron_core.rundir.files import write_json
+from patron_core.rundir.rundir import RunDir
 
 PATIENCE_S = 30.0
 
@@ -42,7 +44,7 @@ _KINDS = {
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True);"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); print('ready')"
     ),
-    "shows_env": "print('ready', os.environ['COLOUR'], os.environ['PATRON_ATTEMPT'])",
+    "shows_env": "print('ready', os.environ['COLOUR'], os.environ['PATRON_JOB'])",
 }
 
 
@@ -162,7 +164,7 @@ def test_the_end_is_seen_as_it_was_and_stays(
     assert end.uptime_s is not None
     assert end.uptime_s > 0
     assert world.executor.poll(handle) == end
-    assert "stop_requested" not in end.evidence
+    assert "cancelled" not in end.evidence
 
 
 def test_a_key_starts_once_and_is_found_for_ever(world: World) -> None:
@@ -193,25 +195,6 @@ def test_uptime_grows_while_it_runs(world: World) -> None:
     assert first.status is ObservedStatus.RUNNING
     assert first.uptime_s is not None
     world.until(lambda: (world.executor.poll(handle).uptime_s or 0) > (first.uptime_s or 0))
-
-
-def test_a_requested_stop_lets_it_exit_by_itself(world: World) -> None:
-    handle = _ready(world, world.job("stops"))
-    world.executor.request_stop(handle)
-    world.executor.request_stop(handle)
-    end = _end(world, handle)
-    assert (end.exit_code, end.signal) == (75, None)
-    assert end.evidence["stop_requested"]
-    assert "killed" not in end.evidence
-    world.executor.request_stop(handle)
-    assert world.executor.poll(handle) == end
-
-
-def test_a_requested_stop_is_a_wish_only(world: World) -> None:
-    handle = _ready(world, world.job("ignores"))
-    world.executor.request_stop(handle)
-    world.until(lambda: "stop_requested" in world.executor.poll(handle).evidence)
-    assert world.executor.poll(handle).status is ObservedStatus.RUNNING
 
 
 def test_cancel_gives_it_its_grace(world: World) -> None:
@@ -249,6 +232,16 @@ def test_the_deadline_stops_what_listens(world: World) -> None:
     assert end.evidence["deadline_hit"]
     assert end.uptime_s is not None
     assert end.uptime_s >= 3
+
+
+def test_a_deadline_that_was_moved_is_kept_later(world: World) -> None:
+    job = world.job("stops", deadline_s=2)
+    RunDir(job.run_dir).move_deadline(job.key, 3.5)
+    end = _end(world, _ready(world, job))
+    assert end.exit_code == 75
+    assert end.evidence["deadline_hit"]
+    assert end.uptime_s is not None
+    assert end.uptime_s >= 3.5
 
 
 def test_the_deadline_kills_what_does_not_listen(world: World) -> None:
@@ -400,7 +393,49 @@ def test_a_sigterm_to_the_runner_is_a_notice(here: LocalWorld) -> None:
     end = _end(here, handle)
     assert end.exit_code == 75
     assert end.evidence["reclaim_notice"]
-    assert "stop_requested" not in end.evidence
+    assert "cancelled" not in end.evidence
+
+
+@pytest.fixture
+def stopped_runner(here: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[Handle]:
+    """A job whose runner was stopped with SIGSTOP, on a machine that waits for a runner only a moment."""
+    monkeypatch.setattr(local_view, "DEAF_AFTER_S", 0.3)
+    handle = _ready(here, here.job("stops", deadline_s=4, grace_s=0.1))
+    here.until(lambda: (Path(handle["job_dir"]) / "heartbeat.json").exists())
+    pid = _started(handle)["runner"]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    yield handle
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_stopped_runner_makes_no_cancel_deaf(here: LocalWorld, stopped_runner: Handle) -> None:
+    here.executor.cancel(stopped_runner, grace_s=0.2)
+    assert processes.processes_of("r1-train-1")
+    end = _end(here, stopped_runner)
+    assert (end.status, end.evidence["cancelled"], end.evidence["killed"]) == (ObservedStatus.GONE, True, True)
+    assert end.evidence["runner_deaf"]
+    assert "deadline_hit" not in end.evidence
+    assert processes.processes_of("r1-train-1") == []
+    assert here.executor.poll(stopped_runner) == end
+
+
+def test_a_stopped_runner_does_not_outlive_its_deadline(here: LocalWorld, stopped_runner: Handle) -> None:
+    end = _end(here, stopped_runner)
+    assert (end.status, end.evidence["deadline_hit"]) == (ObservedStatus.GONE, True)
+    assert end.uptime_s is not None
+    assert 4.4 <= end.uptime_s < 4 + PATIENCE_S
+    assert processes.processes_of("r1-train-1") == []
+
+
+def test_a_workload_that_is_stopped_falls_silent(here: LocalWorld) -> None:
+    handle = _ready(here, here.job("stops"))
+    (worker,) = [pid for pid, _ in processes.processes_of("r1-train-1") if pid != _started(handle)["runner"]["pid"]]
+    os.kill(worker, signal.SIGSTOP)
+    here.until(lambda: here.executor.poll(handle).evidence.get("silent_s", 0.0) > 1.5)
+    here.executor.cancel(handle, grace_s=0.2)  # what is stopped hears no SIGTERM
+    end = _end(here, handle)
+    assert (end.status, end.signal) == (ObservedStatus.ENDED, 9)
 
 
 class Crash(BaseException):
@@ -431,12 +466,8 @@ def test_a_crash_between_claim_and_start_is_finished_by_the_next_submit(here: Lo
     assert here.num_starts() == 1
 
 
-@pytest.mark.parametrize("how", ["cancel", "request_stop"])
-def test_what_is_stopped_before_its_start_never_starts(here: LocalWorld, claimed: Handle, how: str) -> None:
-    if how == "cancel":
-        here.executor.cancel(claimed, grace_s=9)
-    else:
-        here.executor.request_stop(claimed)
+def test_what_is_stopped_before_its_start_never_starts(here: LocalWorld, claimed: Handle) -> None:
+    here.executor.cancel(claimed, grace_s=9)
     end = here.executor.poll(claimed)
     assert (end.status, end.exit_code, end.signal, end.uptime_s) == (ObservedStatus.ENDED, None, None, 0.0)
     assert end.evidence["stopped_before_start"]

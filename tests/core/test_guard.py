@@ -17,6 +17,7 @@ import pytest
 from patron_core.executors.guard import lost_in_a_row, what_to_say
 from patron_core.executors.records import Records
 from patron_core.lifecycle.decide import FAILURE_BUDGET
+from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_KILLED, EXIT_STOPPED
 
 KEY = "r1-train-1"
@@ -94,14 +95,34 @@ def test_a_machine_that_booted_for_this_start_is_paid_for_from_its_boot(
     assert world.last()["evidence"] == {"deadline_hit": True, "stopped_before_start": True}
 
 
+def test_a_top_up_moves_the_deadline_of_all_starts_together(world: World) -> None:
+    world.run_dir.mkdir(parents=True, exist_ok=True)
+    RunDir(world.run_dir).move_deadline(KEY, 3.0)
+    guard = world.ready(STOPS, "--deadline-s", "1")
+    assert world.end(guard) == EXIT_STOPPED
+    assert world.last()["evidence"]["deadline_hit"]
+    assert world.last()["elapsed_s"] >= 3.0
+
+
 def test_a_wish_to_stop_is_obeyed_and_ends_it_for_good(world: World) -> None:
     guard = world.ready(STOPS)
     world.records.write_stop({"at": time.time()})
     assert world.end(guard) == EXIT_STOPPED
     assert world.last()["exit_code"] == 75
-    assert world.last()["evidence"]["stop_requested"]
+    assert world.last()["evidence"]["cancelled"]
     assert world.end(world.start(STOPS)) == EXIT_STOPPED  # started again all the same: it does nothing
     assert world.last()["evidence"]["stopped_before_start"]
+
+
+def test_two_guards_of_one_key_on_one_machine_do_not_kill_each_others_processes(world: World, tmp_path: Path) -> None:
+    """As where two people of a shared machine start a task file by hand, with its own name for the attempt."""
+    stays = world.ready(STOPS)
+    other = World(tmp_path / "other")
+    assert other.end(other.start("print('hello')")) == 0
+    assert stays.poll() is None
+    world.records.write_stop({"at": time.time()})
+    assert world.end(stays) == EXIT_STOPPED
+    assert world.last()["exit_code"] == 75
 
 
 def test_what_does_not_listen_is_killed_after_its_grace(world: World) -> None:

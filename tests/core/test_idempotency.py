@@ -141,8 +141,13 @@ def test_names_that_are_none(sqlite_store: Store, what: str, bad: Any) -> None:
         return  # then the plan has a name made for it
     with pytest.raises(InvalidInput, match=what):
         verbs.plan(sqlite_store, **{"spec": SPEC, "actor": "ada", what: bad}, now=1.0)
-    with pytest.raises(InvalidInput):
-        verbs.deposit(sqlite_store, project=bad, usd_micros=AMOUNT, key="k", actor="ada")
+    for ask in (
+        lambda: verbs.deposit(sqlite_store, project=bad, usd_micros=AMOUNT, key="k", actor="ada"),
+        lambda: verbs.write_note(sqlite_store, project=bad, body="b", actor="ada"),
+        lambda: verbs.search(sqlite_store, verbs.Question(), project=bad, actor="ada", key="k"),
+    ):
+        with pytest.raises(InvalidInput):
+            ask()
 
 
 @pytest.mark.parametrize("bad", ["", " ", "a\x00b", "x" * 301, 5])

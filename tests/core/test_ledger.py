@@ -47,7 +47,7 @@ def test_a_short_wallet_refuses_and_says_how_much(store: Store, make_run) -> Non
     deposit(store, 1_000_000)
     with pytest.raises(Refused, match=r"has \$1.00, run \w+ needs \$4.36") as caught:
         hold(store, run, 4_360_000)
-    assert "deposit $3.36" in caught.value.next
+    assert "--deposit 3.36 --yes" in caught.value.next
     with pytest.raises(Refused, match=r"has \$1.00"):
         withdraw(store, 1_000_001)
     assert ledger.wallet(store, "p").available_usd_micros == 1_000_000

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from patron_core.executors.skypilot import prefix
+from patron_core.executors.sky_task import prefix
 from patron_core.lifecycle import orphans
 from patron_core.states import EndReason
 from patron_core.store import Run, Store, attempts
@@ -80,11 +80,11 @@ def test_what_no_live_attempt_owns_is_ended_with_its_cost(store: Store, make_run
     ]
     assert found[1].sentence == f"job 3 {prefix()}{ended}: its attempt has ended; 100 s, $0.10"
     assert cloud.cancelled == []
-    orphans.end_orphans(store, cloud, found)
+    orphans.end_orphans(cloud, found)
     assert (cloud.cancelled, cloud.downed) == ([2, 3, 4], [f"{prefix()}gone-9"])
 
 
 def test_nothing_is_ended_where_there_are_none(store: Store) -> None:
     cloud = Cloud()
-    orphans.end_orphans(store, cloud, orphans.find_orphans(store, cloud))
+    orphans.end_orphans(cloud, orphans.find_orphans(store, cloud))
     assert (cloud.cancelled, cloud.downed) == ([], [])

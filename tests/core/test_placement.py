@@ -18,7 +18,7 @@ from patron_core.market.placement import choose, rank
 from patron_core.market.simulate import simulate
 from patron_core.market.spot_cost import ASSUMED_RATE, ReclaimRate, spot_time
 from patron_core.market.spot_policy import Terms, choose_machine
-from patron_core.market.ways import Limits, Way, Work, terms_of, work_of
+from patron_core.market.ways import Limits, Way, Work, work_of
 from patron_core.prices import Price, fallback_price
 from trainer.contract.devices import DEVICES
 from trainer.contract.spec import TrainSpec
@@ -285,17 +285,6 @@ def test_the_expected_cost_is_near_the_simulated_policy(slack: float, up_h: floa
         costs.append(3.0 * outcome.cost(terms))
     simulated = sum(costs) / len(costs)
     assert option.cost_usd_micros / 1e6 == pytest.approx(simulated, abs=0.05 * 36)
-
-
-def test_the_terms_of_a_chosen_way_are_its_upper_estimates_and_feasible() -> None:
-    one = work()
-    found = choose({one.device: one}, [price(3.0), price(1.0, spot=True)], limits=Limits(deadline_s=1.6 * HOUR))
-    assert found.chosen.way is Way.SPOT_THEN_ON_DEMAND
-    terms = terms_of(found.chosen, one, deadline_s=1.6 * HOUR, decide_every_s=30)
-    assert terms.feasible
-    assert terms.restart_s == 480
-    assert terms.work_s == pytest.approx(1.15 * HOUR * (1 + 2 / 240))
-    assert terms.spot_price_share == pytest.approx(1 / 3)
 
 
 # ---- from estimates

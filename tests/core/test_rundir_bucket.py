@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from record import all_events
 from s3 import S3Server
 
 from patron_core.errors import Conflict, Unavailable
@@ -41,7 +42,7 @@ def _segment(remote: Remote, attempt: str, number: int, *steps: int) -> None:
 def test_a_run_that_has_not_begun_is_empty(run: RunDir) -> None:
     assert not run.exists()
     assert (run.spec(), run.environment(), run.result()) == (None, None, None)
-    assert (run.checkpoints(), run.newest_checkpoint(), run.all_events()) == ([], None, [])
+    assert (run.checkpoints(), run.newest_checkpoint(), all_events(run)) == ([], None, [])
     assert run.log_tail("a-train-1", 5) == ""
 
 
@@ -118,7 +119,13 @@ def test_unreachable_is_not_empty(run: RunDir, s3_server: S3Server, monkeypatch:
     monkeypatch.setattr(places, "ANSWER_WITHIN_S", 1.0)
     s3_server.stop()
     try:
-        for ask in (run.result, run.exists, run.newest_checkpoint, run.all_events, lambda: run.log_tail("a", 1)):
+        for ask in (
+            run.result,
+            run.exists,
+            run.newest_checkpoint,
+            lambda: all_events(run),
+            lambda: run.log_tail("a", 1),
+        ):
             with pytest.raises(Unavailable, match="s3://") as caught:
                 ask()
             assert "check the network" in caught.value.next

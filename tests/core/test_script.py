@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +14,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
-from patron_core.errors import Busy, Conflict, NotFound, Refused
+from patron_core.errors import Busy, Conflict, InvalidInput, NotFound, Refused
+from patron_core.rundir.places import Unreachable
+from patron_core.ui.commands import is_command
 from patron_core.ui.script import Arguments, Session, open_session, parse_arguments
 
 
@@ -120,7 +124,7 @@ def test_with_json_nothing_else_reaches_stdout(
 
 def script(**given: Any) -> tuple[Session[Args], io.StringIO]:
     out = io.StringIO()
-    return Session(Args(**given), is_script=True, out=out), out
+    return Session(Args(**given), is_script=True, out=out, prog="x.py", argv=["--json", "--depth", "4"]), out
 
 
 def raises(error: BaseException) -> Any:
@@ -136,17 +140,21 @@ def raises(error: BaseException) -> Any:
         (NotFound("no run", next="list them"), 2, "not_found"),
         (Refused("no money", next="deposit"), 3, "refused"),
         (Conflict("changed", next="look again"), 3, "conflict"),
+        (Busy("the database is busy", next="fuser patron.db"), 5, "busy"),
+        (Unreachable("the bucket does not answer", next="check the network"), 5, "busy"),
+        (KeyboardInterrupt(), 130, "interrupted"),
         (ZeroDivisionError("division by zero"), 1, "internal"),
     ],
 )
-def test_what_a_verb_raises_ends_a_script_with_its_code(error: Exception, code: int, word: str) -> None:
+def test_what_a_verb_raises_ends_a_script_with_its_code(error: BaseException, code: int, word: str) -> None:
     session, out = script(json=True)
     with pytest.raises(SystemExit) as ended:
         session.call(raises(error))
     assert ended.value.code == code
     said = json.loads(out.getvalue())["error"]
     assert said["code"] == word
-    assert said["next"]
+    assert is_command(said["next"])
+    assert said["retryable"] is (code in (5, 130))
 
 
 @pytest.mark.parametrize(("error", "code"), [(Busy("busy", next="wait"), 5), (ZeroDivisionError("no"), 1)])
@@ -165,7 +173,7 @@ def test_without_json_an_error_says_what_to_do_next_on_stderr(capsys: pytest.Cap
     with pytest.raises(SystemExit):
         session.call(raises(Refused("no money", next="deposit $1")))
     assert out.getvalue() == ""
-    assert capsys.readouterr().err == "refused: no money\nnext: deposit $1\n"
+    assert capsys.readouterr().err == "refused: no money: deposit $1\nnext: python notebooks/0_lab.py\n"
 
 
 def test_a_missing_confirmation_ends_a_script_with_4_and_nothing_elsewhere() -> None:
@@ -174,7 +182,7 @@ def test_a_missing_confirmation_ends_a_script_with_4_and_nothing_elsewhere() -> 
     with pytest.raises(SystemExit) as ended:
         session.confirm(False, "it costs money", "--yes")
     assert ended.value.code == 4
-    assert json.loads(out.getvalue())["error"]["next"] == "the same command with --yes"
+    assert json.loads(out.getvalue())["error"]["next"] == "python notebooks/x.py --depth 4 --yes"
     Session(Args(), is_script=False, out=out).confirm(False, "it costs money", "--yes")
 
 
@@ -198,3 +206,71 @@ def test_in_an_app_an_error_is_carried_to_be_shown_and_nothing_is_printed(capsys
     session.end(3)
     assert capsys.readouterr() == ("", "")
     assert session.call(lambda: 5).value == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "next_"),
+    [
+        (
+            Refused("no depth fits", next="take more --minutes"),
+            "no depth fits: take more --minutes",
+            "notebooks/0_lab.py",
+        ),
+        (InvalidInput(["depth: 0"], next="correct it"), "depth: 0: correct it", "notebooks/x.py --help"),
+        (Refused("no", next="python notebooks/x.py --depth 4"), "no", "notebooks/0_lab.py"),  # what has just failed
+        (Refused("no money", next="sky api start"), "no money", None),
+    ],
+)
+def test_next_is_a_command_and_another_one_than_what_failed(
+    error: Refused | InvalidInput, message: str, next_: str | None
+) -> None:
+    session, out = script(json=True)
+    with pytest.raises(SystemExit):
+        session.call(raises(error))
+    said = json.loads(out.getvalue())["error"]
+    assert said["message"] == message
+    assert said["next"] == (f"python {next_}" if next_ else error.next)
+
+
+def test_what_was_just_done_is_not_what_comes_next(capsys: pytest.CaptureFixture[str]) -> None:
+    session, out = script()
+    session.emit({"next": "python notebooks/x.py --depth 4"}, "it went well\nnext: python notebooks/x.py --depth 4")
+    assert out.getvalue() == "it went well\nnext: python notebooks/0_lab.py\n"
+
+
+PROGRAM = """
+import marimo
+app = marimo.App()
+with app.setup:
+    import marimo as mo
+    from patron_core.ui.script import Arguments, open_session
+@app.cell
+def one():
+    session = open_session(Arguments, mode=mo.app_meta().mode, file=__file__, description="")
+    return (session,)
+@app.cell
+def two(session):
+    session
+    {body}
+    return
+if __name__ == "__main__":
+    app.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "word"),
+    [
+        ("{}['missing']", 1, "internal"),
+        ("import patron_core.errors as e; raise e.Busy('the database is busy', next='fuser x')", 5, "busy"),
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+    ],
+)
+def test_what_no_cell_catches_is_one_object_too(tmp_path: Path, body: str, code: int, word: str) -> None:
+    file = tmp_path / "nb.py"
+    file.write_text(PROGRAM.replace("{body}", body))
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, file, "--json"], capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == code, done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == word
+    assert ("Traceback" in done.stderr) is (word == "internal")

@@ -17,8 +17,6 @@ from patron_core.states import (
     TERMINAL,
     EndReason,
     RunState,
-    is_legal,
-    is_retried,
     why,
 )
 from patron_core.store import Store, runs
@@ -53,7 +51,7 @@ EXPECTED |= {(old, new) for old in set(RunState) - TERMINAL for new in (RunState
 
 @pytest.mark.parametrize(("old", "new"), list(product(RunState, RunState)))
 def test_every_pair(old: RunState, new: RunState) -> None:
-    assert is_legal(old, new) == ((old, new) in EXPECTED)
+    assert (new in LEGAL[old]) == ((old, new) in EXPECTED)
 
 
 def test_tables_are_total() -> None:
@@ -67,14 +65,13 @@ def test_tables_are_total() -> None:
 def test_every_reason(reason: EndReason) -> None:
     """A run that was running may always go where the reason sends it, or back to funded for want of a machine."""
     state = NEXT_STATE[reason]
-    assert is_legal(RunState.LAUNCHING if state is RunState.FUNDED else RunState.RUNNING, state)
-    assert is_retried(reason) == (state is RunState.RECOVERING)
+    assert state in LEGAL[RunState.LAUNCHING if state is RunState.FUNDED else RunState.RUNNING]
+    assert (reason in FREE_RETRY | COUNTED_RETRY) == (state is RunState.RECOVERING)
     assert SENTENCE[reason].endswith(".")
 
 
 def test_memory_is_never_retried_and_preemption_never_counts() -> None:
-    assert not is_retried(EndReason.CUDA_OOM)
-    assert not is_retried(EndReason.HOST_OOM)
+    assert not {EndReason.CUDA_OOM, EndReason.HOST_OOM} & (FREE_RETRY | COUNTED_RETRY)
     assert EndReason.PREEMPTED in FREE_RETRY
     assert not FREE_RETRY & COUNTED_RETRY
 
@@ -94,7 +91,7 @@ def test_every_pair_through_the_door(store: Store, make_run) -> None:
         with store.begin() as conn:
             conn.execute(sa.update(runs_table).values(state=old.value))
         before = len(runs.events(store, run.id))
-        if is_legal(old, new):
+        if new in LEGAL[old]:
             with store.begin() as conn:
                 assert runs.transition(conn, run.id, old=old, new=new, actor="ada", now=2.0).state is new
             last = runs.events(store, run.id)[-1]

@@ -108,6 +108,23 @@ def test_a_lease(store: Store) -> None:
     assert take(store, "a")
 
 
+def test_keeping_a_lease_that_is_fresh_writes_nothing(store: Store) -> None:
+    """A supervisor keeps its own once a second: each write would be a sync of the disk, and wait for other writers."""
+
+    def expires_at() -> float:
+        held = leases.current(store, "supervisor")
+        assert held is not None
+        return held.expires_at
+
+    assert take(store, "a")
+    first = expires_at()
+    assert take(store, "a")
+    assert expires_at() == first
+    shift(store, 5.5)
+    assert take(store, "a")
+    assert expires_at() > first - 5.5 + 1.0
+
+
 def test_a_lease_goes_by_the_clock_of_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert take(store, "a")
     for wrong in (0.0, 4e9):  # the clock of whoever asks

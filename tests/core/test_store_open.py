@@ -18,9 +18,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from patron_core import settings
-from patron_core.errors import InternalError, InvalidInput, PatronError, Unavailable
+from patron_core.errors import Busy, InternalError, InvalidInput, PatronError, Unavailable
 from patron_core.states import RunState
-from patron_core.store import Store, runs, upgrade
+from patron_core.store import Store, engine, runs, upgrade
 from patron_core.store.schema import APPEND_ONLY, metadata
 
 
@@ -197,6 +197,53 @@ def test_a_lock_on_postgresql_is_not_waited_for_for_ever(postgres_store: Store, 
         with pytest.raises(Unavailable, match="busy"), impatient.begin() as conn:
             runs.lock(conn, run.id)
     impatient.close()
+
+
+def test_a_client_that_froze_in_a_transaction_holds_nobody_up_for_long(
+    postgres_store: Store, make_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A laptop that was closed in the middle of a write: PostgreSQL ends its transaction, in seconds by default."""
+    assert engine.IDLE_IN_TRANSACTION_S <= 15
+    monkeypatch.setattr(engine, "IDLE_IN_TRANSACTION_S", 0.3)
+    run = make_run(postgres_store)
+    frozen = Store.open(postgres_store.url.render_as_string(hide_password=False))
+    begun, over = threading.Event(), threading.Event()
+    raised: list[Exception] = []
+
+    def freeze() -> None:
+        try:
+            with frozen.begin() as conn:
+                runs.set_fields(conn, run.id, now=1.0, failures=7)
+                begun.set()
+                over.wait(60)
+                runs.set_fields(conn, run.id, now=2.0, failures=8)
+        except Exception as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=freeze)
+    thread.start()
+    assert begun.wait(60)
+    with postgres_store.begin() as conn:  # waits for the frozen one's lock, for a third of a second
+        runs.set_fields(conn, run.id, now=3.0, failures=1)
+    over.set()
+    thread.join(60)
+    assert runs.get_run(postgres_store, run.id).failures == 1
+    assert [type(error) for error in raised] == [Busy]
+    frozen.close()
+
+
+def test_a_server_that_restarts_is_waited_for_once_it_has_answered(
+    mortal_postgres, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"postgresql+psycopg://patron@/postgres?host={mortal_postgres.folder}"
+    store = Store.open(url, patience_s=60)
+    mortal_postgres.stop()
+    again = threading.Timer(1.0, mortal_postgres.start)
+    again.start()
+    assert runs.list_runs(store) == []
+    again.join()
+    assert any("waited" in record.message for record in caplog.records)
+    store.close()
 
 
 def test_a_full_disk_says_so_and_loses_nothing(sqlite_store: Store, make_run) -> None:

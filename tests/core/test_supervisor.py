@@ -243,16 +243,6 @@ def test_two_supervisors_one_acts(world: World) -> None:
     assert world.state(run) is RunState.RUNNING
 
 
-def test_two_supervisors_that_both_act_charge_once(world: World) -> None:
-    world.machine.script(ENDED)
-    run = world.launched()
-    second = Supervisor(store=world.store, executor_named=lambda name: world.machine)
-    for _ in range(30):
-        world.tick(5)
-        second.tick(now=world.now)
-    assert (world.state(run), world.charged(run)) == (RunState.SUCCEEDED, 100 * SECOND)
-
-
 @pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
 def test_a_clock_that_jumps_changes_no_bill(world: World, jump_s: float) -> None:
     world.machine.script(replace(KILLED, on_end=checkpoint(5)), ENDED)

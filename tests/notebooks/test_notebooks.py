@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from labs import NOTEBOOKS
 
+from patron_core import verbs
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, ledger
 from patron_core.store import runs as store_runs
@@ -33,6 +34,7 @@ def as_script(name: str, *argv: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [path, *argv])
         patch.setattr(sys, "stdout", sys.stdout)
+        patch.setattr(sys, "excepthook", sys.excepthook)
         try:
             runpy.run_path(path, run_name="__main__")
         except SystemExit as ended:
@@ -163,7 +165,7 @@ def test_watch_ends_with_0_only_when_the_run_succeeded(
 ) -> None:
     assert as_script("4_watch", "--run", runs["better"].id, "--json") == 0
     assert answer(capsys)["val_bpb"] == pytest.approx(1.741, abs=0.1)
-    assert as_script("4_watch", "--run", runs["oom"].id, "--json") == 3
+    assert as_script("4_watch", "--run", runs["oom"].id, "--json") == 6
     said = answer(capsys)
     assert (said["state"], said["reason"]) == ("failed", "cuda_oom")
     assert said["next"]
@@ -185,7 +187,7 @@ def test_watch_shows_what_the_model_says(runs: dict[str, Run], capsys: pytest.Ca
 def test_watch_looks_once_or_for_a_while(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
     assert as_script("4_watch", "--run", runs["running"].id, "--no-follow", "--json") == 0
     assert answer(capsys)["step"] == 150
-    assert as_script("4_watch", "--run", runs["running"].id, "--timeout-s", "0.01") == 3
+    assert as_script("4_watch", "--run", runs["running"].id, "--timeout-s", "0.01") == 7
     assert "step 150/400" in capsys.readouterr().out
 
 
@@ -277,3 +279,21 @@ def test_as_real_programs_they_keep_stdout_clean_and_start_without_matplotlib(ru
             json.loads(done.stdout)
             loaded = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
             assert not loaded & {"matplotlib", "polars", "altair", "torch", "mlflow"}
+
+
+def test_without_a_project_the_one_that_has_runs_is_shown(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_script("0_lab", "--json") == 0
+    assert answer(capsys)["project"] == "lab"
+    spec = {"depth": 1, "sequence_len": 64, "vocab_size": 512, "batch_tokens": 256, "num_steps": 20}
+    run = verbs.plan(store, spec=spec, project="elsewhere", actor="ada")
+    assert as_script("0_lab", "--json") == 0
+    said = answer(capsys)
+    assert (said["project"], [row["run"] for row in said["runs"]]) == ("elsewhere", [run.id])
+    assert as_script("6_journal", "--add", "seen", "--json") == 0
+    assert answer(capsys)["project"] == "elsewhere"
+    assert as_script("6_journal", "--run", run.id, "--json") == 0
+    assert answer(capsys)["project"] == "elsewhere"
+    assert as_script("0_lab", "--deposit", "1", "--yes", "--json") == 0  # not into what happens to be shown
+    assert answer(capsys)["project"] == "lab"
+    assert as_script("0_lab", "--project", "lab", "--json") == 0
+    assert answer(capsys)["runs"] == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import test_executors as contract
 from lab import ROOT
+from record import all_events, curve
 from world import HOURLY, MACHINE, SECOND, Core, SkyWorld, until
 
 from patron_core import verbs
@@ -18,12 +19,13 @@ from patron_core.errors import Unavailable
 from patron_core.executors import skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.skypilot import SkyExecutor, prefix
+from patron_core.executors.sky_task import prefix
+from patron_core.executors.skypilot import SkyExecutor
 from patron_core.lifecycle import orphans
 from patron_core.lifecycle.decide import Situation, verdict
 from patron_core.mirror import tracking
 from patron_core.money import cost_usd_micros
-from patron_core.rundir.rundir import RunDir, curve, lineage
+from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import attempts, ledger, mirrors
 
@@ -59,7 +61,7 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
     assert [a.reason for a in made] == [EndReason.COMPLETED]
     assert made[0].evidence["recoveries"] == 2
     assert [start["exit_code"] for start in made[0].evidence["starts"]] == [None, None, 0]
-    resumed = [e.data["resumed_step"] for e in directory.all_events() if e.kind == "start"]
+    resumed = [e.data["resumed_step"] for e in all_events(directory) if e.kind == "start"]
     assert resumed[0] is None
     assert 100 <= resumed[1] < resumed[2]
 
@@ -73,7 +75,7 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
     assert ledger.verify(store) == []
 
     # the curve: every step once; the losses: those of a run that nobody interrupted
-    losses = dict(curve(lineage(directory.all_events()), "train/loss"))
+    losses = dict(curve(lineage(all_events(directory)), "train/loss"))
     assert list(losses) == list(range(1, STEPS + 1))
 
     def is_mirrored() -> bool:
@@ -87,7 +89,7 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
     alone = folder / "alone"
     command = [sys.executable, "-m", "trainer.train", f"{run.run_dir}/spec.json", str(alone)]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
-    assert dict(curve(lineage(RunDir(alone).all_events()), "train/loss")) == losses
+    assert dict(curve(lineage(all_events(RunDir(alone))), "train/loss")) == losses
 
 
 def checkpoint_step(directory: RunDir) -> int:
@@ -113,10 +115,10 @@ def a_job_by_hand(core: Core, spec: dict[str, Any], folder: Path) -> None:
     assert (directory.result() or {})["reason"] == "completed"
     starts = records.starts()
     assert [start["exit_code"] for start in starts] == [None, 0]
-    resumed = [event.data["resumed_step"] for event in directory.all_events() if event.kind == "start"]
+    resumed = [event.data["resumed_step"] for event in all_events(directory) if event.kind == "start"]
     assert resumed[0] is None
     assert resumed[1] > 0
-    steps = [event.step for event in lineage(directory.all_events()) if event.kind == "metrics"]
+    steps = [event.step for event in lineage(all_events(directory)) if event.kind == "metrics"]
     assert steps == list(range(1, STEPS + 1))
 
 

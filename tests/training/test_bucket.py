@@ -13,9 +13,10 @@ import pytest
 from s3 import S3Server
 from training import Trainer, wait_for
 
-from trainer.checkpoint.bucket import Bucket, local_folder
+from trainer.checkpoint.bucket import FLUSH_S, Bucket, local_folder
+from trainer.checkpoint.folders import steps_to_keep
 from trainer.checkpoint.restore import restore, whole_checkpoints
-from trainer.checkpoint.uploads import steps_to_keep
+from trainer.contract import grace
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_BAD_SPEC, EXIT_DONE, EXIT_ERROR, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.remote import Remote
@@ -283,6 +284,28 @@ def test_a_dryrun_proves_itself_up_there(trainer: Trainer, machine: Machine, up_
     assert result["rehearsal"]["ok"]
     assert result["burst"]["steps"] == 3
     assert result["durable_step"] == 4
+
+
+def test_a_checkpoint_that_is_not_up_in_time_is_not_said_to_be_saved(
+    bucket: str, tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FLUSH_S, EXIT_RESUME, 1.0)
+    monkeypatch.setattr(grace, "LAST_UPLOAD_S", 0.1)
+    folder = _made(tmp_path / "one")
+    step = folder / "checkpoints" / "step-000005"
+    step.mkdir(parents=True)
+    (step / "model.pt").write_bytes(b"1234")
+    (step / "manifest.json").write_text(json.dumps({"step": 5, "files": {"model.pt": {"bytes": 4}}}))
+    up = Bucket(f"{bucket}/run", folder, "a")
+    s3_server.hold(lambda method, path: method == "PUT" and path.endswith("manifest.json"))
+    up.start("a", None, None)
+    said = "stopped by SIGTERM after step 5, with a checkpoint of it; start again to resume"
+    result = up.flush({"exit_code": EXIT_RESUME, "reason": "notice", "step": 5, "message": said})
+    s3_server.let_all_pass()
+    up.close()
+    assert result["durable_step"] is None
+    assert "with a checkpoint of it on this machine only; start" in result["message"]
+    assert result["message"].endswith("/run: none")
 
 
 def test_numbers_of_events_go_on_behind_a_gap_on_a_fresh_machine(bucket: str, tmp_path: Path) -> None:

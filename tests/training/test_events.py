@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from record import all_events
 
 from patron_core.rundir.rundir import RunDir
 from trainer.contract import events
@@ -158,7 +159,7 @@ def test_whatever_the_disk_refuses_is_made_good_and_readers_see_it_once(
     assert writer.close_segment(30)
     writer.close()
     EventWriter(tmp_path, "a-1").close()  # the next start closes what had to be left
-    found = RunDir(tmp_path).all_events()
+    found = all_events(RunDir(tmp_path))
     assert [event.step for event in found if event.kind == "metrics"] == list(range(5))
     assert len({event.seq for event in found}) == len(found)
 

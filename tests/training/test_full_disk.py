@@ -11,9 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from record import all_events, curve
 from training import PATIENCE_S, Trainer, result, wait_for
 
-from patron_core.rundir.rundir import RunDir, curve
+from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_RESUME
 
 STEPS = 260
@@ -55,13 +56,13 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step_of_the_record(trainer: Tr
     reading = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
     reading.start()
     try:
-        wait_for(lambda: any(event.kind == "metrics" for event in RunDir(run_dir).all_events()), process)
+        wait_for(lambda: any(event.kind == "metrics" for event in all_events(RunDir(run_dir))), process)
         ballast = fill(small_disk)
         wait_for(lambda: any("events: No space left on device" in line for line in said), process)
         before_s = sum(psutil.Process(process.pid).cpu_times()[:2])
         wait_for(lambda: sum(psutil.Process(process.pid).cpu_times()[:2]) > before_s + 0.5, process)
         ballast.unlink()
-        wait_for(lambda: any(event.kind == "warning" for event in RunDir(run_dir).all_events()), process)
+        wait_for(lambda: any(event.kind == "warning" for event in all_events(RunDir(run_dir))), process)
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_S)
     finally:

@@ -7,6 +7,8 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,22 +17,34 @@ from torch import Tensor
 from training import ROOT
 
 from tests.bench.jobs import child_environ
-from trainer.model.head import softcap_cross_entropy_
-from trainer.runtime.machine import load_cuda_kernel
+from trainer.model.head import HeadKernel, softcap_cross_entropy_
+from trainer.runtime import head_choice
+from trainer.runtime.head_choice import load_cuda_kernel
 
-CPU = torch.device("cpu")
+
+def kernels(*options: str, **environ: str) -> dict[str, Any]:
+    """From a process: the interpreter is chosen before triton is imported."""
+    if importlib.util.find_spec("triton") is None or importlib.util.find_spec("triton.language") is None:
+        pytest.skip("triton is not installed: uv pip install triton (Linux on x86_64)")
+    command = [sys.executable, "-m", "tests.bench.lease.kernels", *options]
+    environment = child_environ() | environ
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, Any]]:
-    """One process for all: the interpreter is chosen before triton is imported."""
-    if importlib.util.find_spec("triton.language") is None:
-        pytest.skip("triton is not installed: uv pip install triton (Linux on x86_64)")
-    command = [sys.executable, "-m", "tests.bench.lease.kernels"]
-    environ = child_environ() | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=True)
-    found: list[dict[str, Any]] = json.loads(done.stdout)["cases"]
+    found: list[dict[str, Any]] = kernels(TRITON_INTERPRET="1")["cases"]
     return found
+
+
+def test_it_compiles_for_hopper_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
+    """What the interpreter lets pass the compiler may not: a name that it cannot see, a type that it cannot make."""
+    compiled = kernels("--compile", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))["compiled"]
+    assert len(compiled) == 4
+    assert all(kernel["bytes"] > 1000 and kernel["16_byte_loads"] > 0 for kernel in compiled)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -41,32 +55,75 @@ def test_it_is_the_formula_at_odd_sizes_too(cases: list[dict[str, Any]], dtype: 
     assert [case for case in mine if not case["ok"]] == []
 
 
-def test_where_it_does_not_work_the_formula_does_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+Loaded = Callable[[], tuple[HeadKernel, list[str]]]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loaded:
+    """What a machine with a card would take, at a size for a CPU."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a card")
+
+    def loaded() -> tuple[HeadKernel, list[str]]:
+        warnings: list[str] = []
+
+        def warn(code: str, message: str) -> None:
+            warnings.append(f"{code}: {message}")
+
+        return load_cuda_kernel(torch.device("cpu"), torch.float32, False, warn, shape=(32, 64)), warnings
+
+    return loaded
+
+
+class FakeTriton:
+    """Counts its calls, and adds an error to every answer."""
+
+    def __init__(self, error: float = 0.0):
+        self.calls, self._error = 0, error
+
+    def triton_kernel(self, logits_CV: Tensor, targets_C: Tensor, cap: float | None, factor: float | None) -> Tensor:
+        self.calls += 1
+        return softcap_cross_entropy_(logits_CV, targets_C, cap, factor) + self._error
+
+
+def ask(kernel: HeadKernel, softcap: float | None) -> float:
+    return kernel(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64), softcap, None).item()
+
+
+def test_where_it_cannot_be_imported_the_formula_does_it_and_says_why(
+    load: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "trainer.model.head_triton", None)
-    warnings: list[str] = []
-    kernel = load_cuda_kernel(CPU, False, lambda code, message: warnings.append(f"{code}: {message}"))
-    assert kernel is softcap_cross_entropy_
+    kernel, warnings = load()
+    assert ask(kernel, 15.0) == pytest.approx(math.log(3))
     assert warnings[0].startswith("no_triton_kernel: ")
     assert "trainer.model.head_triton" in warnings[0]
 
 
-class FakeTriton:
-    def __init__(self, loss: float):
-        self._loss = loss
-
-    def triton_kernel(self, logits_CV: Tensor, _targets: Tensor, _cap: float | None, _factor: float | None) -> Tensor:
-        return torch.full((logits_CV.size(0),), self._loss)
-
-
-@pytest.mark.parametrize(("loss", "is_taken"), [(4.158883, True), (0.0, False), (float("nan"), False)])
-def test_it_is_taken_only_where_its_first_answer_is_right(
-    monkeypatch: pytest.MonkeyPatch, loss: float, is_taken: bool
+@pytest.mark.parametrize("seconds", [{"triton": 1.0, "formula": 2.0}, {"triton": 2.0, "formula": 1.0}])
+def test_the_quicker_one_is_taken_for_capped_logits(
+    load: Loaded, monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]
 ) -> None:
-    fake = FakeTriton(loss)
+    fake = FakeTriton()
     monkeypatch.setitem(sys.modules, "trainer.model.head_triton", fake)
-    warnings: list[str] = []
-    kernel = load_cuda_kernel(CPU, False, lambda _code, message: warnings.append(message))
-    assert bool(warnings) is not is_taken
-    logits_CV, targets_C = torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64)
-    assert kernel(logits_CV, targets_C, 15.0, None).item() == pytest.approx(loss if is_taken else math.log(3))
-    assert kernel(logits_CV, targets_C, None, None).item() == pytest.approx(math.log(3)), "the formula's own case"
+
+    def measured(kernel: HeadKernel, *_: object) -> float:
+        return seconds["formula" if kernel is softcap_cross_entropy_ else "triton"]
+
+    monkeypatch.setattr(head_choice, "measure", measured)
+    kernel, warnings = load()
+    assert warnings == []
+    assert ask(kernel, 15.0) == pytest.approx(math.log(3))
+    assert fake.calls == (seconds["triton"] < seconds["formula"])
+    ask(kernel, None)
+    assert fake.calls == (seconds["triton"] < seconds["formula"]), "logits without a cap are the formula's"
+
+
+@pytest.mark.parametrize("error", [0.1, float("nan")])
+def test_one_whose_answer_is_wrong_is_never_taken(load: Loaded, monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+    fake = FakeTriton(error)
+    monkeypatch.setitem(sys.modules, "trainer.model.head_triton", fake)
+    kernel, warnings = load()
+    assert "WrongAnswer: loss is off" in warnings[0]
+    assert ask(kernel, 15.0) == pytest.approx(math.log(3))
+    assert fake.calls == 1

@@ -16,7 +16,7 @@ import torch
 from forking import Forkery
 from training import PATIENCE_S, Trainer, events, losses, result
 
-from trainer.contract.files import newest_checkpoint_name
+from trainer.contract.layout import newest_checkpoint_name
 
 NUM_KILLS = 50
 SEED = 20

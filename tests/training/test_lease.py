@@ -44,6 +44,7 @@ def test_every_part_is_rehearsed_without_the_packages_that_are_missing(bare: dic
     skipped = {name: part["skipped"] for name, part in parts.items() if part["status"] == "skipped"}
     kernels = skipped.pop("kernels", None)
     assert kernels is None or "triton is not installed" in kernels
+    assert "on a GPU only" in skipped.pop("attention")
     assert set(skipped) == {"upstream_d12", "upstream_equal", "upstream_d12_full_windows"}
     assert all("--vs PATH" in reason for reason in skipped.values())
     for name in ("d12", "d12_full_windows", "d10", "d20"):

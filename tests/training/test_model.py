@@ -93,7 +93,7 @@ def test_attention_in_a_window_is_the_plain_formula_with_its_gradients(length: i
 def test_flex_attention_sees_the_same_window() -> None:
     q, k, v = (torch.randn(1, 2, 256, 16) for _ in range(3))
     mask = window_block_mask(256, 70, CPU)
-    torch.testing.assert_close(windowed_attention(q, k, v, 70, mask), plain_window_attention(q, k, v, 70))
+    torch.testing.assert_close(windowed_attention(q, k, v, 70, "flex", mask), plain_window_attention(q, k, v, 70))
 
 
 @pytest.mark.parametrize("features", [Features(), Features.plain()], ids=["nanochat", "plain"])

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 from training import PATIENCE_S, ROOT, Trainer, events, result, wait_for
 
+from trainer.contract import control
+from trainer.contract.remote import Remote
+from trainer.preemption.deadline import keep_deadline, moved_deadline
 from trainer.preemption.stop import StopRequest, StopWatch
 
 
@@ -81,6 +84,24 @@ def test_a_deadline_is_noticed_without_anybody_asking() -> None:
         request = stop.requested()
         assert request is not None
         assert request.reason == "deadline"
+
+
+def test_a_deadline_that_was_moved_is_kept_later(tmp_path: Path) -> None:
+    """control.json is read when the first deadline has come; the spec's own deadline stays."""
+    (tmp_path / "control.json").write_bytes(control.content("a", 900.0))
+    with StopWatch().watching() as stop:
+        keep_deadline(stop, None, str(tmp_path), "a", 1.0, time.time() - 2)
+        assert stop.requested() is None
+    for spec_deadline_s, attempt in ((1.5, "a"), (None, "another"), (None, None)):
+        with StopWatch().watching() as stop:
+            keep_deadline(stop, spec_deadline_s, str(tmp_path), attempt, 1.0, time.time() - 2)
+            assert stop.requested() == StopRequest(source="deadline")
+
+
+def test_a_moved_deadline_is_read_from_a_bucket(bucket: str) -> None:
+    Remote(f"{bucket}/r1").put("control.json", control.content("a", 900.0))
+    assert moved_deadline(f"{bucket}/r1", "a", 1.0) == 900.0
+    assert moved_deadline(f"{bucket}/r2", "a", 1.0) == 1.0
 
 
 def test_a_deadline_that_is_over_is_seen_at_once() -> None:

@@ -35,6 +35,7 @@ from trainer.contract import grace
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_DONE, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.files import cache_folder, read_json
+from trainer.contract.layout import RESULT
 from trainer.contract.remote import Remote, RemoteError
 
 WRITER = ".writer.json"
@@ -112,7 +113,9 @@ class Bucket:
         if not whole or (result["exit_code"] in FLUSH_S and step and durable_step != step):
             newest = "none" if durable_step is None else f"the one of step {durable_step}"
             why = "another machine has the run" if self._taken_over else "not everything went up in time"
-            result["message"] += f"; {why}; the newest whole checkpoint in {self._remote.url}: {newest}"
+            # whoever said that there is one spoke of this machine, which may be gone in a moment
+            said = result["message"].replace("with a checkpoint of it", "with a checkpoint of it on this machine only")
+            result["message"] = f"{said}; {why}; the newest whole checkpoint in {self._remote.url}: {newest}"
             if result["exit_code"] == EXIT_DONE and durable_step != step:
                 result |= {"exit_code": EXIT_RESUME, "reason": "notice"}  # started again it brings up the rest
         self._emit, self._say, self._events = _emit_nothing, _print, None
@@ -120,7 +123,7 @@ class Bucket:
 
     def bring_up_the_rest(self) -> bool:
         """For a run that is finished here: whether all of it is up there in the end."""
-        self.start(str((read_json(self._folder / "result.json") or {}).get("attempt", "")), None, None)
+        self.start(str((read_json(self._folder / RESULT) or {}).get("attempt", "")), None, None)
         assert self._records is not None
         self._records.result_due = True
         try:

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.checkpoint.folders import FORMAT, find_damage, score_of, steps_to_keep
 from trainer.contract.files import read_json, sync_folder, write_json
+from trainer.contract.layout import CHECKPOINTS, MANIFEST, STATE, checkpoint_folders, checkpoint_name
 from trainer.divergence import Culprit, find_in_files
 
-FORMAT = 1
 MEAN_TIME_BETWEEN_FAILURES_S = 2 * 3600.0
 MIN_INTERVAL_S = 15.0
 MIN_INTERVAL_WRITES = 3.0  # a write in the background costs too: for at least two thirds of the time there is none
@@ -79,7 +80,8 @@ class Checkpointer:
     """Saves into RUN_DIR/checkpoints, keeping the newest `keep` and the one with the best validation."""
 
     def __init__(self, run_dir: Path, *, keep: int):
-        self.folder = run_dir / "checkpoints"
+        self._run_dir = run_dir
+        self.folder = run_dir / CHECKPOINTS
         self.folder.mkdir(parents=True, exist_ok=True)
         self._keep = keep
         for leftover in self.folder.glob(".tmp-*"):
@@ -91,7 +93,7 @@ class Checkpointer:
         culprit = find_in_files(snapshot.files)
         if culprit is not None:
             raise NotFinite(snapshot.step, culprit)
-        final = self.folder / f"step-{snapshot.step:06d}"
+        final = self._run_dir / checkpoint_name(snapshot.step)
         temporary = self.folder / f".tmp-{final.name}"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,34 +112,27 @@ class Checkpointer:
 
     def newest_valid(self, warn: Callable[[str, str], None]) -> Checkpoint | None:
         """The newest checkpoint whose manifest holds; those that fail are set aside with a warning."""
-        for path in reversed(self._paths()):
+        for path in reversed(checkpoint_folders(self._run_dir).values()):
             problem = find_damage(path)
-            state = read_json(path / "state.json")
+            state = read_json(path / STATE)
             if problem is None and state is not None:
                 return Checkpoint(path=path, step=int(state["step"]), state=state)
-            warn("checkpoint_damaged", f"{path.name} is not used: {problem or 'state.json is not JSON'}")
+            warn("checkpoint_damaged", f"{path.name} is not used: {problem or f'{STATE} is not JSON'}")
             set_aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(set_aside, ignore_errors=True)
             path.rename(set_aside)
         return None
 
-    def _paths(self) -> list[Path]:
-        paths = [p for p in self.folder.glob("step-*") if p.name.removeprefix("step-").isdigit()]
-        return sorted(paths, key=lambda p: int(p.name.removeprefix("step-")))
-
     def _prune(self) -> None:
-        paths = self._paths()
-        kept = set(paths[-self._keep :])
-        scores = {path: (read_json(path / "state.json") or {}).get("val_bpb_here") for path in paths}
-        scored = [(score, path) for path, score in scores.items() if score is not None]
-        if scored:
-            kept.add(min(scored, key=lambda pair: pair[0])[1])
-        for path in [p for p in paths if p not in kept] + list(self.folder.glob("damaged-*")):
+        paths = checkpoint_folders(self._run_dir)
+        kept = steps_to_keep({step: score_of(path) for step, path in paths.items()}, self._keep)
+        gone = [path for step, path in paths.items() if step not in kept]
+        for path in [*gone, *self.folder.glob("damaged-*")]:
             shutil.rmtree(path, ignore_errors=True)
 
     def _explain(self, snapshot: Snapshot, error: Exception) -> str:
         needed = sum(t.numel() * t.element_size() for tensors in snapshot.files.values() for t in tensors.values())
-        older = [path.name for path in self._paths()]
+        older = [path.name for path in checkpoint_folders(self._run_dir).values()]
         return (
             f"checkpoint of step {snapshot.step} failed ({error}): it needs {needed:,} bytes in {self.folder}, "
             f"{shutil.disk_usage(self.folder).free:,} are free. Free some space or lower checkpoint_keep. "
@@ -202,33 +197,11 @@ def _write_files(folder: Path, snapshot: Snapshot) -> int:
         finally:
             file.abandon()
     state = json.dumps({"format": FORMAT, "step": snapshot.step, **snapshot.state}, indent=2, allow_nan=False).encode()
-    file = _HashingFile(folder / "state.json")
+    file = _HashingFile(folder / STATE)
     try:
         file.write(state)
-        manifest["state.json"] = file.finish()
+        manifest[STATE] = file.finish()
     finally:
         file.abandon()
-    write_json(folder / "manifest.json", {"format": FORMAT, "step": snapshot.step, "files": manifest})
+    write_json(folder / MANIFEST, {"format": FORMAT, "step": snapshot.step, "files": manifest})
     return sum(entry["bytes"] for entry in manifest.values())
-
-
-def find_damage(path: Path, *, only: Collection[str] | None = None) -> str | None:
-    """What does not match the manifest; None when everything does. `only`: the files to look at."""
-    manifest = read_json(path / "manifest.json")
-    if manifest is None:
-        return "manifest.json is missing or not JSON"
-    if manifest.get("format") != FORMAT:
-        return f"format {manifest.get('format')!r}, this trainer reads {FORMAT}"
-    for name, expected in manifest["files"].items():
-        if only is not None and name not in only:
-            continue
-        try:
-            with (path / name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != expected["bytes"]:
-                    return f"{name} has {size:,} bytes, its manifest says {expected['bytes']:,}"
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
-                    return f"the content of {name} differs from its manifest's hash"
-        except OSError as error:
-            return f"{name}: {error}"
-    return None

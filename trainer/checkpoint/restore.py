@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import sys
 import time
@@ -18,13 +17,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.events import SEGMENT_NAME, attempt_segments, last_seq, seq_of
-from trainer.contract.files import read_json, sync_folder
+from trainer.checkpoint.folders import find_damage
+from trainer.contract.events import attempt_segments, last_seq, seq_of
+from trainer.contract.files import sync_folder
+from trainer.contract.layout import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVENTS,
+    MANIFEST,
+    RESULT,
+    SPEC,
+    STATE,
+    checkpoint_folders,
+    checkpoint_name,
+    files_by_step,
+    is_whole,
+    log_name,
+    segment_of,
+)
 from trainer.contract.remote import Remote
+from trainer.contract.shapes import number, object_of, stated_files
 
-SMALL_FILES = ("spec.json", "environment.json", "result.json")
+SMALL_FILES = (SPEC, ENVIRONMENT, RESULT)
 SEQ_GAP = 1000  # what a machine that is still dying may number after we looked must not meet our numbers
-_CHECKPOINT = re.compile(r"checkpoints/step-(\d+)/(.+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +64,7 @@ class Restored:
 
     def first_seq(self, folder: Path, attempt: str) -> int:
         """The number of the attempt's next event."""
-        here = last_seq(attempt_segments(folder / "events", attempt))
+        here = last_seq(attempt_segments(folder / EVENTS, attempt))
         there = self.segments.get(attempt, Segments()).last_seq
         return there + SEQ_GAP if there > here else here + 1
 
@@ -64,43 +79,19 @@ def restore(remote: Remote, folder: Path, attempt: str | None) -> Restored:
     for name in SMALL_FILES:
         _bring_small_file(remote, folder, name)
     if attempt is not None:
-        _bring_small_file(remote, folder, f"logs/{attempt}.log", keep_local=True)
+        _bring_small_file(remote, folder, log_name(attempt), keep_local=True)
     _restore_checkpoint(remote, folder, found)
     return found
 
 
 def whole_checkpoints(remote: Remote) -> dict[int, dict[str, Any]]:
     """Step -> manifest of the checkpoints that are all there; what a half-done upload or delete left is not."""
-    sizes: dict[int, dict[str, int]] = {}
-    for name, size in remote.sizes("checkpoints").items():
-        if match := _CHECKPOINT.fullmatch(name):
-            sizes.setdefault(int(match[1]), {})[match[2]] = size
     whole = {}
-    for step, files in sizes.items():
-        manifest = _get_json(remote, f"{checkpoint_name(step)}/manifest.json") if "manifest.json" in files else None
-        stated = manifest.get("files") if manifest else None
-        if isinstance(stated, dict) and all(files.get(name) == entry["bytes"] for name, entry in stated.items()):
+    for step, files in files_by_step(remote.sizes(CHECKPOINTS)).items():
+        manifest = _get_json(remote, f"{checkpoint_name(step)}/{MANIFEST}") if MANIFEST in files else None
+        if is_whole(files, manifest):
             whole[step] = manifest or {}
     return whole
-
-
-def checkpoint_name(step: int) -> str:
-    return f"checkpoints/step-{step:06d}"
-
-
-def find_damage(folder: Path) -> str | None:
-    """What does not match the manifest of a local checkpoint; None when everything does."""
-    manifest = read_json(folder / "manifest.json")
-    if manifest is None:
-        return "manifest.json is missing or not JSON"
-    for name, stated in manifest["files"].items():
-        try:
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != stated["sha256"]:
-                    return f"the content of {name} differs from its manifest's hash"
-        except OSError as error:
-            return f"{name}: {error}"
-    return None
 
 
 def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
@@ -114,7 +105,7 @@ def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
         if not steps:
             return
         step = steps[0]
-        size = sum(entry["bytes"] for entry in manifests[step]["files"].values())
+        size = sum(num_bytes for num_bytes, _ in (stated_files(manifests[step]) or {}).values())
         _say(f"fetching the checkpoint of step {step}, {size:,} bytes, from {remote.url}")
         start = time.monotonic()
         try:
@@ -135,15 +126,15 @@ def _download(remote: Remote, folder: Path, step: int, manifest: dict[str, Any])
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        for name, stated in manifest["files"].items():
+        for name, (_, expected) in (stated_files(manifest) or {}).items():
             digest = hashlib.sha256()
             with (temporary / name).open("wb") as file:
                 for chunk in remote.stream(f"{checkpoint_name(step)}/{name}"):
                     file.write(chunk)
                     digest.update(chunk)
-            if digest.hexdigest() != stated["sha256"]:
+            if digest.hexdigest() != expected:
                 raise Damaged(f"the content of {name} differs from its manifest's hash")
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
         sync_folder(final.parent)
@@ -153,20 +144,17 @@ def _download(remote: Remote, folder: Path, step: int, manifest: dict[str, Any])
 
 def _newest_local(folder: Path) -> int | None:
     """The newest local step that is whole; damaged ones are left for the loader to set aside."""
-    paths = [path for path in (folder / "checkpoints").glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    for path in sorted(paths, key=lambda path: int(path.name.removeprefix("step-")), reverse=True):
-        if find_damage(path) is None:
-            return int(path.name.removeprefix("step-"))
-    return None
+    newest_first = reversed(checkpoint_folders(folder).items())
+    return next((step for step, path in newest_first if find_damage(path) is None), None)
 
 
 def _segments(remote: Remote) -> dict[str, Segments]:
     """Where each attempt's events end up there."""
     newest: dict[str, tuple[int, str]] = {}
-    for name in remote.sizes("events"):
-        if match := SEGMENT_NAME.fullmatch(name.removeprefix("events/")):
-            number = int(match["number"])
-            newest[match["attempt"]] = max(newest.get(match["attempt"], (-1, "")), (number, name))
+    for name in remote.sizes(EVENTS):
+        if segment := segment_of(name.removeprefix(f"{EVENTS}/")):
+            attempt, number = segment
+            newest[attempt] = max(newest.get(attempt, (-1, "")), (number, name))
     return {
         attempt: Segments(next_number=number + 1, last_seq=_last_seq(remote.get(name) or b""))
         for attempt, (number, name) in newest.items()
@@ -178,8 +166,8 @@ def _last_seq(content: bytes) -> int:
 
 
 def _score(remote: Remote, step: int) -> float | None:
-    state = _get_json(remote, f"{checkpoint_name(step)}/state.json") or {}
-    return state.get("val_bpb_here")
+    state = _get_json(remote, f"{checkpoint_name(step)}/{STATE}") or {}
+    return number(state.get("val_bpb_here"))
 
 
 def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bool = False) -> None:
@@ -194,11 +182,7 @@ def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bo
 
 
 def _get_json(remote: Remote, name: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(remote.get(name) or b"null")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
+    return object_of(remote.get(name))
 
 
 def _say(text: str) -> None:

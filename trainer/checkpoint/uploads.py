@@ -10,13 +10,28 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint.restore import Restored, Segments, checkpoint_name
-from trainer.contract.events import SEGMENT_NAME, files_in, seq_of
+from trainer.checkpoint.folders import score_of, steps_to_keep
+from trainer.checkpoint.restore import Restored, Segments
+from trainer.contract.events import files_in, seq_of
 from trainer.contract.files import read_json
+from trainer.contract.layout import (
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVENTS,
+    MANIFEST,
+    RESULT,
+    SPEC,
+    TOKENIZER,
+    checkpoint_folders,
+    checkpoint_name,
+    log_name,
+    segment_name,
+    segment_of,
+)
 from trainer.contract.remote import Remote
 
 LOG_EVERY_S = 30.0
@@ -40,17 +55,17 @@ class Records:
         self._lock = threading.Lock()
 
     def push(self) -> None:
-        for name in ("spec.json", "environment.json", "tokenizer.json"):
+        for name in (SPEC, ENVIRONMENT, TOKENIZER):
             self._put_small(name)
-        if self._stale_result and not (self._folder / "result.json").exists():
-            self._remote.delete(["result.json"])
+        if self._stale_result and not (self._folder / RESULT).exists():
+            self._remote.delete([RESULT])
             self._stale_result = False
         self.push_events()
         if self.result_due or time.monotonic() >= self._log_at:
-            self._put_small(f"logs/{self._attempt}.log")
+            self._put_small(log_name(self._attempt))
             self._log_at = time.monotonic() + LOG_EVERY_S
         if self.result_due:
-            self._put_small("result.json")
+            self._put_small(RESULT)
 
     def push_events(self) -> None:
         """All that was closed since the last round as one object an attempt; lines that are up there stay out of it."""
@@ -71,21 +86,18 @@ class Records:
         self._read.update(names)
 
     def _closed_segments(self) -> list[tuple[Path, str]]:
-        found = []
-        for path in files_in(self._folder / "events", "*.jsonl"):
-            match = SEGMENT_NAME.fullmatch(path.name)
-            if match and path.name not in self._read:
-                found.append((match["attempt"], int(match["number"]), path))
-        return [(path, attempt) for attempt, _, path in sorted(found)]
+        new = [path for path in files_in(self._folder / EVENTS, "*.jsonl") if path.name not in self._read]
+        found = [(segment, path) for path in new if (segment := segment_of(path.name))]
+        return [(path, attempt) for (attempt, _), path in sorted(found)]
 
     def _create_segment(self, attempt: str, content: bytes, *, last_seq: int) -> None:
         number = self._segments.get(attempt, Segments()).next_number
-        name = _segment_name(attempt, number)
+        name = f"{EVENTS}/{segment_name(attempt, number)}"
         while not self._remote.create(name, content):
             if self._remote.get(name) == content:  # ours: it arrived, and the answer was lost
                 break
             number += 1
-            name = _segment_name(attempt, number)
+            name = f"{EVENTS}/{segment_name(attempt, number)}"
         self._segments[attempt] = Segments(next_number=number + 1, last_seq=last_seq)
 
     def _put_small(self, name: str) -> None:
@@ -139,18 +151,14 @@ class Checkpoints:
         return max((step for step in wanted & here.keys() if self._up.get(step) != here[step]), default=None)
 
     def _local_manifests(self) -> dict[int, dict[str, Any]]:
-        found = {}
-        for path in (self._folder / "checkpoints").glob("step-*/manifest.json"):
-            manifest = read_json(path)
-            if manifest is not None:
-                found[int(path.parent.name.removeprefix("step-"))] = manifest
-        return found
+        read = {step: read_json(path / MANIFEST) for step, path in checkpoint_folders(self._folder).items()}
+        return {step: manifest for step, manifest in read.items() if manifest is not None}
 
     def _local_score(self, step: int) -> float | None:
-        return (read_json(self._folder / checkpoint_name(step) / "state.json") or {}).get("val_bpb_here")
+        return score_of(self._folder / checkpoint_name(step))
 
     def _keep(self) -> int:
-        return int((read_json(self._folder / "spec.json") or {}).get("checkpoint_keep", DEFAULT_KEEP))
+        return int((read_json(self._folder / SPEC) or {}).get("checkpoint_keep", DEFAULT_KEEP))
 
     def _upload(self, step: int) -> None:
         start = time.monotonic()
@@ -161,17 +169,17 @@ class Checkpoints:
             staged.mkdir()
             for path in (self._folder / name).iterdir():  # links: pruning here must not disturb what is going up
                 (staged / path.name).hardlink_to(path)
-            manifest = json.loads((staged / "manifest.json").read_bytes())
+            manifest = json.loads((staged / MANIFEST).read_bytes())
         except FileNotFoundError:
             return  # pruned just now
         self._check_writer()
         self._up.pop(step, None)
-        self._remote.delete([f"{name}/manifest.json"])  # of a damaged one: from here on it does not count
+        self._remote.delete([f"{name}/{MANIFEST}"])  # of a damaged one: from here on it does not count
         for file in manifest["files"]:
             self._remote.put(f"{name}/{file}", staged / file)
             self._check_writer()
         self._push_events()
-        self._remote.put(f"{name}/manifest.json", staged / "manifest.json")
+        self._remote.put(f"{name}/{MANIFEST}", staged / MANIFEST)
         self._up[step], self._scores[step] = manifest, score
         self._on_durable(step, sum(entry["bytes"] for entry in manifest["files"].values()), time.monotonic() - start)
         shutil.rmtree(staged, ignore_errors=True)
@@ -180,20 +188,9 @@ class Checkpoints:
     def _prune(self) -> None:
         """Also what is half or damaged: it is older than one that is whole, or this run has gone back behind it."""
         kept = steps_to_keep(self._scores, self._keep())
-        names = self._remote.sizes("checkpoints")
+        names = self._remote.sizes(CHECKPOINTS)
         gone = [name for name in names if not any(name.startswith(f"{checkpoint_name(step)}/") for step in kept)]
-        self._remote.delete(sorted(gone, key=lambda name: not name.endswith("/manifest.json")))
+        self._remote.delete(sorted(gone, key=lambda name: not name.endswith(f"/{MANIFEST}")))
         for step in self._scores.keys() - kept:
             del self._scores[step]
             self._up.pop(step, None)
-
-
-def steps_to_keep(scores: Mapping[int, float | None], keep: int) -> set[int]:
-    """The newest `keep`, and the one with the best validation."""
-    kept = set(sorted(scores)[-keep:])
-    scored = {step: score for step, score in scores.items() if score is not None}
-    return kept | ({min(scored, key=lambda step: scored[step])} if scored else set())
-
-
-def _segment_name(attempt: str, number: int) -> str:
-    return f"events/{attempt}-{number:06d}.jsonl"

@@ -12,7 +12,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import sys
 import threading
 import time
@@ -20,12 +19,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer.contract.layout import EVENTS, OPEN_SUFFIX, segment_name, segment_of
+from trainer.contract.shapes import count, object_of
+
 SEGMENT_OPEN_S = 2.0
 RETRY_S = 1.0  # while the disk refuses
 SAY_EVERY_S = 60.0  # that it refuses
 CLOSE_WITHIN_S = 2.0  # for a disk that refuses at the end; it is part of the time that a stop may take
 MAX_PENDING_LINES = 100_000  # kept while the disk refuses; beyond it the oldest go
-SEGMENT_NAME = re.compile(r"(?P<attempt>.+)-(?P<number>\d{6,})\.jsonl(\.part)?")
 
 
 class EventWriter:
@@ -34,7 +35,7 @@ class EventWriter:
     def __init__(self, run_dir: Path, attempt: str, *, first_seq: int = 1, segment_open_s: float = SEGMENT_OPEN_S):
         """`first_seq` is for an attempt that went on elsewhere; numbers never go back behind what is here."""
         self.attempt = attempt
-        self._folder = run_dir / "events"
+        self._folder = run_dir / EVENTS
         self._folder.mkdir(parents=True, exist_ok=True)
         close_leftover_segments(self._folder)
         self._next_segment = 1 + max((n for name, n in _names(self._folder) if name == attempt), default=-1)
@@ -113,7 +114,7 @@ class EventWriter:
             self._refusal = None
             return
         if self._segment is None:
-            path = self._folder / f"{self.attempt}-{self._next_segment:06d}.jsonl.part"
+            path = self._folder / (segment_name(self.attempt, self._next_segment) + OPEN_SUFFIX)
             self._segment = _Segment(path, close_at=time.monotonic() + self._segment_open_s)
             self._next_segment += 1
         num_late = len(lines)
@@ -238,7 +239,7 @@ class NoEvents(EventWriter):
 
 def close_leftover_segments(folder: Path) -> None:
     """Close what a killed writer left open, cut to whole lines. The caller holds the run's lock: no writer is alive."""
-    for part in files_in(folder, "*.jsonl.part"):
+    for part in files_in(folder, f"*.jsonl{OPEN_SUFFIX}"):
         with contextlib.suppress(OSError):  # the next start tries again
             content = part.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
@@ -252,8 +253,8 @@ def close_leftover_segments(folder: Path) -> None:
 
 def attempt_segments(folder: Path, attempt: str) -> list[tuple[int, Path]]:
     """Closed segments of one attempt in order."""
-    matches = ((SEGMENT_NAME.fullmatch(path.name), path) for path in files_in(folder, "*.jsonl"))
-    return sorted((int(m["number"]), path) for m, path in matches if m and m["attempt"] == attempt)
+    found = ((segment_of(path.name), path) for path in files_in(folder, "*.jsonl"))
+    return sorted((segment[1], path) for segment, path in found if segment and segment[0] == attempt)
 
 
 def files_in(folder: Path, pattern: str) -> Iterator[Path]:
@@ -263,7 +264,7 @@ def files_in(folder: Path, pattern: str) -> Iterator[Path]:
 
 def free_attempt_name(run_dir: Path, taken: Iterable[str] = ()) -> str:
     """manual-1, or the next that has no events yet, here or among those `taken`."""
-    names = {*taken, *(attempt for attempt, _ in _names(run_dir / "events"))}
+    names = {*taken, *(attempt for attempt, _ in _names(run_dir / EVENTS))}
     number = 1
     while f"manual-{number}" in names:
         number += 1
@@ -272,8 +273,8 @@ def free_attempt_name(run_dir: Path, taken: Iterable[str] = ()) -> str:
 
 def _names(folder: Path) -> Iterator[tuple[str, int]]:
     """(attempt, number) of every segment, closed or not, and of whatever else has such a name."""
-    matches = (SEGMENT_NAME.fullmatch(path.name) for path in folder.glob("*"))
-    return ((match["attempt"], int(match["number"])) for match in matches if match)
+    segments = (segment_of(path.name.removesuffix(OPEN_SUFFIX)) for path in folder.glob("*"))
+    return (segment for segment in segments if segment)
 
 
 def last_seq(segments: list[tuple[int, Path]]) -> int:
@@ -287,11 +288,8 @@ def last_seq(segments: list[tuple[int, Path]]) -> int:
 
 def seq_of(line: bytes) -> int | None:
     """The number of the event on a line; None where a full disk or a crash has torn it."""
-    try:
-        seq = json.loads(line)["seq"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return seq if isinstance(seq, int) else None
+    event = object_of(line)
+    return count(event.get("seq")) if event else None
 
 
 def _finite(value: Any) -> Any:

@@ -6,11 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainer.contract.exits import UserError
+from trainer.contract.shapes import object_of
 
 
 def cache_folder() -> Path:
@@ -19,36 +22,66 @@ def cache_folder() -> Path:
 
 
 def compiled_folder() -> Path:
-    """Compiled code: torch's own variable, or a place that outlives a restart of the machine, as /tmp does not."""
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_folder() / "compiled")
+    """Compiled code, loaded as if it were our own: a folder that this user alone can write to. Made if missing.
+
+    torch's own variable, or a place that outlives a restart of the machine, as /tmp does not. A cache that others can
+    write to could hold a library that runs as whoever loads it: what is not the user's own is passed over.
+    """
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    private = (cache_folder() / f"compiled-{os.getuid()}", Path.home() / ".cache" / "patron" / "compiled")
+    for folder in (Path(named),) if named else private:
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if is_own(folder):
+                return folder
+    return Path(tempfile.mkdtemp(prefix="patron-compiled-"))  # 0700, and gone with this machine's /tmp
+
+
+def is_own(path: Path) -> bool:
+    """Whether it is this user's and nobody else can write to it. A link is not: it may lead anywhere."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return not stat.S_ISLNK(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o644) -> Iterator[Path]:
+    """A file with all of `content` beside `path`, for the caller to give it that name; else it goes again."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True, mode: int = 0o644) -> None:
+    """A reader sees the old content or the new, never half of it; `durable` also after a power cut."""
+    content = content.encode() if isinstance(content, str) else content
+    with temporary_beside(path, content, durable=durable, mode=mode) as temporary:
+        temporary.replace(path)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Atomic and durable."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None when it is missing or not a JSON object."""
+    """The object in the file; None when it is missing, cannot be read or holds no whole one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return object_of(path.read_bytes())
+    except OSError:
         return None
-    return value if isinstance(value, dict) else None
-
-
-def newest_checkpoint_name(run_dir: Path) -> str | None:
-    """step-000300, of the newest checkpoint that was written to its end; it may have been damaged since."""
-    paths = [path.parent for path in (run_dir / "checkpoints").glob("step-*/manifest.json")]
-    names = [path.name for path in paths if path.name.removeprefix("step-").isdigit()]
-    return max(names, key=lambda name: int(name.removeprefix("step-")), default=None)
 
 
 def sync_folder(folder: Path) -> None:

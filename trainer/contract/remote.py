@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from trainer.contract.urls import secret_of
+
 if TYPE_CHECKING:
     from obstore.store import ObjectStore  # imported when the first URL is opened
 
@@ -214,6 +216,8 @@ def _obstore() -> Any:
 
 
 def _open(url: str, *, timeout_s: float, retry_s: float) -> ObjectStore:
+    if problem := secret_of(url):
+        raise RemoteError(problem, advice="give the keys in the environment, as AWS_ACCESS_KEY_ID does", wrong=True)
     parts = urlsplit(url)
     if parts.scheme not in SCHEMES or (parts.scheme in ("s3", "gs") and not parts.netloc):
         raise RemoteError(

@@ -14,23 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.contract.blocks import MAX_SCORED_WINDOW, query_blocks
+from trainer.model.attention_kernels import attend
 
 
-def windowed_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int, block_mask: Any = None) -> Tensor:
-    """Attention output, same shape as the queries. A block mask means flex attention: for compiled models on CUDA."""
+def windowed_attention(
+    q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int, kernel: str | None = None, block_mask: Any = None
+) -> Tensor:
+    """Attention output, same shape as the queries. `kernel`: one that was chosen for a compiled model on this GPU."""
     T = q_BHTK.size(2)
     is_full = window >= T
-    if not is_full and block_mask is not None and block_mask.seq_lengths == (T, k_BHTK.size(2)):
-        from torch.nn.attention.flex_attention import flex_attention
-
-        y_BHTK: Tensor = flex_attention(q_BHTK, k_BHTK, v_BHTK, block_mask=block_mask)
-        return y_BHTK
+    if kernel is not None and (block_mask is None or block_mask.seq_lengths == (T, k_BHTK.size(2))):
+        return attend(kernel, q_BHTK, k_BHTK, v_BHTK, window, block_mask)
     if is_full and (q_BHTK.is_cuda or T > MAX_SCORED_WINDOW):
         return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    return _blockwise_attention(q_BHTK, k_BHTK, v_BHTK, min(window, T))
+    return blockwise_attention(q_BHTK, k_BHTK, v_BHTK, min(window, T))
 
 
-def _blockwise_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int) -> Tensor:
+def blockwise_attention(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor, window: int) -> Tensor:
     """Block after block of queries against the keys that any of them can see.
 
     What no query of a block sees is never multiplied, where a T x T mask would only hide it. And on a CPU SDPA's own

@@ -9,6 +9,7 @@ Shapes: B batch, T sequence, D model width, H heads, K head channels, V vocabula
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from trainer.contract.recipe import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, Recipe
 from trainer.model.attention import window_block_mask, windowed_attention
+from trainer.model.attention_kernels import needs_mask
 
 if TYPE_CHECKING:
     from trainer.model.cache import Cache, LayerCache
@@ -59,7 +61,8 @@ class Attention(nn.Module):
         self.num_heads, self.head_dim = recipe.num_heads, recipe.head_dim
         self.window = recipe.windows[layer]
         self.features = recipe.features
-        self.block_mask: Any = None  # set where flex attention pays
+        self.kernel: str | None = None  # of trainer.model.attention_kernels, set where one was chosen
+        self.block_mask: Any = None  # what flex attention needs
         self.query = Linear(recipe.dim, recipe.dim)
         self.key = Linear(recipe.dim, recipe.dim)
         self.value = Linear(recipe.dim, recipe.dim)
@@ -88,7 +91,7 @@ class Attention(nn.Module):
             q_BTHK, k_BTHK = rms_norm(q_BTHK) * QK_SCALE, rms_norm(k_BTHK) * QK_SCALE
         q_BHTK, k_BHTK, v_BHTK = q_BTHK.transpose(1, 2), k_BTHK.transpose(1, 2), v_BTHK.transpose(1, 2)
         if cache is None:
-            y_BHTK = windowed_attention(q_BHTK, k_BHTK, v_BHTK, self.window, self.block_mask)
+            y_BHTK = windowed_attention(q_BHTK, k_BHTK, v_BHTK, self.window, self.kernel, self.block_mask)
         else:
             y_BHTK = cache.attend(q_BHTK, k_BHTK, v_BHTK)
         out_BTD: Tensor = self.out(y_BHTK.transpose(1, 2).flatten(2))
@@ -234,17 +237,26 @@ class Model(nn.Module):
 
 
 def build_model(
-    recipe: Recipe, *, device: torch.device, compute_dtype: torch.dtype, seed: int, flex: bool = False
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    compute_dtype: torch.dtype,
+    seed: int,
+    attention: Mapping[int, str | None] | None = None,
 ) -> Model:
-    """An initialised model on the device. `flex`: flex attention for short windows; for models to be compiled."""
+    """An initialised model on the device. `attention`: a kernel for each window; for models to be compiled on a GPU."""
     with device:
         model = Model(recipe, compute_dtype=compute_dtype)
     model.init_weights(seed)
-    if flex:
-        short = {window for window in recipe.windows if window < recipe.sequence_len}
-        masks = {window: window_block_mask(recipe.sequence_len, window, device) for window in short}
-        for block in model.typed_blocks:
-            block.attention.block_mask = masks.get(block.attention.window)
+    kernels = {window: kernel for window, kernel in (attention or {}).items() if kernel is not None}
+    masks = {
+        window: window_block_mask(recipe.sequence_len, window, device)
+        for window, kernel in kernels.items()
+        if needs_mask(kernel)
+    }
+    for block in model.typed_blocks:
+        own = block.attention
+        own.kernel, own.block_mask = kernels.get(own.window), masks.get(own.window)
     return model
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.contract.exits import first_line
-from trainer.contract.files import compiled_folder
+from trainer.contract.files import compiled_folder, is_own
 from trainer.model.head import HeadKernel, softcap_cross_entropy_
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
@@ -61,13 +62,15 @@ def _library() -> Path:
     source = _SOURCE.read_text(encoding="utf-8")
     key = hashlib.sha256("\0".join((source, torch.__version__, _instruction_sets())).encode()).hexdigest()[:16]
     path = compiled_folder() / f"head-{key}.so"
-    if not path.exists():
+    if not is_own(path):
         from torch._inductor.codecache import CppCodeCache  # it knows the flags, and which OpenMP torch itself uses
 
-        built = CppCodeCache.load(source, needs_vec_isa=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # a newer torch looks whether the source needs vector instructions, an older one always allows them
+        asked = inspect.signature(CppCodeCache.load_async).parameters
+        built = CppCodeCache.load(source, **({"needs_vec_isa": True} if "needs_vec_isa" in asked else {}))
         temporary = path.with_suffix(f".{os.getpid()}")
         shutil.copyfile(built._name, temporary)
+        temporary.chmod(0o700)
         temporary.replace(path)
     return path
 

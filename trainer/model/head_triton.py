@@ -9,8 +9,6 @@ Shapes: C tokens in a chunk, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -25,9 +23,8 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 @triton.jit
 def _softcap_cross_entropy(
-    logits: Any, targets: Any, losses: Any, stride: Any, num_logits: Any, cap: Any, factor: Any,
-    WITH_GRAD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logits, targets, losses, stride, num_logits, cap, factor, WITH_GRAD: tl.constexpr, BLOCK: tl.constexpr
+):  # no other annotations: triton would look for what they name
     row = tl.program_id(0).to(tl.int64)
     start = logits + row * stride
     target = tl.load(targets + row)

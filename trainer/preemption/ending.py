@@ -6,19 +6,16 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.contract import grace
-from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_RESUME
-from trainer.contract.files import newest_checkpoint_name
+from trainer.contract.layout import newest_checkpoint_name
 from trainer.preemption.stop import StopRequest
-from trainer.runtime.console import Console
 
 if TYPE_CHECKING:
-    from trainer.checkpoint.bucket import Bucket
     from trainer.session import Session
+    from trainer.start import Start
 
 _NO_FIGURES = ("step", "val_bpb", "min_val_bpb", "tokens", "train_s", "mfu", "tokens_per_s", "peak_memory_bytes")
 
@@ -26,18 +23,10 @@ _NO_FIGURES = ("step", "val_bpb", "min_val_bpb", "tokens", "train_s", "mfu", "to
 class Ending:
     """`session` is set once there is one: it knows the figures, and whether a checkpoint is being written."""
 
-    def __init__(
-        self,
-        run_dir: Path,
-        write: Callable[[dict[str, Any]], None],
-        events: EventWriter,
-        console: Console,
-        bucket: Bucket | None,
-        started_at: float,
-    ):
-        self._run_dir, self._write, self._events, self._console = run_dir, write, events, console
-        self._bucket = bucket
-        self._started_at = started_at
+    def __init__(self, start: Start, write: Callable[[dict[str, Any]], None]):
+        self._run_dir, self._events, self._console = start.run_dir, start.events, start.console
+        self._bucket, self._started_at = start.bucket, start.started_at
+        self._write = write
         self._turn = threading.Lock()  # never released: there is one last word
         self.session: Session | None = None
 

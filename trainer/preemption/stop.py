@@ -8,6 +8,7 @@ stopped in time, the watching thread ends the process instead.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -44,6 +45,7 @@ class StopWatch:
         self._looks: list[Callable[[], str | None]] = []
         self._hear: Callable[[], str | None] = lambda: None
         self._deadline_at: float | None = None  # monotonic seconds
+        self._moved: Callable[[], float] = lambda: -math.inf
         self._request: StopRequest | None = None
         self._requested_at = 0.0
         self._num_interrupts = 0
@@ -94,9 +96,9 @@ class StopWatch:
 
     # What to watch, and who hears of it
 
-    def set_deadline(self, at: float) -> None:
-        """`at` is in monotonic seconds."""
-        self._deadline_at = at
+    def set_deadline(self, at: float, moved: Callable[[], float] = lambda: -math.inf) -> None:
+        """Both are monotonic seconds. `moved` is asked when `at` has come: it may give a later deadline."""
+        self._deadline_at, self._moved = at, moved
         self._look()
         self._nudge()
 
@@ -184,7 +186,9 @@ class StopWatch:
         if self._request is not None:
             return
         if self._deadline_at is not None and time.monotonic() >= self._deadline_at:
-            self.notify(StopRequest(source="deadline"))
+            self._deadline_at = max(self._deadline_at, self._moved())
+            if time.monotonic() >= self._deadline_at:
+                self.notify(StopRequest(source="deadline"))
         for look in self._looks:
             source = look()
             if source is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import platform
 import resource
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from trainer.contract.devices import describe_cpu, peak_flops
 from trainer.contract.exits import BadSpec, first_line
@@ -22,6 +20,7 @@ from trainer.contract.files import compiled_folder
 from trainer.contract.spec import TrainSpec
 from trainer.model.head import HeadKernel, softcap_cross_entropy_
 from trainer.model.head_cpu import load_cpu_kernel
+from trainer.runtime.head_choice import load_cuda_kernel
 from trainer.runtime.measure import measure_cpu_peak
 
 CPU_PEAK_BUDGET_S = 0.4
@@ -87,7 +86,7 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
         peak = measure_cpu_peak(name, budget_s=CPU_PEAK_BUDGET_S) if with_peak else None
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(compiled_folder())
     compile = (on_cuda if spec.compile is None else spec.compile) and can_compile(device, warn)
-    kernel = load_cuda_kernel(device, compile, warn) if on_cuda else load_cpu_kernel(warn)
+    kernel = load_cuda_kernel(device, dtype, compile, warn) if on_cuda else load_cpu_kernel(warn)
     return Machine(
         device=device,
         device_name=device_name,
@@ -96,26 +95,6 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
         peak_flops=peak,
         head_kernel=kernel,
     )
-
-
-def load_cuda_kernel(device: torch.device, compile: bool, warn: Callable[[str, str], None]) -> HeadKernel:
-    """Triton's where it works on this very card, else the formula, compiled where training is."""
-    formula = torch.compile(softcap_cross_entropy_, dynamic=False) if compile else softcap_cross_entropy_
-    try:
-        from trainer.model.head_triton import triton_kernel
-
-        losses = triton_kernel(torch.zeros(2, 64, device=device), torch.zeros(2, device=device).long(), 15.0, 1.0)
-        if not torch.allclose(losses.cpu(), torch.full((2,), math.log(64)), atol=1e-4):
-            raise RuntimeError(f"the loss of 64 equal logits is {losses.tolist()}, not log 64")
-    except Exception as error:  # no triton, none for this card, no compiler: all mean that the formula does it
-        why = first_line(error)
-        warn("no_triton_kernel", f"the head's Triton kernel does not work here ({why}): steps take longer")
-        return formula
-
-    def kernel(logits_CV: Tensor, targets_C: Tensor, softcap: float | None, factor: float | None) -> Tensor:
-        return (formula if softcap is None else triton_kernel)(logits_CV, targets_C, softcap, factor)
-
-    return kernel
 
 
 def cpu_has_bf16() -> bool:

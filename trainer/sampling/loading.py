@@ -7,22 +7,24 @@ Reads only: a directory may belong to a trainer that is alive.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.checkpoint import Checkpoint, find_damage
-from trainer.contract.files import cache_folder, read_json
+from trainer.checkpoint.checkpoint import Checkpoint
+from trainer.checkpoint.folders import best_step, find_damage, score_of
+from trainer.contract.files import cache_folder, read_json, write_atomic
+from trainer.contract.layout import CHECKPOINTS, ENVIRONMENT, SPEC, STATE, TOKENIZER, checkpoint_folders
 from trainer.contract.spec import SpecError, TrainSpec
-from trainer.data.files import sha256_file, write_atomic
+from trainer.data.files import sha256_file
 from trainer.data.tokenizer import Tokenizer, is_trained
 from trainer.model.gpt import Model
 from trainer.sampling.generate import cast_matrices
 
-TOKENIZER_FILE = "tokenizer.json"
-_NEEDED = ("model.pt", "state.json")
+_NEEDED = ("model.pt", STATE)
 
 
 class LoadError(Exception):
@@ -50,15 +52,15 @@ def load_talker(run_dir: Path, *, which: int | str | None, device: torch.device,
 
 def keep_tokenizer(run_dir: Path, tokenizer_path: Path) -> None:
     """Give the run its own copy, once, so that it can be talked to wherever its directory goes."""
-    path = run_dir / TOKENIZER_FILE
+    path = run_dir / TOKENIZER
     if not path.exists():
         write_atomic(path, tokenizer_path.read_text(encoding="utf-8"))
 
 
 def find_tokenizer(run_dir: Path) -> Tokenizer:
     """The run's own copy, or for a run that has none the cache's of the same hash. Raises LoadError."""
-    expected = (read_json(run_dir / "environment.json") or {}).get("tokenizer_hash")
-    own = run_dir / TOKENIZER_FILE
+    expected = (read_json(run_dir / ENVIRONMENT) or {}).get("tokenizer_hash")
+    own = run_dir / TOKENIZER
     if own.is_file():
         if expected in (None, sha256_file(own)):
             return Tokenizer.load(own)
@@ -72,24 +74,25 @@ def find_tokenizer(run_dir: Path) -> Tokenizer:
             return Tokenizer.load(path)
     raise LoadError(
         "no_tokenizer",
-        f"{own} is missing, and no tokenizer in {cache_folder() / 'tokenizers'} has the run's hash {expected}",
-        next=f"python -m trainer.environment {run_dir / 'spec.json'} prepares it from the same data, then try again",
+        f"{own} is missing, and no tokenizer in {cache_folder() / 'tokenizers'} has the run's hash {expected}; "
+        "it can be prepared from the same data",
+        next=f"python -m trainer.environment {shlex.quote(str(run_dir / SPEC))}",
     )
 
 
 def find_checkpoint(run_dir: Path, which: int | str | None, warn: Callable[[str], None]) -> Checkpoint:
     """Raises LoadError. Only what is needed to talk is checked, not the optimizer."""
-    folder = run_dir / "checkpoints"
-    paths = {int(p.name.removeprefix("step-")): p for p in folder.glob("step-*") if p.name[5:].isdigit()}
+    folder = run_dir / CHECKPOINTS
+    paths = checkpoint_folders(run_dir)
     if not paths:
         raise LoadError(
             "no_checkpoint",
             f"{folder} holds no checkpoint yet",
-            next=f"wait for the run's first save, or train: python -m trainer.train {run_dir / 'spec.json'} {run_dir}",
+            next=f"wait for the run's first save, or train: python -m trainer.train {run_dir / SPEC} {run_dir}",
         )
-    known = ", ".join(map(str, sorted(paths)))
+    known = ", ".join(map(str, paths))
     if which is None:
-        candidates = sorted(paths, reverse=True)
+        candidates = list(reversed(paths))
     elif which == "best":
         candidates = [_best_step(paths, known)]
     elif which in paths:
@@ -98,14 +101,14 @@ def find_checkpoint(run_dir: Path, which: int | str | None, warn: Callable[[str]
         raise LoadError("no_checkpoint", f"{folder} holds no step {which}", next=f"give one of the steps {known}")
     problems = []
     for step in candidates:
-        state = read_json(paths[step] / "state.json")
+        state = read_json(paths[step] / STATE)
         problem = find_damage(paths[step], only=_NEEDED) or ("state.json is not JSON" if state is None else None)
         if problem is None and state is not None:
             return Checkpoint(path=paths[step], step=step, state=state)
         problems.append(f"{paths[step].name} is damaged: {problem}")
         if len(candidates) > 1:
             warn(f"{problems[-1]}; trying the one before")
-    others = [str(step) for step in sorted(paths) if step not in candidates]
+    others = [str(step) for step in paths if step not in candidates]
     raise LoadError(
         "checkpoint_damaged",
         "; ".join(problems),
@@ -136,7 +139,7 @@ def load_model(spec: TrainSpec, checkpoint: Checkpoint, device: torch.device) ->
 
 
 def _read_spec(run_dir: Path) -> TrainSpec:
-    path = run_dir / "spec.json"
+    path = run_dir / SPEC
     try:
         return TrainSpec.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -150,10 +153,9 @@ def _read_spec(run_dir: Path) -> TrainSpec:
 
 
 def _best_step(paths: dict[int, Path], known: str) -> int:
-    scores = {step: (read_json(path / "state.json") or {}).get("val_bpb_here") for step, path in paths.items()}
-    scored = {step: score for step, score in scores.items() if score is not None}
-    if not scored:
+    best = best_step({step: score_of(path) for step, path in paths.items()})
+    if best is None:
         raise LoadError(
             "no_checkpoint", f"none of the steps {known} was evaluated", next="leave --step out for the newest"
         )
-    return min(scored, key=lambda step: scored[step])
+    return best

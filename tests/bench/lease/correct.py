@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,8 +13,11 @@ from torch import Tensor
 from tests.bench.jobs import checkout_problem
 from tests.bench.lease.setting import Report, Setting, Skip
 from trainer.contract.recipe import Recipe, make_recipe
+from trainer.model.attention_kernels import candidates
 from trainer.model.gpt import Model, build_model, param_group
 from trainer.model.head import HeadKernel, head_loss, softcap_cross_entropy_
+from trainer.runtime.attention_choice import choose_attention
+from trainer.runtime.head_choice import load_cuda_kernel
 
 # largest relative error of loss and gradients, against float32 on the CPU: products in other orders; bfloat16
 LOSS_ERROR = {"float32": 1e-5, "bfloat16": 5e-3}
@@ -22,13 +26,25 @@ ZEROS_BECOME = 0.02  # projections begin as zeros, behind which no gradient woul
 
 
 def kernels(setting: Setting, report: Report) -> None:
-    if importlib.util.find_spec("triton.language") is None:
+    if importlib.util.find_spec("triton") is None or importlib.util.find_spec("triton.language") is None:
         raise Skip("triton is not installed: uv pip install triton (Linux on x86_64)")
     from tests.bench.lease.kernels import head_errors
     from trainer.model.head_triton import triton_kernel
 
     cases = head_errors(triton_kernel, setting.device)
     report(ok=all(case["ok"] for case in cases), head=cases)
+
+
+def attention(setting: Setting, report: Report) -> None:
+    """Every kernel for every kind of layer: its seconds here, or why it is not to be had. What is found is kept."""
+    job = setting.job()
+    recipe = make_recipe(job.depth, sequence_len=job.sequence_len, vocab_size=job.vocab_size, window_pattern="SL")
+    if setting.smoke:
+        names = {window: candidates(window, recipe.sequence_len) for window in set(recipe.windows)}
+        report(candidates=names)
+        raise Skip("attention kernels are chosen on a GPU only")
+    found = choose_attention(recipe, torch.device("cuda"), getattr(torch, job.dtype), job.device_batch_size or 8)
+    report(chosen={window: asdict(choice) for window, choice in found.items()})
 
 
 def model(setting: Setting, report: Report) -> None:
@@ -42,10 +58,12 @@ def model(setting: Setting, report: Report) -> None:
     found: dict[str, Any] = {}
     for dtype, compiled in (("float32", False), ("bfloat16", False), ("bfloat16", not setting.smoke)):
         torch.set_float32_matmul_precision("highest")
-        ours = example_model(recipe, device, getattr(torch, dtype), flex=compiled and device.type == "cuda")
+        chosen = choose_attention(recipe, device, getattr(torch, dtype), 2) if compiled else {}
+        names = {window: choice.name for window, choice in chosen.items()}
+        ours = example_model(recipe, device, getattr(torch, dtype), names)
         ours.load_state_dict(reference.state_dict())
         forward = torch.compile(ours, dynamic=False) if compiled else ours
-        kernel = head_kernel(device, compiled)
+        kernel = head_kernel(device, getattr(torch, dtype), compiled)
         name = f"{dtype}{' compiled' if compiled else ''}"
         found[name] = compare(exact, loss_and_gradients(ours, forward, tokens_BT, kernel), dtype)
         report(ok=all(row["ok"] for row in found.values()), against_cpu_float32=found)
@@ -65,17 +83,19 @@ def upstream_equal(setting: Setting, report: Report) -> None:
     ours = example_model(recipe, theirs.device, getattr(torch, job.dtype))
     theirs.take_weights(dict(ours.named_parameters()))
     tokens_BT = torch.randint(0, 512, (2, job.sequence_len + 1), generator=torch.Generator().manual_seed(1))
-    mine = loss_and_gradients(ours, ours, tokens_BT, head_kernel(theirs.device, False))
+    mine = loss_and_gradients(ours, ours, tokens_BT, head_kernel(theirs.device, getattr(torch, job.dtype), False))
     inputs_BT, targets_BT = (part.contiguous().to(theirs.device) for part in (tokens_BT[:, :-1], tokens_BT[:, 1:]))
     loss = theirs.plain_model(inputs_BT, targets_BT)
     loss.backward()
     gradients = {name: param.grad for name, param in theirs.plain_model.named_parameters()}
     named = {name: gradients[upstream_name(name)] for name in mine[1]}
-    report(dtype=job.dtype, **compare((float(loss), named), mine, job.dtype))
+    report(dtype=job.dtype, **compare((float(loss.detach()), named), mine, job.dtype))
 
 
-def example_model(recipe: Recipe, device: torch.device, dtype: torch.dtype, flex: bool = False) -> Model:
-    model = build_model(recipe, device=device, compute_dtype=dtype, seed=0, flex=flex)
+def example_model(
+    recipe: Recipe, device: torch.device, dtype: torch.dtype, attention: Mapping[int, str | None] | None = None
+) -> Model:
+    model = build_model(recipe, device=device, compute_dtype=dtype, seed=0, attention=attention)
     rng = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for param in model.parameters():
@@ -84,12 +104,10 @@ def example_model(recipe: Recipe, device: torch.device, dtype: torch.dtype, flex
     return model
 
 
-def head_kernel(device: torch.device, compiled: bool) -> HeadKernel:
+def head_kernel(device: torch.device, dtype: torch.dtype, compiled: bool) -> HeadKernel:
     if device.type != "cuda":
         return softcap_cross_entropy_
-    from trainer.runtime.machine import load_cuda_kernel
-
-    return load_cuda_kernel(device, compiled, lambda code, message: print(f"{code}: {message}"))
+    return load_cuda_kernel(device, dtype, compiled, lambda code, message: print(f"{code}: {message}"))
 
 
 def loss_and_gradients(
@@ -100,7 +118,7 @@ def loss_and_gradients(
     x_ND = forward(tokens_BT[:, :-1].contiguous()).flatten(0, 1)
     loss = head_loss(x_ND, weight, tokens_BT[:, 1:].flatten(), softcap=model.softcap, kernel=kernel)
     loss.backward()
-    return float(loss), {name: param.grad for name, param in model.named_parameters()}
+    return float(loss.detach()), {name: param.grad for name, param in model.named_parameters()}
 
 
 def compare(

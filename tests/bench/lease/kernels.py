@@ -2,14 +2,17 @@
 
     python -m tests.bench.lease.kernels                        # on the GPU
     TRITON_INTERPRET=1 python -m tests.bench.lease.kernels     # on the CPU, at smaller sizes
+    python -m tests.bench.lease.kernels --compile              # for Hopper, on a machine without a GPU
 
-One JSON object: for each case the largest error of losses (absolute, nats) and gradients (relative to the largest).
+One JSON object: for each case the largest error of losses (absolute, nats) and gradients (relative), or what the
+compiler made.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import sys
 from typing import Any
 
 import torch
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from trainer.model.head import HeadKernel, softcap_cross_entropy_
 
+HOPPER = 90
 SOFTCAP = 15.0
 LOSS_ERROR = 2e-5  # nats; the logits are the same, rounded alike
 # of the element: one rounding to bfloat16, which the interpreter cuts off where a GPU rounds to the nearest
@@ -62,9 +66,36 @@ def _relative_error(ours: Tensor, exact: Tensor) -> float:
     return float(((ours - exact).abs() / (exact.abs() + 1e-6 * exact.abs().max())).max())
 
 
+def compiled_for(capability: int) -> list[dict[str, Any]]:
+    """The head's kernel as machine code of a card that need not be here, with what a launch knows of its arguments."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from trainer.model.head_triton import LARGEST_BLOCK, NUM_WARPS, _softcap_cross_entropy
+
+    found = []
+    for logits, grad in itertools.product(("*bf16", "*fp32"), (True, False)):
+        kinds = (logits, "*i64", "*fp32", "i32", "i32", "fp32", "fp32", "constexpr", "constexpr")
+        names = _softcap_cross_entropy.arg_names
+        source = ASTSource(
+            fn=_softcap_cross_entropy,
+            signature=dict(zip(names, kinds, strict=True)),
+            constexprs={(7,): grad, (8,): LARGEST_BLOCK},
+            attrs={(argument,): [["tt.divisibility", 16]] for argument in range(5)},
+        )
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": NUM_WARPS})
+        wide = made.asm["ptx"].count("ld.global.v4")
+        found.append({"logits": logits, "with_gradient": grad, "bytes": len(made.asm["cubin"]), "16_byte_loads": wide})
+    return found
+
+
 def main() -> None:
     from trainer.model.head_triton import triton_kernel
 
+    if "--compile" in sys.argv[1:]:
+        print(json.dumps({"capability": HOPPER, "compiled": compiled_for(HOPPER)}))
+        return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(json.dumps({"device": device, "cases": head_errors(triton_kernel, device)}))
 

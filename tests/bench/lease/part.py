@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.bench.lease.setting import Report, Setting, Skip
 from trainer.contract.files import write_json
+from trainer.runtime.transfer import use_expandable_segments
 
 Part = Callable[[Setting, Report], None]
 
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
         result.update(found)
         write_json(Path(path), finite(result))
 
+    use_expandable_segments()
     try:
         find_part(name)(setting, report)
     except Skip as reason:

@@ -42,6 +42,7 @@ class Entry:
 PARTS = (
     Entry(name="machine", part="machine.describe", limit_s=40),
     Entry(name="kernels", part="correct.kernels", limit_s=60, interpret=True),
+    Entry(name="attention", part="correct.attention", limit_s=110),
     Entry(name="d12", part="speed.d12", limit_s=170),
     Entry(name="model", part="correct.model", limit_s=90),
     Entry(name="d12_full_windows", part="speed.d12_full_windows", limit_s=90),
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         keep()
         print(f"{time.monotonic() - started:6.1f} s  {name}: {summary(result)}", flush=True)
 
-    run_all(entries, run, kept, end=started + args.budget_s)
+    run_all(entries, run, kept, end=started + args.budget_s * (SMOKE_PATIENCE if args.smoke else 1))
     table["caches"] = pack(args.caches, out) if not args.smoke else "not kept from a rehearsal"
     keep()
     bad = [name for name, result in table["parts"].items() if result["status"] not in ("measured", "skipped")]

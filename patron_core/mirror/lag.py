@@ -1,0 +1,29 @@
+"""How far the tracker is behind the record, in words. Reads the store only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from patron_core import settings
+from patron_core.store import Store, mirrors
+
+SHOWN_OVER_S = 30.0  # a mirror comes by every few seconds; one that is late by this much is stuck, or not there
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lag:
+    run_id: str
+    seconds: float
+    why: str | None  # the tracker's own words; None: nobody tried
+
+    @property
+    def sentence(self) -> str:
+        late = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        why = self.why or f"no mirror has come by; look at {settings.home() / 'mirror.log'}"
+        return f"MLflow is {late} behind on {self.run_id}; the record is whole and follows as soon as it can ({why})"
+
+
+def lags(store: Store) -> list[Lag]:
+    """Every run whose mirror is late by more than 30 s."""
+    found = mirrors.late(store, over_s=SHOWN_OVER_S)
+    return [Lag(run_id=run_id, seconds=seconds, why=why) for run_id, seconds, why in found]

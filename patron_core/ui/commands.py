@@ -1,0 +1,49 @@
+"""Commands as a shell takes them: what an error's `next` is, where it is one, and what stands in where it is advice."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+
+LOOK = "python notebooks/0_lab.py"  # changes nothing, and shows what waits
+
+_PROGRAMS = ("aws", "df", "export", "fuser", "gcloud", "iconv", "ls", "pg_isready", "python", "sky", "uv")
+_ADVICE = re.compile(r", | \(|\bor\b|<|\.\.\.")  # words that are read, not run
+
+
+def is_command(text: str) -> bool:
+    """Whether it can be run as it stands."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return False
+    plain = re.sub(r"'[^']*'|\"[^\"]*\"", "", text)
+    return len(words) > 1 and words[0] in _PROGRAMS and not _ADVICE.search(plain)
+
+
+def own_command(prog: str, argv: Sequence[str]) -> str:
+    """A notebook as it was started, without what only shapes the answer."""
+    return shlex.join(["python", f"notebooks/{prog}", *(word for word in argv if word != "--json")])
+
+
+def is_same(command: str, other: str) -> bool:
+    """Whether two command lines ask for the same, in whatever order of flags."""
+    try:
+        return sorted(shlex.split(command)) == sorted(shlex.split(other))
+    except ValueError:
+        return False
+
+
+def utf8(words: Sequence[str]) -> list[str]:
+    """Arguments as they were typed: a locale that forces ASCII hands on bytes that it cannot read as surrogates."""
+    return [os.fsencode(word).decode("utf-8", "replace") for word in words]
+
+
+def speak_utf8() -> None:
+    """Whatever the locale says, what is printed is UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")

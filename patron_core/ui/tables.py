@@ -1,0 +1,118 @@
+"""What the tables of the notebooks show: one list of columns a kind of row, for terminal and page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from patron_core.ui import show
+from patron_core.ui.show import Column
+
+if TYPE_CHECKING:
+    from patron_core.store.records import RunMoney
+
+# the notebook where a run in this state goes on; all others are watched
+_GOES_ON_IN = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
+
+
+def runs(money: Mapping[str, RunMoney], page: Callable[[str, str], str | None]) -> list[Column]:
+    """Runs of a lab. `page(notebook, run_id)` makes the address of a run in a notebook."""
+    return [
+        Column(
+            "run",
+            lambda r: show.Mark(r.name, href=page(_GOES_ON_IN.get(r.state.value, "4_watch"), r.id)),
+            "left",
+        ),
+        Column("id", lambda r: r.id, "left"),
+        Column("state", lambda r: show.mark(r.state.value), "left"),
+        Column("why", lambda r: show.plain(r.reason.value) if r.reason else show.DASH, "left"),
+        Column("held", lambda r: show.usd(money[r.id].held_usd_micros)),
+        Column("charged", lambda r: show.usd(money[r.id].charged_usd_micros)),
+        Column("changed", lambda r: show.moment(r.updated_at), "left"),
+    ]
+
+
+def statement() -> list[Column]:
+    """Entries of the ledger."""
+    return [
+        Column("time", lambda e: show.moment(e.time), "left"),
+        Column("what", lambda e: show.plain(e.kind), "left"),
+        Column("amount", lambda e: show.usd(e.usd_micros)),
+        Column("from", lambda e: e.source, "left"),
+        Column("to", lambda e: e.target, "left"),
+        Column("who", lambda e: e.actor, "left"),
+    ]
+
+
+def estimates() -> list[Column]:
+    return [
+        Column("depth", lambda r: str(r.recipe.depth)),
+        Column("device", lambda r: r.device.name, "left"),
+        Column("verdict", lambda r: show.mark(str(r.verdict)), "left"),
+        Column("wall time", lambda r: show.between(r.wall_s, show.seconds)),
+        Column("cost", lambda r: show.between(r.cost_usd_micros, show.usd)),
+        Column("val_bpb", lambda r: show.between(r.val_bpb, show.bpb)),
+        Column("params", lambda r: show.count(r.num_params["total"])),
+        Column("w/o v-emb", lambda r: show.count(r.num_params["without_value_embeds"])),
+        Column("scaling", lambda r: show.count(r.num_params["scaling"])),
+        Column("tokens", lambda r: show.count(r.recipe.train_tokens)),
+        Column("FLOPs", lambda r: show.flops(r.recipe.train_flops)),
+        Column("memory", lambda r: show.size(r.memory.peak_bytes.high)),
+        Column("step", lambda r: show.seconds(r.step_s.mid)),
+    ]
+
+
+def prices() -> list[Column]:
+    return [
+        Column("machine", lambda p: p.machine, "left"),
+        Column("where", lambda p: p.infra or show.DASH, "left"),
+        Column("kind", lambda p: p.kind, "left"),
+        Column("an hour", lambda p: show.usd(p.usd_micros_per_hour)),
+        Column("a GPU hour", lambda p: show.usd(p.usd_micros_per_gpu_hour)),
+        Column("as of", lambda p: p.as_of),
+    ]
+
+
+def places() -> list[Column]:
+    """Candidates of a placement, the chosen one and those that were not."""
+    return [
+        Column("machine", lambda o: o.price.machine, "left"),
+        Column("where", lambda o: o.price.infra or show.DASH, "left"),
+        Column("way", lambda o: str(o.way).replace("_", " "), "left"),
+        Column("an hour", lambda o: show.usd(o.price.usd_micros_per_hour)),
+        Column("expected", lambda o: show.usd(o.cost_usd_micros)),
+        Column("at worst", lambda o: show.usd(o.hold_usd_micros)),
+        Column("takes", lambda o: show.seconds(o.wall_s)),
+        Column("why not", lambda o: o.why_not or "chosen", "left"),
+    ]
+
+
+def measured() -> list[Column]:
+    """(what, estimated, measured) of a dryrun."""
+    return [
+        Column("", lambda pair: pair[0], "left"),
+        Column("estimated", lambda pair: pair[1]),
+        Column("measured, or with it", lambda pair: pair[2]),
+    ]
+
+
+def history() -> list[Column]:
+    """Changes of a run."""
+    return [
+        Column("time", lambda e: show.moment(e.time), "left"),
+        Column("who", lambda e: e.actor, "left"),
+        Column("what", lambda e: show.mark(e.new.value) if e.new else show.plain(e.kind), "left"),
+        Column("detail", lambda e: str(e.detail.get("detail", "")), "left"),
+    ]
+
+
+def notes() -> list[Column]:
+    return [
+        Column("changed", lambda n: show.moment(n.updated_at), "left"),
+        Column("kind", lambda n: n.kind, "left"),
+        Column("title", lambda n: n.title or n.body[:60].replace("\n", " "), "left"),
+        Column("run", lambda n: n.run_id or show.DASH, "left"),
+        Column("by", lambda n: n.actor, "left"),
+        Column("rev", lambda n: str(n.revision)),
+        Column("id", lambda n: n.id, "left"),
+    ]

@@ -1,0 +1,189 @@
+"""A run directory is foreign ground: whatever is written there, looking at it raises nothing and charges no more than
+has passed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from patron_core.executors.guard import lost_in_a_row
+from patron_core.executors.records import Records
+from patron_core.executors.sky_view import observe_job
+from patron_core.lifecycle.decide import Situation
+from patron_core.lifecycle.evidence import words
+from patron_core.lifecycle.learned import last_word, run_result
+from patron_core.lifecycle.verdict import verdict
+from patron_core.rundir.rundir import RunDir, lineage
+from patron_core.states import EndReason, RunState, why
+from patron_core.verbs import watch
+from trainer.checkpoint.folders import find_damage, score_of
+from trainer.contract import control, layout, shapes
+from trainer.contract.events import seq_of
+
+KEY = "r1-train-1"
+numbers = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([-1e9, 1e12, 2**63, 10**400, True, float("inf"), float("nan")])
+)
+leaves = st.one_of(
+    st.none(), st.booleans(), numbers, st.text(max_size=8), st.sampled_from(["abc", "..", "/etc", "1e9"])
+)
+NAMES = """
+elapsed_s at ended exit_code signal evidence tail checkpoint_step host job oom_kills memory rss_bytes error
+available_bytes cgroup_bytes cgroup_limit_bytes reclaim_notice val_bpb val_loss step num_steps resumed_step
+metrics message
+reason attempt divergence num_bad num_values value quantity name prompts texts ends files bytes sha256 format train/loss
+train/step_s kill_after_s deadline_s device_batch_size fitting_device_batch_size
+"""
+names = st.sampled_from(NAMES.split())
+values = st.recursive(
+    leaves,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.one_of(names, st.text(max_size=5)), inner)),
+    max_leaves=12,
+)
+objects = st.dictionaries(names, values, max_size=12)
+quick = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+DEEP = b"[" * 100_000 + b"]" * 100_000
+BROKEN = [
+    b"",
+    b"null",
+    b"[]",
+    b"7",
+    b'"x"',
+    b"{",
+    b"\xff\xfe",
+    DEEP,
+    b'{"elapsed_s": 1e999}',
+    b'{"a":' + b"9" * 5000 + b"}",
+]
+
+
+def text(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+stated = st.one_of(st.just("state.json"), st.sampled_from(["..", "../x", "/etc/passwd", "a/b", ".x"]))
+manifests = st.dictionaries(stated, values).map(lambda files: text({"format": 1, "files": files}))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for name in ("machines", "stops", "events", "checkpoints/step-000010", "logs"):
+        (tmp_path / name).mkdir(parents=True)
+    return tmp_path
+
+
+@given(st.lists(st.one_of(objects.map(text), st.sampled_from(BROKEN)), min_size=1, max_size=3), st.integers(0, 3))
+@quick
+def test_machines_records_are_observed_judged_and_told(run: Path, contents: list[bytes], number: int) -> None:
+    for path in (run / "machines").iterdir():
+        path.unlink()
+    for n, content in enumerate(contents, start=1):
+        (run / "machines" / f"{KEY}-{n}.json").write_bytes(content)
+    starts = Records(str(run), KEY).starts()
+    assert len(starts) == len(contents)  # a damaged one hides none after it
+    lost_in_a_row(starts)
+    for status in ("RUNNING", "FAILED", "SUCCEEDED", "CANCELLED"):
+        seen = observe_job({"status": status}, starts)
+        assert seen.uptime_s is None or 0 <= seen.uptime_s <= shapes.MAX_SECONDS * len(starts)
+        json.dumps(seen.evidence, allow_nan=False)
+        assert isinstance(words(seen.evidence, seen.exit_code), str)
+        if seen.is_final:
+            reason = verdict(Situation(state=RunState.RUNNING), seen)
+            assert isinstance(why(reason, seen.evidence), str)
+
+
+@given(st.one_of(objects.map(text), st.sampled_from(BROKEN)))
+@quick
+def test_a_last_word_a_wish_and_a_deadline_are_read(run: Path, content: bytes) -> None:
+    (run / "result.json").write_bytes(content)
+    (run / "stops" / f"{KEY}.json").write_bytes(content)
+    directory = RunDir(run)
+    result = directory.result()
+    json.dumps(result, allow_nan=False)
+    run_result(directory)
+    said = last_word(directory, str((result or {}).get("attempt")))
+    for reason in EndReason:
+        assert isinstance(why(reason, {"last_word": said, "checkpoint_step": 3}), str)
+    wish = Records(str(run), KEY).stop()
+    assert wish is None or wish["kill_after_s"] is None or wish["kill_after_s"] >= 0
+    assert control.deadline_of(content, KEY, 60.0) >= 60.0
+
+
+@given(st.lists(st.one_of(st.builds(lambda head, rest: text({**head, **rest}), st.fixed_dictionaries({
+    "seq": st.one_of(st.integers(0, 9), values), "time": st.one_of(st.just(1.0), values), "attempt": st.just(KEY),
+    "kind": st.sampled_from(["metrics", "eval", "start", "sample", "warning", "phase", "checkpoint", "notice", "end"]),
+}), objects), st.sampled_from([b for b in BROKEN if b and b"\n" not in b])), max_size=6))  # fmt: skip
+@quick
+def test_events_are_read_and_shown(run: Path, lines: list[bytes]) -> None:
+    (run / "events" / f"{KEY}-000001.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    directory = RunDir(run)
+    events, cursor = directory.read_events()
+    json.dumps(cursor)
+    history = lineage(events)
+
+    latest, step, val_bpb = watch._latest(history)
+    assert all(isinstance(value, float) for value in latest.values())
+    assert 0 <= step <= shapes.MAX_COUNT
+    assert val_bpb is None or isinstance(val_bpb, float)
+    assert all(isinstance(sample.text, str) for sample in watch._samples(history))
+    assert isinstance(watch._phase(history), str)
+    assert all(seq_of(line) is None or seq_of(line) >= 0 for line in lines)  # type: ignore[operator]
+    json.dumps([event.data for event in events], allow_nan=False)
+
+
+@given(st.one_of(objects.map(text), st.sampled_from(BROKEN), manifests))
+@quick
+def test_a_manifest_that_says_nonsense_is_no_checkpoint(run: Path, content: bytes) -> None:
+    folder = run / "checkpoints" / "step-000010"
+    (folder / "manifest.json").write_bytes(content)
+    (folder / "state.json").write_bytes(content)
+    assert RunDir(run).newest_checkpoint() is None
+    assert isinstance(find_damage(folder), str)
+    score_of(folder)
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(run: Path) -> None:
+    good = run / "checkpoints" / "step-000010"
+    (good / "state.json").write_text("{}")
+    (good / "manifest.json").write_bytes(text({"format": 1, "files": {"state.json": {"bytes": 2, "sha256": "x"}}}))
+    for step, files in ((20, {}), (30, {"../state.json": {"bytes": 2, "sha256": "x"}}), (40, {"state.json": {}})):
+        folder = run / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir()
+        (folder / "state.json").write_text("{}")
+        (folder / "manifest.json").write_bytes(text({"format": 1, "files": files}))
+    newest = RunDir(run).newest_checkpoint()
+    assert newest is not None
+    assert newest.step == 10
+
+
+def test_damaged_records_are_told_and_the_next_ones_count(run: Path) -> None:
+    for n, record in enumerate(({"elapsed_s": -1e9, "at": 1.0}, {"elapsed_s": 7.0, "at": 2.0, "ended": True}), start=1):
+        (run / "machines" / f"{KEY}-{n}.json").write_bytes(text(record))
+    seen = observe_job({"status": "RUNNING"}, Records(str(run), KEY).starts())
+    assert seen.uptime_s == 7.0
+    assert "1 of its machines' records" in words(seen.evidence)
+
+
+def test_a_huge_number_hides_no_event_after_it(run: Path) -> None:
+    head = {"time": 1.0, "attempt": KEY, "kind": "metrics", "metrics": {}}
+    for n, seq in enumerate((1, 2**50, 2), start=1):
+        (run / "events" / f"{KEY}-{n:06d}.jsonl").write_bytes(text(head | {"seq": seq, "step": n}) + b"\n")
+    assert [event.seq for event in RunDir(run).read_events()[0]] == [1, 2]
+
+
+def test_an_unknown_signal_is_told_by_its_number() -> None:
+    assert "signal 33" in words({"starts": [{"signal": 33}]})
+    assert "SIGKILL" in words({"starts": [{"signal": int(signal.SIGKILL)}]})
+
+
+@pytest.mark.parametrize("name", ["a/b-000001.jsonl", "../x-000001.jsonl", "x-٣.jsonl", f"x-{'9' * 400}.jsonl"])
+def test_a_name_that_leads_elsewhere_is_no_segment(name: str) -> None:
+    assert layout.segment_of(name) is None

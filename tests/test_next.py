@@ -1,0 +1,188 @@
+"""What comes next can be done: every command that Patron's words name exists, with the flags that they name."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from patron_core import verbs
+from patron_core.states import EndReason, RunState
+from patron_core.store import Run
+from patron_core.ui.commands import is_command, is_same
+from patron_core.ui.flags import Arguments, parse_arguments
+
+ROOT = Path(__file__).parents[1]
+HOLE = "HOLE"  # stands for what an f-string puts in
+OURS = re.compile(r"python (?:notebooks/(?P<notebook>\w+)\.py|-m (?P<module>[\w.]+))(?P<rest>[^`'\";,()]*)")
+PROGRAMS = ("python ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
+FOREIGN = ("uv ", "sky ", "pg_isready", "iconv", "gcloud", "aws ", "sqlite3")  # whose flags are not ours
+
+
+def words_of(node: ast.expr) -> list[str]:
+    """The text of an expression, one for each branch that it can take; holes for what is not known."""
+    if isinstance(node, ast.Constant):
+        return [node.value] if isinstance(node.value, str) else []
+    if isinstance(node, ast.JoinedStr):
+        return ["".join(v.value if isinstance(v, ast.Constant) else HOLE for v in node.values)]  # type: ignore[misc]
+    if isinstance(node, ast.IfExp):
+        return [*words_of(node.body), *words_of(node.orelse)]
+    return []
+
+
+def all_words() -> Iterator[tuple[str, str, bool]]:
+    """(place, text, whether it is given as `next`)"""
+    for path in [*ROOT.glob("patron_core/**/*.py"), *ROOT.glob("notebooks/*.py"), *ROOT.glob("trainer/**/*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside = {id(v) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for v in node.values}
+        given = {
+            id(k.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            for k in node.keywords
+            if k.arg == "next"
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.expr) and id(node) not in inside:
+                for text in words_of(node):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", text, id(node) in given
+
+
+@cache
+def arguments_of(notebook: str) -> type[Arguments]:
+    spec = importlib.util.spec_from_file_location(f"flags_{notebook}", ROOT / "notebooks" / f"{notebook}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kinds = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Arguments)]
+    return next(kind for kind in kinds if kind is not Arguments)
+
+
+@cache
+def flags_of(notebook: str) -> frozenset[str]:
+    fields = arguments_of(notebook).model_fields.items()
+    names = {"--" + (field.alias or name).replace("_", "-") for name, field in fields}
+    off = {"--no-" + name.removeprefix("--") for name in names}
+    return frozenset(names | off | {"--help"})
+
+
+def problems_of(text: str) -> list[str]:
+    """What of the commands in a text cannot be run."""
+    problems = []
+    for found in OURS.finditer(text):
+        notebook, module = found["notebook"], found["module"]
+        if module is not None:
+            if HOLE not in module and importlib.util.find_spec(module) is None:
+                problems.append(f"there is no module {module}")
+            continue
+        if not (ROOT / "notebooks" / f"{notebook}.py").exists():
+            problems.append(f"there is no notebook {notebook}")
+            continue
+        flags = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", found["rest"]))
+        problems += [f"{notebook} has no flag {flag}" for flag in sorted(flags - flags_of(notebook))]
+    return problems
+
+
+def test_every_command_of_ours_that_is_named_anywhere_exists() -> None:
+    seen = [(place, text) for place, text, _ in all_words() if OURS.search(text)]
+    assert len(seen) > 25
+    assert [f"{place}: {problem}" for place, text in seen for problem in problems_of(text)] == []
+
+
+def test_advice_names_only_flags_that_exist() -> None:
+    known = frozenset[str]().union(*(flags_of(path.stem) for path in ROOT.glob("notebooks/*.py")))
+    given = [(place, text) for place, text, is_next in all_words() if is_next]
+    assert len(given) > 80
+    wrong = [
+        f"{place}: {flag}"
+        for place, text in given
+        if not any(program in text for program in FOREIGN) and not OURS.search(text) and "trainer" not in place
+        for flag in re.findall(r"(?<!\S)--[a-z][a-z-]*", text)
+        if flag not in known
+    ]
+    assert wrong == []
+
+
+def test_what_begins_like_a_command_can_be_run_as_it_stands() -> None:
+    begins = [(place, text) for place, text, is_next in all_words() if is_next and text.startswith(PROGRAMS)]
+    assert len(begins) > 15
+    assert [(place, text) for place, text in begins if not is_command(text)] == []
+
+
+def test_the_check_itself_sees_what_is_wrong() -> None:
+    assert problems_of("python notebooks/7_dream.py") == ["there is no notebook 7_dream"]
+    assert problems_of(f"python notebooks/4_watch.py --run {HOLE} --shout") == ["4_watch has no flag --shout"]
+    assert problems_of("python -m trainer.levitate") == ["there is no module trainer.levitate"]
+    assert problems_of("python notebooks/4_watch.py --run r1 --no-follow") == []
+
+
+def run_in(state: RunState, reason: EndReason | None, **changes: Any) -> Run:
+    spec = {
+        "depth": 1,
+        "sequence_len": 64,
+        "vocab_size": 512,
+        "batch_tokens": 256,
+        "num_steps": 90_000,
+        "data": "path:/a b/[1]",
+    }
+    known = {"id": "r1", "project": "lab", "name": "it's one", "state": state, "reason": reason, "spec": spec}
+    given: dict[str, Any] = known | {"estimate": {}} | changes
+    fields = Run.__dataclass_fields__
+    return Run(**{name: given.get(name) for name in fields})
+
+
+STATES = [(state, None) for state in RunState] + [(RunState.FAILED, reason) for reason in EndReason]
+
+
+@pytest.mark.parametrize("project", ["lab", "the other one"])
+@pytest.mark.parametrize(("state", "reason"), STATES)
+def test_what_comes_next_of_a_run_is_understood_by_the_notebook_it_names(
+    state: RunState, reason: EndReason | None, project: str
+) -> None:
+    for last_word in (
+        None,
+        {"fitting": {"num_steps": 280}},
+        {"fitting": "x"},
+        {"memory": {"fitting_device_batch_size": 2}},
+    ):
+        command = verbs.next_step(run_in(state, reason, project=project), last_word)
+        assert is_command(command)
+        python, notebook, *argv = shlex.split(command)
+        assert python == "python"
+        parse_arguments(arguments_of(Path(notebook).stem), argv, prog=notebook, description="")
+
+
+def test_a_failed_run_is_not_sent_back_to_where_it_is_looked_at() -> None:
+    for reason in EndReason:
+        assert "4_watch" not in verbs.next_step(run_in(RunState.FAILED, reason))
+    again = verbs.next_step(run_in(RunState.FAILED, EndReason.BAD_SPEC), {"fitting": {"num_steps": 280}})
+    assert "--steps 280" in again
+    assert "--data 'path:/a b/[1]'" in again
+    smaller = verbs.next_step(run_in(RunState.FAILED, EndReason.CUDA_OOM), {"memory": {"fitting_device_batch_size": 2}})
+    assert "--batch-tokens 128" in smaller
+
+
+def test_a_command_is_told_from_advice() -> None:
+    for text in ("sky api start", "python notebooks/0_lab.py --project 'a, or b'", "export PATRON_HOME=/a/b"):
+        assert is_command(text)
+    for text in (
+        "",
+        "try again",
+        "take more --minutes",
+        "sky show-gpus, then another",
+        "python a.py (or b.py)",
+        "uv 'x",
+    ):
+        assert not is_command(text)
+    assert is_same(
+        "python notebooks/4_watch.py --run r1 --no-follow", "python notebooks/4_watch.py --no-follow --run r1"
+    )
+    assert not is_same("python notebooks/4_watch.py --run r1", "python notebooks/4_watch.py --run r2")

@@ -1,0 +1,79 @@
+"""Names in a run directory, and when a checkpoint is whole: what its writers and its readers agree on. Pure.
+
+spec.json  environment.json  tokenizer.json  result.json
+events/<attempt>-000012.jsonl                  closed; .jsonl.part while it is being written
+checkpoints/step-000300/manifest.json, ...     the manifest, written last, states the size of every other file
+logs/<attempt>.log
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.contract.shapes import stated_files
+
+SPEC, ENVIRONMENT, TOKENIZER, RESULT = "spec.json", "environment.json", "tokenizer.json", "result.json"
+EVENTS, CHECKPOINTS = "events", "checkpoints"
+MANIFEST, STATE = "manifest.json", "state.json"
+
+_SEGMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})-([0-9]{1,12})\.jsonl")
+OPEN_SUFFIX = ".part"
+_CHECKPOINT_FOLDER = re.compile(r"step-([0-9]{1,12})")
+_CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-([0-9]{{1,12}})/(.+)")
+
+
+def segment_name(attempt: str, number: int) -> str:
+    """Of a closed segment, in events/."""
+    return f"{attempt}-{number:06d}.jsonl"
+
+
+def segment_of(name: str) -> tuple[str, int] | None:
+    """(attempt, number) of a closed segment's name in events/; None for any other name."""
+    match = _SEGMENT.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def log_name(attempt: str) -> str:
+    """In the run directory."""
+    return f"logs/{attempt}.log"
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of a checkpoint in the run directory."""
+    return f"{CHECKPOINTS}/step-{step:06d}"
+
+
+def step_of(folder: str) -> int | None:
+    """The step of a folder's name in checkpoints/; None for what is none: a temporary or a damaged one, say."""
+    match = _CHECKPOINT_FOLDER.fullmatch(folder)
+    return int(match[1]) if match else None
+
+
+def checkpoint_folders(run_dir: Path) -> dict[int, Path]:
+    """Step -> folder, by step, whole or not."""
+    found = {step_of(path.name): path for path in (run_dir / CHECKPOINTS).glob("step-*")}
+    return {step: found[step] for step in sorted(step for step in found if step is not None)}
+
+
+def newest_checkpoint_name(run_dir: Path) -> str | None:
+    """step-000300, of the newest checkpoint that was written to its end; it may have been damaged since."""
+    written = [path.name for path in checkpoint_folders(run_dir).values() if (path / MANIFEST).exists()]
+    return written[-1] if written else None
+
+
+def files_by_step(sizes: Mapping[str, int]) -> dict[int, dict[str, int]]:
+    """Step -> file -> bytes, from the names of all files under checkpoints/ and their sizes."""
+    found: dict[int, dict[str, int]] = {}
+    for name, size in sizes.items():
+        if match := _CHECKPOINT_FILE.fullmatch(name):
+            found.setdefault(int(match[1]), {})[match[2]] = size
+    return found
+
+
+def is_whole(sizes: Mapping[str, int], manifest: Mapping[str, Any] | None) -> bool:
+    """Whether every file that a manifest states is there with the size that it states; none stated is not whole."""
+    stated = stated_files(manifest)
+    return stated is not None and all(sizes.get(name) == num_bytes for name, (num_bytes, _) in stated.items())

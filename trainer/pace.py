@@ -1,0 +1,74 @@
+"""Where training stands, how fast a process steps, and what is said of each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainer.contract.events import EventWriter
+from trainer.contract.recipe import Recipe
+from trainer.runtime.console import Console, short_duration
+from trainer.runtime.machine import Machine
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where training stands; all of it is in a checkpoint."""
+
+    step: int = 0  # completed
+    train_s: float = 0.0  # spent stepping, over all attempts, without work that was lost
+    last_eval_step: int | None = None
+    val_bpb: float | None = None
+    val_loss: float | None = None
+    min_val_bpb: float | None = None
+
+
+class Pace:
+    """`seconds` of the steps of this process, in order."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        machine: Machine,
+        *,
+        num_devices: int,
+        events: EventWriter,
+        console: Console,
+        log_every: int,
+    ):
+        self._recipe, self._machine, self._num_devices = recipe, machine, num_devices
+        self._events, self._console = events, console
+        self.log_every_steps = log_every
+        self.seconds: list[float] = []
+
+    def settled(self) -> list[float]:
+        """Without the first two, which compile and warm up, where there are more."""
+        return self.seconds[2:] or self.seconds
+
+    def mfu(self, seconds: float) -> float | None:
+        """Of a step that took so long, over all devices."""
+        flops = self._recipe.flops_per_token * self._recipe.batch_tokens
+        return self._machine.reached_flops_share(flops / self._num_devices, seconds)
+
+    def report(self, step: int, loss: float, seconds: float, peak_memory_bytes: int) -> None:
+        """A step is done: `step` counts it. Its figures go into the record, and where things stand to the console."""
+        self.seconds.append(seconds)
+        tokens, mfu = self._recipe.batch_tokens, self.mfu(seconds)
+        if len(self.seconds) == 1:
+            self._events.emit("phase", step=step, name="first_step", seconds=seconds)
+        if step % self.log_every_steps == 0 or step == self._recipe.num_steps:
+            values = {
+                "train/loss": loss,
+                "train/tokens_per_s": tokens / seconds,
+                "train/step_s": seconds,
+                "train/mfu": mfu,
+                "train/lr_multiplier": self._recipe.schedule.lr_multiplier(step - 1),
+                "train/peak_memory_bytes": peak_memory_bytes,  # of the process that needs most
+            }
+            self._events.emit("metrics", step=step, metrics=values)
+        recent = self.settled()[-20:]
+        left_s = (self._recipe.num_steps - step) * sum(recent) / len(recent)
+        share = f" | MFU {mfu:.1%}" if mfu is not None else ""
+        self._console.progress(
+            f"step {step}/{self._recipe.num_steps} | loss {loss:.4f} | {tokens / seconds:,.0f} tok/s{share} | "
+            f"{short_duration(left_s)} left"
+        )
