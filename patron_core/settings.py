@@ -57,8 +57,8 @@ def runs_place() -> str:
     place = os.environ.get("PATRON_RUNS") or str(runs_folder())
     if problem := secret_of(place):
         raise InvalidInput(
-            [f"PATRON_RUNS: {problem}"],
-            next="export PATRON_RUNS=s3://BUCKET/runs, and the keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            [f"PATRON_RUNS: {problem}; keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"],
+            next="export PATRON_RUNS=s3://BUCKET/runs",
         )
     return place if "://" in place else _absolute(place)
 

@@ -64,7 +64,7 @@ class Estimate:
 
     @property
     def hold_usd_micros(self) -> int:
-        """What funding holds: the upper bound of the cost."""
+        """The upper bound of the cost. Funding adds one more start and the time to stop (lifecycle.holds)."""
         return self.cost_usd_micros.high
 
     @property
