@@ -13,7 +13,8 @@ from patron_core.rundir.rundir import Cursor, Event, attempt_order, lineage
 
 ATTEMPT_KEY = "patron/attempt"  # counts the starts, at the step that each went on from: charts draw markers at them
 MAX_PARAM_CHARS, MAX_KEY_CHARS = 6000, 250  # MLflow's limits
-_EVAL_KEYS = {"val_bpb": "val/bpb", "val_loss": "val/loss"}
+# what an eval event says -> what it is called wherever there are curves: in MLflow, on pages, in frames
+EVAL_KEYS = {"val_bpb": "val/bpb", "val_loss": "val/loss"}
 
 
 class Point(NamedTuple):
@@ -129,7 +130,7 @@ def _values(event: Event) -> Iterator[tuple[str, float]]:
         metrics = event.data.get("metrics")
         named = metrics.items() if isinstance(metrics, dict) else ()
     elif event.kind == "eval":
-        named = ((key, event.data.get(name)) for name, key in _EVAL_KEYS.items())  # type: ignore[assignment]
+        named = ((key, event.data.get(name)) for name, key in EVAL_KEYS.items())  # type: ignore[assignment]
     else:
         return
     for key, value in named:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from patron_core.lifecycle import supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
+from patron_core.mirror.position import EVAL_KEYS
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
@@ -155,7 +156,7 @@ def curves(store: Store, run_id: str) -> pl.DataFrame:
         if event.kind == "metrics":
             values = event.data.get("metrics", {})
         elif event.kind == "eval":
-            values = {"val/bpb": event.data.get("val_bpb"), "val/loss": event.data.get("val_loss")}
+            values = {key: event.data.get(name) for name, key in EVAL_KEYS.items()}
         else:
             continue
         rows += [
