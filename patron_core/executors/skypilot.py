@@ -12,36 +12,30 @@ PATRON_SKY_POLL_S   how old an answer of SkyPilot may be (default 10)
 
 from __future__ import annotations
 
-import copy
 import fcntl
 import os
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from patron_core import settings
-from patron_core.errors import Busy, Conflict, PatronError, Refused, Unavailable
+from patron_core.errors import Busy, Conflict, PatronError, Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
+from patron_core.executors.sky_task import job_name, make_task, prefix
 from patron_core.executors.sky_view import TERMINAL, observe_job
 from patron_core.executors.skypilot_client import Client
-from patron_core.executors.staging import stage
 from patron_core.rundir.rundir import RunDir
-from trainer.contract.code import code_hash
 
-TASKS = Path(__file__).parents[2] / "skypilot"
 DEFAULT_POLL_S = 10.0
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
+WRITTEN_WITHIN_S = 60.0  # a wish that cannot be written for that long goes through SkyPilot
 HEARD_WITHIN_S = 20.0  # a heartbeat older than that is from a machine that is gone
 WATCHED_S = 600.0  # a job that nobody asked for that long is not polled any more
-_NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
 
 class Watch:
@@ -91,6 +85,7 @@ class Watch:
 
 _client = Client()
 _watch = Watch(_client)
+_unwritten_since: dict[int, float] = {}  # job id -> since when its wish cannot be written
 _cancelled_at: dict[int, float] = {}  # job id -> when this process last asked SkyPilot to cancel it
 
 
@@ -104,10 +99,10 @@ class SkyExecutor:
         with _claimed(job.key):
             handle = self.find(job.key)
             if handle is None:
-                if _client.is_launching(_name(job.key)):
+                if _client.is_launching(job_name(job.key)):
                     raise _on_its_way(job.key, "ask again in a few seconds")
                 task = make_task(job)
-                handle = _handle(job.key, _client.launch(task, _name(job.key)), job.run_dir)
+                handle = _handle(job.key, _client.launch(task, job_name(job.key)), job.run_dir)
                 _watch.forget()
         if handle["run_dir"] != job.run_dir:
             raise Conflict(
@@ -117,7 +112,7 @@ class SkyExecutor:
         return handle
 
     def find(self, key: str) -> Handle | None:
-        same = [job for job in _client.jobs(name=_name(key), yaml=True) if job["job_name"] == _name(key)]
+        same = [job for job in _client.jobs(name=job_name(key), yaml=True) if job["job_name"] == job_name(key)]
         if not same:
             return None
         first = min(same, key=lambda job: int(job["job_id"]))
@@ -129,7 +124,7 @@ class SkyExecutor:
         """By the word that a guard reads before it starts anything: a late submit costs a machine's first minute."""
         with _claimed(key):
             if (handle := self.find(key)) is None:
-                if _client.is_launching(_name(key)):
+                if _client.is_launching(job_name(key)):
                     raise _on_its_way(key, "ask again in a few seconds")
                 with suppress(OSError):  # what cannot be written to cannot be trained in
                     Records(run_dir, key).write_stop({"at": time.time(), "kill_after_s": 0.0})
@@ -158,10 +153,7 @@ class SkyExecutor:
         job = _watch.job(job_id, max_age_s=0.0)
         if job is None or str(job["status"]) in TERMINAL:
             return
-        records = Records(handle["run_dir"], handle["key"])
-        with _asking(handle):
-            _write_wish(records, grace_s)
-            heard = _has_a_listener(str(job["status"]), records.starts())
+        heard = _tell(handle, str(job["status"]), grace_s)
         if (not heard or grace_s == 0.0) and str(job["status"]) != "CANCELLING":
             now = time.monotonic()
             if now - _cancelled_at.get(job_id, float("-inf")) >= CANCEL_AGAIN_S:
@@ -193,74 +185,6 @@ def poll_s() -> float:
     return float(os.environ.get("PATRON_SKY_POLL_S") or DEFAULT_POLL_S)
 
 
-def make_task(job: Job) -> dict[str, Any]:
-    """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
-    task = _task_file("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
-    task["name"] = _name(job.key)
-    task["resources"] = _resources(task["resources"], job.machine)
-    python = os.environ.get("PATRON_SKY_PYTHON", "")
-    if python:
-        task.pop("workdir")
-    else:
-        task["workdir"] = str(stage(TASKS.parent))
-    here = {"PATRON_CACHE"}  # a path of this machine says nothing there
-    task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
-        "PATRON_RUN_DIR": job.run_dir,
-        "PATRON_ATTEMPT": job.key,
-        "PATRON_DEADLINE_S": f"{job.deadline_s:.1f}",
-        "PATRON_GRACE_S": f"{job.grace_s:.1f}",
-        "PATRON_SUBMITTED_AT": f"{time.time():.1f}",
-        "PATRON_COMMAND": shlex.join(["python" if word == sys.executable else word for word in job.command]),
-        "PATRON_PYTHON": python,
-    }
-    if cache := os.environ.get("PATRON_SKY_CACHE"):
-        task["envs"]["PATRON_CACHE"] = cache
-    return task
-
-
-def setup_of_machines() -> dict[str, str]:
-    """What every machine is set up with: a plan that was proven with one setup is not proven with another."""
-    if python := os.environ.get("PATRON_SKY_PYTHON"):
-        return {"PATRON_SKY_PYTHON": python}
-    requirements = _task_file("train.yaml")["envs"]["PATRON_REQUIREMENTS"]
-    return {"PATRON_REQUIREMENTS": requirements, "the trainer's sources": code_hash()}
-
-
-def _task_file(name: str) -> dict[str, Any]:
-    try:
-        task: dict[str, Any] = yaml.safe_load((TASKS / name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Refused(f"the task file cannot be read: {error}", next="run Patron from its checkout") from error
-    return task
-
-
-def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[str, Any]:
-    """What to ask SkyPilot for: the attempt's accelerator, spot or not, in the places that are allowed."""
-    found = copy.deepcopy(template)
-    spot = bool(machine.get("spot", found.get("use_spot")))
-    if machine.get("accelerator"):
-        found["accelerators"] = f"{machine['accelerator']}:1"
-    only = settings.sky_infra()
-    places = list(machine.get("places") or ()) or ([only] if only else [])
-    if places:
-        found.pop("any_of", None)
-        found["ordered"] = [{"infra": place} for place in places]
-    else:  # the file's own, without those that have another accelerator, or no spot machines
-        kept = [p for p in found["any_of"] if "accelerators" not in p and p.get("use_spot", spot) == spot]
-        found["any_of"] = [{"infra": place["infra"]} for place in kept]
-    found["use_spot"] = spot and not any(place.startswith(_NO_SPOT) for place in places)
-    return found
-
-
-def prefix() -> str:
-    """What the names of all jobs of this lab begin with."""
-    return f"patron-{settings.lab_id()}-"
-
-
-def _name(key: str) -> str:
-    return prefix() + key
-
-
 def _handle(key: str, job_id: int, run_dir: str) -> Handle:
     return {"executor": "sky", "key": key, "job_id": job_id, "run_dir": run_dir}
 
@@ -288,6 +212,23 @@ def _has_a_listener(status: str, starts: list[dict[str, Any]]) -> bool:
     return status == "RUNNING" or (status == "STARTING" and time.time() - starts[-1]["at"] < HEARD_WITHIN_S)
 
 
+def _tell(handle: Handle, status: str, grace_s: float) -> bool:
+    """Whether a guard is there that can read the wish. Raises Unavailable where the run directory may come back."""
+    job_id, records = int(handle["job_id"]), Records(handle["run_dir"], handle["key"])
+    try:
+        _write_wish(records, grace_s)
+        heard = _has_a_listener(status, records.starts())
+    except OSError as error:
+        since = _unwritten_since.setdefault(job_id, time.monotonic())
+        if grace_s > 0 and time.monotonic() - since < WRITTEN_WITHIN_S:
+            raise Unavailable(
+                f"the run directory {handle['run_dir']} cannot be written: {error}", next="mend that, then try again"
+            ) from error
+        return False  # a run directory that is gone must not keep a machine from being stopped
+    _unwritten_since.pop(job_id, None)
+    return heard
+
+
 def _write_wish(records: Records, grace_s: float) -> None:
     """The shorter grace stays."""
     before_s = (records.stop() or {}).get("kill_after_s")
@@ -303,13 +244,3 @@ def _claimed(key: str) -> Iterator[None]:
     with (folder / f"{key}.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _asking(handle: Handle) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(
-            f"the run directory {handle['run_dir']} cannot be written: {error}", next="mend that, then try again"
-        ) from error

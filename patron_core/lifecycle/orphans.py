@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from patron_core.errors import PatronError
+from patron_core.executors.sky_task import prefix
 from patron_core.executors.sky_view import TERMINAL
-from patron_core.executors.skypilot import prefix
 from patron_core.executors.skypilot_client import Client
 from patron_core.money import cost_usd_micros, format_usd, from_usd
 from patron_core.store import Store

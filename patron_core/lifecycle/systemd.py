@@ -32,12 +32,25 @@ def unit() -> str:
     secret = [name for name in names if _is_secret(os.environ[name], name)]
     lines = [f"Environment={_quoted(name)}" for name in names if name not in secret]
     if secret:
-        lines.append(_SECRETS.format(file=settings.home() / "secrets.env", names=", ".join(secret)).rstrip())
-    service = "\n".join(lines)
-    return (
-        f"{_HEAD}\n[Unit]\nDescription=Patron supervisor\nAfter=network-online.target\n\n[Service]\n"
-        f"ExecStart={shlex.quote(sys.executable)} -m {__package__}.supervisor\nRestart=on-failure\nRestartSec=30\n"
-        f"{service}\n\n[Install]\nWantedBy=default.target"
+        file = str(settings.home() / "secrets.env").replace("%", "%%")
+        lines.append(_SECRETS.format(file=file, names=", ".join(secret)).rstrip())
+    program = shlex.quote(sys.executable).replace("%", "%%")
+    return "\n".join(
+        [
+            _HEAD,
+            "[Unit]",
+            "Description=Patron supervisor",
+            "After=network-online.target",
+            "",
+            "[Service]",
+            f"ExecStart={program} -P -m {__package__}.supervisor",
+            "Restart=on-failure",
+            "RestartSec=30",
+            *lines,
+            "",
+            "[Install]",
+            "WantedBy=default.target",
+        ]
     )
 
 

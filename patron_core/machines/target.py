@@ -13,7 +13,7 @@ from typing import Any
 from patron_core import settings
 from patron_core.errors import InvalidInput, Refused
 from patron_core.executors import executor_names
-from patron_core.executors.skypilot import setup_of_machines
+from patron_core.executors.sky_task import setup_of_machines
 from patron_core.machines import catalog, this_machine
 from patron_core.money import format_usd
 from patron_core.prices import Price, checked_price, fallback_price

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from trainer.contract import shapes
+from trainer.contract.files import write_atomic
+from trainer.contract.shapes import object_of
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file; None if there is no file, or no whole object in it."""
+    """The object in a file; None if there is no file, or no whole object in it. Raises OSError where a disk refuses."""
     try:
-        return to_object(path.read_bytes())
+        return object_of(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def to_object(content: bytes | None) -> dict[str, Any] | None:
-    """The object in a JSON text; None where there is no whole one."""
-    return shapes.object_of(content)
-
-
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
-    """All of it or nothing; `durable` also over a power cut."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """All of it or nothing, for this user's eyes; `durable` also over a power cut."""
+    write_atomic(path, json.dumps(content), durable=durable, mode=0o600)
 
 
 def tail(path: Path, lines: int) -> str:

@@ -10,7 +10,6 @@ import functools
 import os
 import shlex
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Protocol
 
 from patron_core.errors import Busy
 from patron_core.rundir.files import tail
+from trainer.contract.files import temporary_beside, write_atomic
 from trainer.contract.layout import SPEC
 from trainer.contract.remote import Remote, RemoteError, is_url
 
@@ -93,32 +93,19 @@ class Folder:
         return not (self.path / folder).is_dir()
 
     def create(self, name: str, content: bytes) -> bool:
-        with self._written(name, content) as temporary:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_beside(path, content) as temporary:
             try:
-                _publish(temporary, self.path / name)
+                _publish(temporary, path)
             except FileExistsError:
                 return False
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        with self._written(name, content) as temporary:
-            temporary.replace(self.path / name)
-
-    @contextmanager
-    def _written(self, name: str, content: bytes) -> Iterator[Path]:
-        """A durable temporary file beside the one named."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            yield Path(temporary)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
 
 
 class Bucket:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from patron_core.errors import Conflict
-from patron_core.rundir.files import to_object
 from patron_core.rundir.places import Folder, place_of
 from trainer.contract import control, shapes
 from trainer.contract.keys import kind_and_number
@@ -89,7 +88,7 @@ class RunDir:
             )
 
     def spec(self) -> dict[str, Any] | None:
-        return to_object(self._place.read(SPEC))
+        return shapes.object_of(self._place.read(SPEC))
 
     def control(self) -> bytes | None:
         return self._place.read(control.NAME)
@@ -99,12 +98,12 @@ class RunDir:
         self._place.write(control.NAME, control.content(attempt, deadline_s))
 
     def environment(self) -> dict[str, Any] | None:
-        found = to_object(self._place.read(ENVIRONMENT))
+        found = shapes.object_of(self._place.read(ENVIRONMENT))
         return None if found is None else shapes.known(found)
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
-        found = to_object(self._place.read(RESULT))
+        found = shapes.object_of(self._place.read(RESULT))
         return None if found is None else shapes.known(found)
 
     def checkpoints(self) -> list[CheckpointInfo]:
@@ -121,7 +120,7 @@ class RunDir:
 
     def _inspect_checkpoint(self, step: int, sizes: dict[str, int]) -> CheckpointInfo:
         name = checkpoint_name(step)
-        manifest = to_object(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
+        manifest = shapes.object_of(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
         return CheckpointInfo(
             step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=is_whole(sizes, manifest)
         )

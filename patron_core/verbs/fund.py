@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, Refused, Unavailable
 from patron_core.estimate import Estimate
-from patron_core.executors.skypilot import setup_of_machines
+from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from patron_core.executors.skypilot import prefix
+from patron_core.executors.sky_task import prefix
 from patron_core.lifecycle import orphans
 from patron_core.states import EndReason
 from patron_core.store import Run, Store, attempts

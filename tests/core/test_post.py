@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -243,6 +244,52 @@ def test_it_goes_on_when_sqlite_is_free_again(
     impatient.close()
 
 
+def test_a_long_round_keeps_its_lease_and_a_stuck_one_does_not(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may answer after minutes; one that never does must not be waited for by other machines."""
+    monkeypatch.setattr(post, "LEASE_TTL_S", 0.3)
+    in_round, over = threading.Event(), threading.Event()
+
+    def work() -> bool:
+        in_round.set()
+        over.wait(60)
+        return False
+
+    watch = watch_of(sqlite_store)
+    args = {"is_needed": lambda: False, "every_s": 0.0}
+    loop = threading.Thread(target=post.serve, args=(watch, work), kwargs=args)
+    loop.start()
+    assert in_round.wait(30)
+    first = leases.current(sqlite_store, "supervisor")
+    assert first is not None
+    until(lambda: (now := leases.current(sqlite_store, "supervisor")) and now.expires_at > first.expires_at, "lapsed")
+    monkeypatch.setattr(post, "STUCK_S", 0.0)
+    until(lambda: leases.current(sqlite_store, "supervisor") is None, "it is kept for ever")
+    over.set()
+    loop.join(30)
+    assert not loop.is_alive()
+
+
+def test_two_homes_of_one_database_share_their_supervisor(
+    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The locks are two, the lease is one: who comes from elsewhere sees it, and goes home when it is too late."""
+    started: list[str] = []
+    monkeypatch.setattr(post, "_start", lambda which, lock: started.append(str(settings.home())))
+    mine = watch_of(postgres_store)
+    assert mine.keep()
+    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "another"))
+    assert not post.ensure(post.SUPERVISOR, postgres_store)
+    other = watch_of(postgres_store)
+    assert not other.keep()  # started all the same, at the very moment
+    assert other.lock is not None
+    os.close(other.lock)
+    mine.step_down()
+    assert post.ensure(post.SUPERVISOR, postgres_store)
+    assert started == [str(tmp_path / "another")]
+
+
 def test_what_lasts_is_said_now_and_then(
     sqlite_store: Store, make_run: Callable[..., Run], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -302,7 +349,7 @@ def test_the_unit_has_the_settings_and_no_secret(home: Path, monkeypatch: pytest
     plain = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f'Environment="PATRON_HOME={home}"' in plain
     assert 'Environment="PATRON_RUNS=s3://bucket/100%%\\"x"' in plain
-    assert f"ExecStart={sys.executable} -m patron_core.lifecycle.supervisor\n" in plain
+    assert f"ExecStart={sys.executable} -P -m patron_core.lifecycle.supervisor\n" in plain
     assert "EnvironmentFile" not in plain
     monkeypatch.setenv("PATRON_DATABASE_URL", "postgresql+psycopg://ada:hunter2@db/lab")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:hunter3@mlflow/")
@@ -310,6 +357,10 @@ def test_the_unit_has_the_settings_and_no_secret(home: Path, monkeypatch: pytest
     assert "hunter" not in told
     assert f"EnvironmentFile={home}/secrets.env" in told
     assert "MLFLOW_TRACKING_URI, PATRON_DATABASE_URL" in told
+    if shutil.which("systemd-analyze"):  # what systemd says of it
+        (unit := home.parent / "patron.service").write_text(told)
+        said = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert (said.returncode, said.stderr) == (0, "")
 
 
 def test_a_holder_of_this_machine_that_is_no_more_is_dead() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from patron_core import verbs
 from patron_core.errors import InvalidInput, Refused, Unavailable
-from patron_core.executors import skypilot, skypilot_client
+from patron_core.executors import sky_task, skypilot, skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
+from patron_core.executors.sky_task import make_task, prefix
 from patron_core.executors.sky_view import observe_job
-from patron_core.executors.skypilot import Watch, make_task
+from patron_core.executors.skypilot import SkyExecutor, Watch
 from patron_core.executors.skypilot_client import Client
 from patron_core.machines import catalog
 from patron_core.machines.target import Target
@@ -187,7 +188,7 @@ def _free_port() -> int:
 
 
 def test_a_job_that_skypilot_counts_before_it_knows_its_task_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = {"job_id": 6, "job_name": skypilot.prefix() + "r1-train-1", "status": "PENDING", "user_yaml": None}
+    half = {"job_id": 6, "job_name": prefix() + "r1-train-1", "status": "PENDING", "user_yaml": None}
     monkeypatch.setattr(Client, "jobs", lambda self, **asked: [half])
     monkeypatch.setattr(Client, "launch", lambda self, task, name: pytest.fail("a second job"))
     executor = skypilot.SkyExecutor()
@@ -261,10 +262,28 @@ def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
     with sqlite_store.begin() as conn:
         run = runs.set_fields(conn, run.id, now=1.0, dryrun=proof)
     check_proof(run)
-    monkeypatch.setattr(skypilot, "code_hash", lambda: "another")
+    monkeypatch.setattr(sky_task, "code_hash", lambda: "another")
     with pytest.raises(Refused, match=r"since the dryrun of run .*: the trainer's sources") as refused:
         check_proof(run)
     assert refused.value.next == f"python notebooks/2_dryrun.py --run {run.id} --yes"
     monkeypatch.setenv("PATRON_SKY_PYTHON", "/opt/env/bin/python")
     with pytest.raises(Refused, match="PATRON_REQUIREMENTS, PATRON_SKY_PYTHON, the trainer's sources"):
         check_proof(run)
+
+
+def test_a_run_directory_that_cannot_be_written_delays_a_cancel_and_does_not_prevent_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "stops").symlink_to(tmp_path / "stops")  # refuses, for root too
+    cancelled: list[list[int]] = []
+    monkeypatch.setattr(skypilot._client, "cancel", cancelled.append)
+    monkeypatch.setattr(skypilot._watch, "job", lambda job_id, max_age_s: {"status": "RUNNING"})
+    monkeypatch.setattr(skypilot, "_cancelled_at", {})
+    monkeypatch.setattr(skypilot, "_unwritten_since", {})
+    handle = {"executor": "sky", "key": "r1-train-1", "job_id": 7, "run_dir": str(tmp_path)}
+    with pytest.raises(Unavailable, match="cannot be written"):
+        SkyExecutor().cancel(handle, grace_s=15)
+    assert cancelled == []
+    monkeypatch.setitem(skypilot._unwritten_since, 7, time.monotonic() - skypilot.WRITTEN_WITHIN_S - 1)
+    SkyExecutor().cancel(handle, grace_s=15)
+    assert cancelled == [[7]]

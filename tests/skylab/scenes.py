@@ -19,7 +19,8 @@ from patron_core.errors import Unavailable
 from patron_core.executors import skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.skypilot import SkyExecutor, prefix
+from patron_core.executors.sky_task import prefix
+from patron_core.executors.skypilot import SkyExecutor
 from patron_core.lifecycle import orphans
 from patron_core.lifecycle.decide import Situation, verdict
 from patron_core.mirror import tracking

@@ -46,20 +46,38 @@ def is_own(path: Path) -> bool:
     return not stat.S_ISLNK(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
+@contextlib.contextmanager
+def temporary_beside(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o644) -> Iterator[Path]:
+    """A file with all of `content` beside `path`, for the caller to give it that name; else it goes again."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True, mode: int = 0o644) -> None:
+    """A reader sees the old content or the new, never half of it; `durable` also after a power cut."""
+    content = content.encode() if isinstance(content, str) else content
+    with temporary_beside(path, content, durable=durable, mode=mode) as temporary:
+        temporary.replace(path)
+    if durable:
+        sync_folder(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic and durable."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None when it is missing or not a JSON object."""
+    """The object in the file; None when it is missing, cannot be read or holds no whole one."""
     try:
         return object_of(path.read_bytes())
     except OSError:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import httpx
 
+from trainer.contract.files import write_atomic
 from trainer.data.errors import DataError
-from trainer.data.files import Progress, locked, no_progress, sha256_file, write_atomic
+from trainer.data.files import Progress, locked, no_progress, sha256_file
 
 # Seconds to wait after each failure in a row. Bytes that arrive start the list again.
 RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)

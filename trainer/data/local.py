@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from trainer.contract.files import write_atomic
 from trainer.data.errors import DataError
-from trainer.data.files import sha256_text, write_atomic
+from trainer.data.files import sha256_text
 from trainer.data.parts import Part, parquet_rows
 
 TEXT_SUFFIXES = (".txt", ".md", ".py")

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.data.files import Progress, locked, no_progress, sha256_file, sha256_text, write_atomic
+from trainer.contract.files import write_atomic
+from trainer.data.files import Progress, locked, no_progress, sha256_file, sha256_text
 from trainer.data.parts import Part
 from trainer.data.tokenizer import Tokenizer
 

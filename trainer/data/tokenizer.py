@@ -18,7 +18,8 @@ import numpy as np
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from trainer.data.files import Progress, locked, no_progress, sha256_file, sha256_text, write_atomic
+from trainer.contract.files import write_atomic
+from trainer.data.files import Progress, locked, no_progress, sha256_file, sha256_text
 
 # Pretraining needs only the first; a later chat stage finds the others at the same ids.
 SPECIAL_TOKENS = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -64,7 +65,9 @@ def _library() -> Path:
     if not is_own(path):
         from torch._inductor.codecache import CppCodeCache  # it knows the flags, and which OpenMP torch itself uses
 
-        built = CppCodeCache.load(source, needs_vec_isa=True)
+        # a newer torch looks whether the source needs vector instructions, an older one always allows them
+        asked = inspect.signature(CppCodeCache.load_async).parameters
+        built = CppCodeCache.load(source, **({"needs_vec_isa": True} if "needs_vec_isa" in asked else {}))
         temporary = path.with_suffix(f".{os.getpid()}")
         shutil.copyfile(built._name, temporary)
         temporary.chmod(0o700)

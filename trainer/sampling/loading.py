@@ -16,10 +16,10 @@ import torch
 
 from trainer.checkpoint.checkpoint import Checkpoint
 from trainer.checkpoint.folders import best_step, find_damage, score_of
-from trainer.contract.files import cache_folder, read_json
+from trainer.contract.files import cache_folder, read_json, write_atomic
 from trainer.contract.layout import CHECKPOINTS, ENVIRONMENT, SPEC, STATE, TOKENIZER, checkpoint_folders
 from trainer.contract.spec import SpecError, TrainSpec
-from trainer.data.files import sha256_file, write_atomic
+from trainer.data.files import sha256_file
 from trainer.data.tokenizer import Tokenizer, is_trained
 from trainer.model.gpt import Model
 from trainer.sampling.generate import cast_matrices

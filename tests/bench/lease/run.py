@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         keep()
         print(f"{time.monotonic() - started:6.1f} s  {name}: {summary(result)}", flush=True)
 
-    run_all(entries, run, kept, end=started + args.budget_s)
+    run_all(entries, run, kept, end=started + args.budget_s * (SMOKE_PATIENCE if args.smoke else 1))
     table["caches"] = pack(args.caches, out) if not args.smoke else "not kept from a rehearsal"
     keep()
     bad = [name for name, result in table["parts"].items() if result["status"] not in ("measured", "skipped")]

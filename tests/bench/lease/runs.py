@@ -18,7 +18,7 @@ from trainer.contract.files import read_json
 
 NUM_STEPS = 6
 STOP_AFTER_STEP = 2
-PATIENCE_S = 90.0
+PATIENCE_S = 300.0  # the part has a limit of its own
 # As in a process whose limit is reached when the data is there and the model is made: how a CPU runs out of memory.
 LIMITED = """
 import resource, sys

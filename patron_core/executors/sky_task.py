@@ -1,0 +1,90 @@
+"""The task that SkyPilot gets for a job: the file in skypilot/ by the job's kind, filled in."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from patron_core import settings
+from patron_core.errors import Refused
+from patron_core.executors.base import Job
+from patron_core.executors.staging import stage
+from trainer.contract.code import code_hash
+
+TASKS = Path(__file__).parents[2] / "skypilot"
+_NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
+
+
+def prefix() -> str:
+    """What the names of all jobs of this lab begin with."""
+    return f"patron-{settings.lab_id()}-"
+
+
+def job_name(key: str) -> str:
+    return prefix() + key
+
+
+def make_task(job: Job) -> dict[str, Any]:
+    """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
+    task = _task_file("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
+    task["name"] = job_name(job.key)
+    task["resources"] = _resources(task["resources"], job.machine)
+    python = os.environ.get("PATRON_SKY_PYTHON", "")
+    if python:
+        task.pop("workdir")
+    else:
+        task["workdir"] = str(stage(TASKS.parent))
+    here = {"PATRON_CACHE"}  # a path of this machine says nothing there
+    task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
+        "PATRON_RUN_DIR": job.run_dir,
+        "PATRON_ATTEMPT": job.key,
+        "PATRON_DEADLINE_S": f"{job.deadline_s:.1f}",
+        "PATRON_GRACE_S": f"{job.grace_s:.1f}",
+        "PATRON_SUBMITTED_AT": f"{time.time():.1f}",
+        "PATRON_COMMAND": shlex.join(["python" if word == sys.executable else word for word in job.command]),
+        "PATRON_PYTHON": python,
+    }
+    if cache := os.environ.get("PATRON_SKY_CACHE"):
+        task["envs"]["PATRON_CACHE"] = cache
+    return task
+
+
+def setup_of_machines() -> dict[str, str]:
+    """What every machine is set up with: a plan that was proven with one setup is not proven with another."""
+    if python := os.environ.get("PATRON_SKY_PYTHON"):
+        return {"PATRON_SKY_PYTHON": python}
+    requirements = _task_file("train.yaml")["envs"]["PATRON_REQUIREMENTS"]
+    return {"PATRON_REQUIREMENTS": requirements, "the trainer's sources": code_hash()}
+
+
+def _task_file(name: str) -> dict[str, Any]:
+    try:
+        task: dict[str, Any] = yaml.safe_load((TASKS / name).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refused(f"the task file cannot be read: {error}", next="run Patron from its checkout") from error
+    return task
+
+
+def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[str, Any]:
+    """What to ask SkyPilot for: the attempt's accelerator, spot or not, in the places that are allowed."""
+    found = copy.deepcopy(template)
+    spot = bool(machine.get("spot", found.get("use_spot")))
+    if machine.get("accelerator"):
+        found["accelerators"] = f"{machine['accelerator']}:1"
+    only = settings.sky_infra()
+    places = list(machine.get("places") or ()) or ([only] if only else [])
+    if places:
+        found.pop("any_of", None)
+        found["ordered"] = [{"infra": place} for place in places]
+    else:  # the file's own, without those that have another accelerator, or no spot machines
+        kept = [p for p in found["any_of"] if "accelerators" not in p and p.get("use_spot", spot) == spot]
+        found["any_of"] = [{"infra": place["infra"]} for place in kept]
+    found["use_spot"] = spot and not any(place.startswith(_NO_SPOT) for place in places)
+    return found
