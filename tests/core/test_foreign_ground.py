@@ -3,6 +3,7 @@ has passed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from patron_core import verbs
 from patron_core.executors.guard import lost_in_a_row
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import observe_job
@@ -21,10 +23,13 @@ from patron_core.lifecycle.learned import last_word, run_result
 from patron_core.lifecycle.verdict import verdict
 from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState, why
+from patron_core.store import Store
 from patron_core.verbs import watch
 from trainer.checkpoint.folders import find_damage, score_of
+from trainer.checkpoint.restore import restore
 from trainer.contract import control, layout, shapes
 from trainer.contract.events import seq_of
+from trainer.contract.remote import Remote
 
 KEY = "r1-train-1"
 numbers = st.one_of(
@@ -187,3 +192,55 @@ def test_an_unknown_signal_is_told_by_its_number() -> None:
 @pytest.mark.parametrize("name", ["a/b-000001.jsonl", "../x-000001.jsonl", "x-٣.jsonl", f"x-{'9' * 400}.jsonl"])
 def test_a_name_that_leads_elsewhere_is_no_segment(name: str) -> None:
     assert layout.segment_of(name) is None
+
+
+HOSTILE_FILES: list[Any] = [
+    {},
+    [],
+    None,
+    {"state.json": {}},
+    {"state.json": {"bytes": "2", "sha256": "x"}},
+    {"state.json": {"bytes": 1e999}},
+    {"../../outside.txt": {"bytes": 2, "sha256": "x"}},
+    {"/tmp/outside.txt": {"bytes": 2, "sha256": "x"}},
+    {"state.json": {"bytes": 2}},
+]
+
+
+def test_restoring_takes_the_newest_whole_one_and_writes_nothing_elsewhere(tmp_path: Path) -> None:
+    """Names from outside never leave the folder; a checkpoint that is none is passed over, with a word."""
+    bucket = tmp_path / "bucket"
+    digest = hashlib.sha256(b"{}").hexdigest()
+    for step, files in enumerate([{"state.json": {"bytes": 2, "sha256": digest}}, *HOSTILE_FILES], start=1):
+        folder = bucket / "checkpoints" / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_bytes(b"{}")
+        (folder / "manifest.json").write_bytes(text({"format": 1, "files": files}))
+    (bucket / "outside.txt").write_text("{}")
+    (bucket / "events").mkdir()
+    (bucket / "events" / f"{KEY}-000001.jsonl").write_bytes(DEEP + b'\n[]\n{"seq": "x"}\n{"seq": 3}\n')
+    here = tmp_path / "here" / "run"
+    here.mkdir(parents=True)
+    found = restore(Remote(f"file://{bucket}"), here, KEY)
+    assert found.step == 1
+    assert found.segments[KEY].last_seq == 3
+    assert find_damage(here / "checkpoints" / "step-000001") is None
+    assert {path.name for path in here.rglob("*") if path.is_file()} == {"manifest.json", "state.json"}
+    assert list(here.parent.iterdir()) == [here]
+    assert any("not used" in message for _, message in found.warnings)
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_view_of_a_run_whose_folder_is_nonsense_is_shown(home: Path, content: bytes) -> None:
+    store = Store.open()
+    planned = verbs.plan(store, spec={"depth": 1, "num_steps": 10}, actor="ada")
+    folder = Path(planned.run_dir)
+    for name in ("result.json", "environment.json", "control.json", f"events/{planned.id}-train-1-000001.jsonl",
+                 "checkpoints/step-000010/manifest.json", f"machines/{planned.id}-train-1-1.json"):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    seen = verbs.view(store, planned.id)
+    assert seen.step == 0
+    assert seen.checkpoint_step is None
+    json.dumps(seen.to_dict(), allow_nan=False)
+    store.close()

@@ -146,5 +146,5 @@ def test_records_are_kept_in_both_kinds_of_places(
     records.write_start(1, {"number": 1, "ended": True})
     records.write_start(2, {"number": 2})
     records.write_stop({"kill_after_s": 5.0})
-    assert records.starts() == [{"number": 1, "ended": True}, {"number": 2}]
-    assert records.stop() == {"kill_after_s": 5.0}
+    assert [(start["number"], start["ended"]) for start in records.starts()] == [(1, True), (2, False)]
+    assert records.stop() == {"kill_after_s": 5.0, "at": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ from alembic.script import ScriptDirectory
 from patron_core import settings
 from patron_core.errors import Busy, InternalError, InvalidInput, PatronError, Unavailable
 from patron_core.states import RunState
-from patron_core.store import Store, engine, runs, upgrade
+from patron_core.store import Store, engine, notes, runs, upgrade
 from patron_core.store.schema import APPEND_ONLY, metadata
 
 
@@ -60,6 +61,20 @@ def test_an_up_to_date_database_needs_no_alembic(sqlite_store: Store) -> None:
     code = "import sys; from patron_core.store import Store; Store.open(); print('alembic' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "False"
+
+
+def test_a_forced_ascii_locale_stores_words_as_they_are(sqlite_store: Store) -> None:
+    """Such as a cron job's: argv arrives as surrogates, and what was stored as "na??ve" stayed so for good."""
+    code = (
+        "import sys; from patron_core import verbs; from patron_core.store import Store;"
+        "verbs.write_note(Store.open(), project='p', body=sys.argv[1], title='t', kind='result', actor='ada')"
+    )
+    forced = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    subprocess.run(
+        [sys.executable, "-c", code, "naïve \N{GREEK SMALL LETTER ALPHA}"], check=True, env=os.environ | forced
+    )
+    (note,) = notes.list_notes(sqlite_store, project="p")
+    assert note.body == "naïve α"
 
 
 def _open_and_write(url: str, barrier: threading.Barrier, number: int) -> None:

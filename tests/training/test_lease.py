@@ -33,10 +33,11 @@ def wrong(setting, report):
 """
 
 
+@pytest.mark.timeout(600)
 def test_every_part_is_rehearsed_without_the_packages_that_are_missing(bare: dict[str, str], tmp_path: Path) -> None:
     command = ["bash", "tests/bench/lease.sh", "--smoke", "--out", str(tmp_path), "--caches", str(tmp_path / "caches")]
     environ = os.environ | bare | {"PYTHON": sys.executable}
-    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=580, check=False)
     log = (tmp_path / "log.txt").read_text()
     assert done.returncode == 0, done.stdout + log
     parts: dict[str, Any] = json.loads((tmp_path / "lease.json").read_text())["parts"]

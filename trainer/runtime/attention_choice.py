@@ -43,6 +43,7 @@ def _measured(name: str, shape: tuple[int, ...], window: int, device: torch.devi
     def plain(q_BHTK: Tensor, k_BHTK: Tensor, v_BHTK: Tensor) -> Tensor:
         return attend(name, q_BHTK, k_BHTK, v_BHTK, window, mask)
 
+    torch.compiler.reset()  # it compiles one function, as it sees them, only so many times
     compiled = torch.compile(plain, dynamic=False, fullgraph=True)
     return measure(compiled, shape, window, device, dtype, torch.cuda.synchronize)
 

@@ -44,10 +44,18 @@ def choose(kind: str, candidates: Mapping[str, Callable[[], float]], *, platform
             seconds[name] = measure()
         except Exception as error:  # a compiler, a driver, a missing package: all mean that this one is not to be had
             failed[name] = f"{type(error).__name__}: {first_line(error)}"[:300]
+    _forget_memory()
     choice = Choice(name=min(seconds, key=seconds.__getitem__, default=None), seconds=seconds, failed=failed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"platform": platform} | (read_json(path) or {}) | {key: asdict(choice)})
     return choice
+
+
+def _forget_memory() -> None:
+    """What measuring took of a GPU is no part of the run's peak."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def card_name(device: torch.device) -> str:
