@@ -194,7 +194,11 @@ def test_a_training_that_stands_still_is_stopped_resumed_and_counted(
 
 
 @pytest.mark.timeout(240)
-def test_too_little_data_is_found_by_the_dryrun_and_costs_little(store: Store, spec: dict[str, object]) -> None:
+def test_too_little_data_is_found_by_the_dryrun_and_costs_little(
+    store: Store, spec: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was not found for nothing, as with more text than is counted beforehand."""
+    monkeypatch.setattr("patron_core.verbs.free_checks.before_dryrun", lambda run: None)
     supervisor = Supervisor(store=store)
     verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
     run = verbs.plan(store, spec=spec | {"num_steps": 2000}, actor="ada")

@@ -28,6 +28,7 @@ from patron_core.rundir.files import write_json
 from patron_core.rundir.rundir import RunDir
 
 PATIENCE_S = 30.0
+KEY = f"r1-train-{os.getpid()}"  # what is left of a job is found by its key, on all of the machine
 
 # every workload leaves a line in `starts`, says "ready" once it is, and goes by its kind
 _PRELUDE = """
@@ -67,7 +68,7 @@ class LocalWorld:
         self.tmp_path = tmp_path
         self.executor = LocalExecutor()
 
-    def job(self, kind: str, key: str = "r1-train-1", *, deadline_s: float = 300, grace_s: float = 60) -> Job:
+    def job(self, kind: str, key: str = KEY, *, deadline_s: float = 300, grace_s: float = 60) -> Job:
         return _make_job(self.tmp_path, kind, key, deadline_s, grace_s)
 
     def reopened(self) -> Executor:
@@ -97,7 +98,7 @@ class FakeWorld:
         self.tmp_path = tmp_path
         self.executor = FakeExecutor()
 
-    def job(self, kind: str, key: str = "r1-train-1", *, deadline_s: float = 300, grace_s: float = 60) -> Job:
+    def job(self, kind: str, key: str = KEY, *, deadline_s: float = 300, grace_s: float = 60) -> Job:
         self.executor.script(self._SCRIPTS[kind])
         return _make_job(self.tmp_path, kind, key, deadline_s, grace_s)
 
@@ -183,8 +184,8 @@ def test_a_key_starts_once_and_is_found_for_ever(world: World) -> None:
 
 
 def test_two_keys_are_two_jobs(world: World) -> None:
-    first = world.executor.submit(world.job("exits_3", "r1-train-1"))
-    second = world.executor.submit(world.job("exits_0", "r1-train-2"))
+    first = world.executor.submit(world.job("exits_3", KEY))
+    second = world.executor.submit(world.job("exits_0", f"{KEY}-2"))
     assert _end(world, first).exit_code == 3
     assert _end(world, second).exit_code == 0
 
@@ -281,7 +282,7 @@ def test_logs_are_the_last_lines(world: World) -> None:
     [{"key": "../up"}, {"key": ""}, {"command": ()}, {"deadline_s": 0}, {"deadline_s": NEVER}, {"grace_s": -1}],
 )
 def test_a_job_that_makes_no_sense_is_refused(change: dict[str, object]) -> None:
-    good = {"key": "r1-train-1", "command": ("true",), "run_dir": "run", "deadline_s": 1, "grace_s": 1}
+    good = {"key": KEY, "command": ("true",), "run_dir": "run", "deadline_s": 1, "grace_s": 1}
     Job(**good)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="job"):
         Job(**good | change)  # type: ignore[arg-type]
@@ -301,11 +302,11 @@ def test_executors_go_by_name() -> None:
 def test_the_command_gets_its_environment(here: LocalWorld) -> None:
     handle = here.executor.submit(here.job("shows_env"))
     _end(here, handle)
-    assert here.executor.logs(handle, 1) == "ready blue r1-train-1"
+    assert here.executor.logs(handle, 1) == f"ready blue {KEY}"
 
 
 def test_a_command_that_is_not_there_ends_with_127(here: LocalWorld, tmp_path: Path) -> None:
-    job = Job(key="r1-train-1", command=("/no/such",), run_dir=str(tmp_path), deadline_s=9, grace_s=1)
+    job = Job(key=KEY, command=("/no/such",), run_dir=str(tmp_path), deadline_s=9, grace_s=1)
     end = _end(here, here.executor.submit(job))
     assert end.exit_code == 127
     assert "/no/such" in end.evidence["error"]
@@ -359,7 +360,7 @@ def test_the_runner_is_nobodys_zombie(here: LocalWorld) -> None:
 def test_nothing_that_it_started_burns_on(here: LocalWorld) -> None:
     handle = here.executor.submit(here.job("leaves_children"))
     assert _end(here, handle).exit_code == 0
-    assert processes.processes_of("r1-train-1") == []
+    assert processes.processes_of(KEY) == []
 
 
 def test_a_killed_runner_takes_its_workload_along(here: LocalWorld) -> None:
@@ -372,7 +373,7 @@ def test_a_killed_runner_takes_its_workload_along(here: LocalWorld) -> None:
     assert end.evidence["runner_killed"]
     assert end.evidence["memory"]["rss_bytes"] > 0
     assert end.uptime_s is not None
-    assert processes.processes_of("r1-train-1") == []
+    assert processes.processes_of(KEY) == []
     assert here.executor.poll(handle) == end
     here.executor.cancel(handle, grace_s=0)
     assert here.executor.submit(here.job("ignores")) == handle
@@ -382,9 +383,9 @@ def test_a_killed_runner_takes_its_workload_along(here: LocalWorld) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the next poll does it")
 def test_the_workload_of_a_killed_runner_dies_even_if_nobody_looks(here: LocalWorld) -> None:
     handle = _ready(here, here.job("ignores"))
-    assert processes.processes_of("r1-train-1")
+    assert processes.processes_of(KEY)
     os.kill(_started(handle)["runner"]["pid"], signal.SIGKILL)
-    here.until(lambda: not processes.processes_of("r1-train-1"))
+    here.until(lambda: not processes.processes_of(KEY))
 
 
 def test_a_sigterm_to_the_runner_is_a_notice(here: LocalWorld) -> None:
@@ -411,12 +412,12 @@ def stopped_runner(here: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 def test_a_stopped_runner_makes_no_cancel_deaf(here: LocalWorld, stopped_runner: Handle) -> None:
     here.executor.cancel(stopped_runner, grace_s=0.2)
-    assert processes.processes_of("r1-train-1")
+    assert processes.processes_of(KEY)
     end = _end(here, stopped_runner)
     assert (end.status, end.evidence["cancelled"], end.evidence["killed"]) == (ObservedStatus.GONE, True, True)
     assert end.evidence["runner_deaf"]
     assert "deadline_hit" not in end.evidence
-    assert processes.processes_of("r1-train-1") == []
+    assert processes.processes_of(KEY) == []
     assert here.executor.poll(stopped_runner) == end
 
 
@@ -425,12 +426,12 @@ def test_a_stopped_runner_does_not_outlive_its_deadline(here: LocalWorld, stoppe
     assert (end.status, end.evidence["deadline_hit"]) == (ObservedStatus.GONE, True)
     assert end.uptime_s is not None
     assert 4.4 <= end.uptime_s < 4 + PATIENCE_S
-    assert processes.processes_of("r1-train-1") == []
+    assert processes.processes_of(KEY) == []
 
 
 def test_a_workload_that_is_stopped_falls_silent(here: LocalWorld) -> None:
     handle = _ready(here, here.job("stops"))
-    (worker,) = [pid for pid, _ in processes.processes_of("r1-train-1") if pid != _started(handle)["runner"]["pid"]]
+    (worker,) = [pid for pid, _ in processes.processes_of(KEY) if pid != _started(handle)["runner"]["pid"]]
     os.kill(worker, signal.SIGSTOP)
     here.until(lambda: here.executor.poll(handle).evidence.get("silent_s", 0.0) > 1.5)
     here.executor.cancel(handle, grace_s=0.2)  # what is stopped hears no SIGTERM
@@ -569,7 +570,7 @@ def test_a_job_whose_folder_was_deleted_is_ended(here: LocalWorld, home: Path) -
     job_dir = Path(handle["job_dir"])
     job_dir.rename(home / "moved")
     assert _end(here, handle).status is ObservedStatus.GONE
-    assert processes.processes_of("r1-train-1") == []
+    assert processes.processes_of(KEY) == []
     here.executor.cancel(handle, grace_s=0)
 
 
@@ -601,7 +602,7 @@ def test_oom_kills_are_read_from_either_cgroup_version(
 
 def test_the_fake_can_fail_before_and_after_the_submit_took_effect(tmp_path: Path) -> None:
     fake = FakeExecutor()
-    job = _make_job(tmp_path, "stops", "r1-train-1", 300, 60)
+    job = _make_job(tmp_path, "stops", KEY, 300, 60)
     fake.fail_next_submit = "before"
     with pytest.raises(Unavailable):
         fake.submit(job)
@@ -626,7 +627,7 @@ def test_the_fake_follows_its_script(tmp_path: Path) -> None:
             on_end=lambda job: calls.append(f"end {job.key}"),
         )
     )
-    handle = fake.submit(_make_job(tmp_path, "stops", "r1-train-1", 300, 60))
+    handle = fake.submit(_make_job(tmp_path, "stops", KEY, 300, 60))
     assert fake.poll(handle).status is ObservedStatus.PENDING
     fake.advance(5)
     assert fake.poll(handle).status is ObservedStatus.RUNNING
@@ -639,14 +640,14 @@ def test_the_fake_follows_its_script(tmp_path: Path) -> None:
     end = fake.poll(handle)
     assert (end.status, end.uptime_s, end.exit_code) == (ObservedStatus.GONE, 10, None)
     assert end.evidence["oom_kills"] == 1
-    assert calls == ["start r1-train-1", "end r1-train-1"]
+    assert calls == [f"start {KEY}", f"end {KEY}"]
 
 
 def test_the_fake_ends_a_job_now(tmp_path: Path) -> None:
     fake = FakeExecutor()
-    handle = fake.submit(_make_job(tmp_path, "stops", "r1-train-1", 300, 60))
+    handle = fake.submit(_make_job(tmp_path, "stops", KEY, 300, 60))
     fake.advance(7)
-    fake.end("r1-train-1", Script(signal=9, evidence={"oom_kills": 2}))
+    fake.end(KEY, Script(signal=9, evidence={"oom_kills": 2}))
     end = fake.poll(handle)
     assert (end.status, end.signal, end.exit_code, end.uptime_s) == (ObservedStatus.ENDED, 9, None, 7)
     assert end.evidence["oom_kills"] == 2
@@ -656,7 +657,7 @@ def test_the_fake_stops_a_pending_job_before_its_start(tmp_path: Path) -> None:
     fake = FakeExecutor()
     started: list[Job] = []
     fake.script(Script(start_after_s=50, on_start=started.append))
-    handle = fake.submit(_make_job(tmp_path, "stops", "r1-train-1", 300, 60))
+    handle = fake.submit(_make_job(tmp_path, "stops", KEY, 300, 60))
     fake.advance(1)
     fake.cancel(handle, grace_s=5)
     assert fake.poll(handle).evidence["stopped_before_start"]

@@ -27,7 +27,7 @@ from trainer.runtime import out_of_memory
 loop_class = session.TrainingLoop
 def limited(**parts):
     made = loop_class(**parts)
-    limit = out_of_memory._process_bytes("VmSize") + 150 * 2**20
+    limit = out_of_memory._process_bytes("VmSize") + 300 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     return made
 session.TrainingLoop = limited
