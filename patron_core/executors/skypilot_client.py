@@ -24,7 +24,7 @@ from typing import Any
 from patron_core.errors import Busy, PatronError, Refused, Unavailable
 
 START_S = 30.0  # to import SkyPilot, on a busy machine; on top of a call's own time
-QUERY_S = 20.0
+QUERY_S = 60.0  # on a busy machine SkyPilot takes half of it to cancel a job
 LAUNCH_S = 120.0  # uploads the code
 NOT_INSTALLED = Refused(
     "SkyPilot is not installed here; its extras are gcp, aws, lambda, runpod, kubernetes and slurm",

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from patron_core.lifecycle.workload import check_spec, workload_env
 from patron_core.machines.target import target_of
 from patron_core.store.records import Run
 from patron_core.verbs.next_steps import plan_again
+from trainer.contract.code import python_module
 from trainer.contract.remote import Remote, RemoteError, is_url
 from trainer.contract.spec import PATH, TrainSpec
 
@@ -85,7 +85,7 @@ def _data_bytes(data: str) -> int | None:
 
 def _counted(spec: TrainSpec) -> int:
     """By the trainer itself, in a process of its own."""
-    command = [sys.executable, "-m", "trainer.data.count"]
+    command = python_module("trainer.data.count")
     environ = os.environ | workload_env()
     try:
         done = subprocess.run(

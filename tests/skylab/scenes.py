@@ -208,7 +208,7 @@ def orphans_are_ended(core: Core, spec: dict[str, Any], folder: Path) -> None:
     found = [orphan for orphan in orphans.find_orphans(core.store, client) if orphan.name == name]
     assert [orphan.why for orphan in found] == ["no attempt of this lab has that name"]
     assert "unknown price" in found[0].sentence
-    orphans.end_orphans(core.store, client, found)
+    orphans.end_orphans(client, found)
     until(lambda: world.executor.poll(handle).is_final, "its end", 2.0)
     assert [o for o in orphans.find_orphans(core.store, client) if o.name == name] == []
     client.close()
@@ -219,7 +219,7 @@ def contract_once(core: Core, spec: dict[str, Any], folder: Path) -> None:
 
 
 def contract_stop(core: Core, spec: dict[str, Any], folder: Path) -> None:
-    contract.test_a_requested_stop_lets_it_exit_by_itself(SkyWorld(folder, "stop"))
+    contract.test_cancel_gives_it_its_grace(SkyWorld(folder, "stop"))
 
 
 def contract_kill(core: Core, spec: dict[str, Any], folder: Path) -> None:
