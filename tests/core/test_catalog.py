@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -204,10 +203,8 @@ def test_prices_come_by_cloud_region_and_zone_from_the_real_catalog(catalogs: Pa
     json.dumps(found.to_dict())
     # from now on the cache answers, until it is too old or the folder is another one
     (catalogs / "gcp" / "vms.csv").write_text(GCP.replace("2.93", "2.50"))
-    start = time.perf_counter()
     again = catalog.read_market(["A100-40GB", "A100-80GB", "H100"], clouds=["gcp", "aws"])
     assert again.prices == found.prices
-    assert time.perf_counter() - start < 1.0
     # then it is read again: a cloud whose catalog is broken is named, and what was kept stands in for it. SkyPilot
     # touches the CSV when a download fails; the checksum beside it keeps the time of the last success
     (catalogs / "aws" / "vms.csv").write_text("not,a,catalog\n1,2,3\n")

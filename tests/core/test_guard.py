@@ -71,12 +71,12 @@ def test_the_workloads_own_exit_code_passes_through(world: World, exit_code: int
     assert record["elapsed_s"] > 0
 
 
-def test_a_machine_that_says_goodbye_is_left_with_75_within_a_second(world: World) -> None:
+def test_a_machine_that_says_goodbye_is_left_with_75_before_its_grace_is_over(world: World) -> None:
     guard = world.ready(STOPS)
     begin = time.monotonic()
     guard.send_signal(signal.SIGTERM)
     assert world.end(guard) == 75
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 14  # a grace is 15
     assert world.last()["evidence"]["reclaim_notice"]
 
 
@@ -140,7 +140,7 @@ def test_the_deadline_holds_over_all_starts_together(world: World) -> None:
     used_s = world.last()["elapsed_s"]
     begin = time.monotonic()
     assert world.end(world.ready(STOPS, "--deadline-s", str(used_s + 1.5))) == EXIT_STOPPED
-    assert 1.0 < time.monotonic() - begin < 20
+    assert 1.0 < time.monotonic() - begin < 60  # and not the 600 of the first
     assert world.last()["evidence"]["deadline_hit"]
     assert world.end(world.start(STOPS, "--deadline-s", "1")) == EXIT_STOPPED
     assert world.last()["evidence"]["stopped_before_start"]

@@ -61,6 +61,7 @@ def test_which_errors_are_a_lack_of_memory() -> None:
         torch.empty(2**60, dtype=torch.int8)
     assert kind_of(caught.value) == "host_oom"
     assert kind_of(MemoryError()) == "host_oom"
+    assert kind_of(RuntimeError("could not create a primitive")) == "host_oom"
     assert kind_of(torch.cuda.OutOfMemoryError(CUDA_MESSAGE)) == "cuda_oom"
     assert kind_of(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
     assert kind_of(OSError(28, "No space left on device")) is None

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 SAVING_THREAD_BYTES = 32e6  # stack, arena and file buffers
 
-_HOST_MESSAGES = ("DefaultCPUAllocator", "std::bad_alloc", "Cannot allocate memory", "unable to mmap")
+_HOST_MESSAGES = (
+    "DefaultCPUAllocator", "std::bad_alloc", "Cannot allocate memory", "unable to mmap",
+    "could not create a primitive", "could not create a memory",  # oneDNN's words, in the middle of a training
+)  # fmt: skip
 _CUDA_REQUEST = re.compile(r"Tried to allocate ([\d.]+) ([KMG]?i?B|bytes)")
 _HOST_REQUEST = re.compile(r"tried to allocate (\d+) bytes")
 _UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
