@@ -16,6 +16,7 @@ from patron_core import settings
 from patron_core.errors import InvalidInput
 from patron_core.ui.commands import name_of
 from patron_core.ui.flags import refuse
+from trainer.contract.words import printable
 
 # name -> (module with main(argv) -> exit code, imported only when asked for; what `patron --help` says of it)
 TABLE = {
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Notebooks end the process by themselves, as they do when they are the program."""
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
-        print(_help())
+        print(printable(_help()))
         return 0
     if name in TABLE:
         code: int = import_module(TABLE[name][0]).main(rest)
