@@ -26,7 +26,7 @@ from patron_core import settings
 from patron_core.errors import Busy, Conflict, PatronError, Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.sky_task import job_name, make_task, prefix
+from patron_core.executors.sky_task import ALL_LABS, job_name, key_of, make_task
 from patron_core.executors.sky_view import TERMINAL, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
@@ -100,10 +100,10 @@ class SkyExecutor:
         with _claimed(job.key):
             handle = self.find(job.key)
             if handle is None:
-                if _client.is_launching(job_name(job.key)):
+                if _client.is_launching(job.key):
                     raise _on_its_way(job.key, "ask again in a few seconds")
                 task = make_task(job)
-                handle = _handle(job.key, _client.launch(task, job_name(job.key)), job.run_dir)
+                handle = _handle(job.key, _client.launch(task, job_name(job.lab, job.key)), job.run_dir)
                 _watch.forget()
         if handle["run_dir"] != job.run_dir:
             raise Conflict(
@@ -113,7 +113,7 @@ class SkyExecutor:
         return handle
 
     def find(self, key: str) -> Handle | None:
-        same = [job for job in _client.jobs(name=job_name(key), yaml=True) if job["job_name"] == job_name(key)]
+        same = [job for job in _client.jobs(name=key, yaml=True) if key_of(str(job["job_name"])) == key]
         if not same:
             return None
         first = min(same, key=lambda job: int(job["job_id"]))
@@ -125,7 +125,7 @@ class SkyExecutor:
         """By the word that a guard reads before it starts anything: a late submit costs a machine's first minute."""
         with _claimed(key):
             if (handle := self.find(key)) is None:
-                if _client.is_launching(job_name(key)):
+                if _client.is_launching(key):
                     raise _on_its_way(key, "ask again in a few seconds")
                 with suppress(OSError):  # what cannot be written to cannot be trained in
                     Records(run_dir, key).write_stop({"at": time.time(), "kill_after_s": 0.0})
@@ -179,7 +179,7 @@ class SkyExecutor:
 
 def check_server() -> None:
     """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
-    _client.is_launching(prefix())
+    _client.is_launching(ALL_LABS)
 
 
 def poll_s() -> float:

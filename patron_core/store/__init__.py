@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patron_core.store import attempts, calibrations, leases, ledger, mirrors, notes, requests, runs, searches
+from patron_core.store import attempts, calibrations, labs, leases, ledger, mirrors, notes, requests, runs, searches
 from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
@@ -37,6 +37,7 @@ __all__ = [
     "Wallet",
     "attempts",
     "calibrations",
+    "labs",
     "leases",
     "ledger",
     "mirrors",

@@ -11,7 +11,7 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, ledger, runs, searches
+from patron_core.store import Store, labs, ledger, runs, searches
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
 from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
@@ -23,6 +23,7 @@ log = logging.getLogger("patron.lab")
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
+    lab: str  # the lab's own id
     project: str
     projects: dict[str, int]  # runs in each
     runs: list[RunSummary]  # of this project, newest first
@@ -41,6 +42,7 @@ class Lab:
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "lab": self.lab,
             "project": self.project,
             "projects": self.projects,
             "wallet": wallet_dict(self.wallet),
@@ -91,6 +93,7 @@ def project_to_show(store: Store, asked: str = "") -> str:
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
     found = runs.list_summaries(store, project=project, limit=limit)
     return Lab(
+        lab=labs.lab_id(store),
         project=project,
         projects=runs.projects(store),
         runs=found,
