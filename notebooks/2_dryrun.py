@@ -1,9 +1,9 @@
 """Dryrun: prove a plan with a short burst on the real machine, and put what it measured beside the estimate.
 
-python notebooks/2_dryrun.py --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
-python notebooks/2_dryrun.py --spec spec.json --set final_lr_frac=0.1       any field, or all of them
-python notebooks/2_dryrun.py --run RUN                                      what a dryrun of it measured, or would cost
-python notebooks/2_dryrun.py --run RUN --amend --steps 400                  other steps, rates or evaluations, same proof
+patron dryrun --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
+patron dryrun --spec spec.json --set final_lr_frac=0.1       any field, or all of them
+patron dryrun --run RUN                                      what a dryrun of it measured, or would cost
+patron dryrun --run RUN --amend --steps 400                  other steps, rates or evaluations, same proof
 marimo run notebooks/2_dryrun.py
 """
 
@@ -222,7 +222,7 @@ def act_as_script(amended, args, get_run, make, prove, session, store):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             prove()
             session.on_interrupt = "the dryrun goes on"
-            session.look_again = f"python notebooks/4_watch.py --run {get_run()}"
+            session.look_again = f"patron watch --run {get_run()}"
             session.call(
                 verbs.wait,
                 store,

@@ -52,7 +52,7 @@ def repeated(**options: Any) -> Any:
 
 
 def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, description: str) -> A:
-    """argv as `model`. Ends the process: 0 after --help; 2 with every problem and the allowed ranges at once."""
+    """argv of `patron PROG` as `model`. Ends the process: 0 after --help; 2 with all problems and their ranges."""
     parser = _parser(model, prog, description)
     given: dict[str, Any] = {}
     try:
@@ -70,7 +70,7 @@ def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, descripti
         problems += [_problem(model, item) for item in error.errors()]
     problems += [one for one in model.problems_together(given) if one.partition(":")[0] not in _flags_of(problems)]
     if problems:
-        _refuse(InvalidInput(problems, next=f"python notebooks/{prog} --help"), as_json="--json" in argv)
+        refuse(InvalidInput(problems, next=f"patron {prog} --help"), as_json="--json" in argv)
     return args
 
 
@@ -98,8 +98,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def _parser(model: type[Arguments], prog: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=prog,
-        usage=f"python notebooks/{prog} [flags]",
+        prog=f"patron {prog}",
+        usage=f"patron {prog} [flags]",
         description=description,
         formatter_class=_Help,
         allow_abbrev=False,
@@ -141,7 +141,8 @@ def _is_repeated(field: FieldInfo) -> bool:
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("repeated"))
 
 
-def _refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+def refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+    """End the process with every problem, as JSON or in words."""
     if as_json:
         import json
 
