@@ -20,6 +20,7 @@ from pathlib import Path
 from patron_core import settings
 from patron_core.errors import PatronError, Refused
 from trainer.contract.commit import COMMIT_FILE, commit_of
+from trainer.contract.words import printable
 
 PACKAGES = ("patron_core", "trainer")
 FILES = ("pyproject.toml", "README.md", "LICENSE")  # what installing the two packages reads
@@ -86,7 +87,7 @@ def main() -> int:
     try:
         print(stage(Path(__file__).parents[2]))
     except PatronError as error:
-        print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr)
+        print(printable(f"{error.code}: {error.message}\nnext: {error.next}"), file=sys.stderr)
         return error.exit_code
     return 0
 

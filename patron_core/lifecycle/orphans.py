@@ -25,6 +25,7 @@ from patron_core.executors.skypilot_client import Client
 from patron_core.money import cost_usd_micros, format_usd, from_usd
 from patron_core.store import Store
 from patron_core.store.schema import attempts as attempts_table
+from trainer.contract.words import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +161,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.yes:
             end_orphans(cloud, orphans)
     except PatronError as error:
-        print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr)
+        print(printable(f"{error.code}: {error.message}\nnext: {error.next}"), file=sys.stderr)
         return error.exit_code
     finally:
         cloud.close()
     for orphan in orphans:
-        print(("ended: " if args.yes else "") + orphan.sentence)
+        print(printable(("ended: " if args.yes else "") + orphan.sentence))
     if not orphans:
         print("nothing of this lab runs that no run owns")
     elif not args.yes:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from patron_core.errors import InvalidInput
 from patron_core.money import parse_usd, to_usd
+from trainer.contract.words import printable
 
 _MISSING = "\0missing"  # a flag whose value was left out
 
@@ -120,7 +121,8 @@ def _refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
 
         print(json.dumps(failure.to_dict(), sort_keys=True), flush=True)
     else:
-        print("\n".join(failure.problems) + f"\nnext: {failure.next}", file=sys.stderr, flush=True)
+        said = "\n".join(failure.problems) + f"\nnext: {failure.next}"
+        print(printable(said), file=sys.stderr, flush=True)
     sys.exit(failure.exit_code)
 
 

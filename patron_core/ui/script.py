@@ -28,6 +28,7 @@ from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, I
 from patron_core.ui import inert
 from patron_core.ui.commands import LOOK, is_command, is_same, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, Usd, parse_arguments
+from trainer.contract.masking import masked
 
 if TYPE_CHECKING:
     from patron_core.store import Store
@@ -218,8 +219,8 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
 
 
 def to_json(answer: Mapping[str, Any]) -> str:
-    """One line of strict JSON: what is not a finite number becomes null."""
-    return json.dumps(_finite(answer), sort_keys=True, default=str, allow_nan=False)
+    """One line of strict JSON: what is not a finite number becomes null, what is a secret ***."""
+    return json.dumps(masked(_finite(answer)), sort_keys=True, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:
