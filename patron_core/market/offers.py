@@ -61,7 +61,7 @@ class Market:
 def catalog_market(
     answers: Sequence[Mapping[str, Any]], *, as_of: Mapping[str, str], problems: Iterable[str] = ()
 ) -> Market:
-    """From what `sky_catalog` read: one answer a cloud, {"cloud", "rows": [...]}; a row may hold both prices."""
+    """From what `sky_worker.catalog` read: one answer a cloud, {"cloud", "rows": [...]}; a row may hold both prices."""
     prices: list[Price] = []
     left_out: list[LeftOut] = []
     for answer in answers:
