@@ -20,7 +20,8 @@ SECRET = "planted-secret-4711"
 PLANTED = (
     ".env", ".netrc", "id_rsa", "key.pem", "credentials.json", "scratch.py", "notebooks/scratch.py", "data/corpus.txt",
     "patron_core/.env", "patron_core/key.pem", "trainer/service-account.json", "trainer/.hidden/token.py",
-    "skypilot/.env", "skypilot/mine.yaml", "trainer/__pycache__/secret.py", "trainer/notes.txt", "patron_core/ui/scratch.ipynb", ".sky/config.yaml",
+    "skypilot/.env", "skypilot/mine.yaml", "trainer/__pycache__/secret.py", "trainer/notes.txt",
+    "patron_core/ui/scratch.ipynb", ".sky/config.yaml",
 )  # fmt: skip
 
 
