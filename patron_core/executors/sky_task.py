@@ -19,7 +19,6 @@ from patron_core.executors.base import Job
 from patron_core.executors.staging import stage
 from trainer.contract.code import code_hash
 
-TASKS = Path(__file__).parents[2] / "skypilot"
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
 
@@ -41,7 +40,7 @@ def make_task(job: Job) -> dict[str, Any]:
     if python:
         task.pop("workdir")
     else:
-        task["workdir"] = str(stage(TASKS.parent))
+        task["workdir"] = str(stage(Path(__file__).parents[2]))
     here = {"PATRON_CACHE"}  # a path of this machine says nothing there
     task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
         "PATRON_RUN_DIR": job.run_dir,
@@ -66,16 +65,17 @@ def setup_of_machines() -> dict[str, str]:
 
 def _pins_hash() -> str:
     try:
-        return hashlib.sha256((TASKS / "requirements.txt").read_bytes()).hexdigest()[:16]
+        return hashlib.sha256((settings.shipped("skypilot") / "requirements.txt").read_bytes()).hexdigest()[:16]
     except OSError as error:
-        raise Refused(f"the pinned packages cannot be read: {error}", next="run Patron from its checkout") from error
+        advice = "uv sync --reinstall-package patron"
+        raise Refused(f"the pinned packages cannot be read: {error}", next=advice) from error
 
 
 def _task_file(name: str) -> dict[str, Any]:
     try:
-        task: dict[str, Any] = yaml.safe_load((TASKS / name).read_text(encoding="utf-8"))
+        task: dict[str, Any] = yaml.safe_load((settings.shipped("skypilot") / name).read_text(encoding="utf-8"))
     except OSError as error:
-        raise Refused(f"the task file cannot be read: {error}", next="run Patron from its checkout") from error
+        raise Refused(f"the task file cannot be read: {error}", next="uv sync --reinstall-package patron") from error
     return task
 
 

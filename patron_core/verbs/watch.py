@@ -242,7 +242,7 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
 def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:
     """After a refusal what it said is to be done, not what was refused."""
     refused = newest_refusal(history)
-    if refused is not None and run.state not in TERMINAL and str(refused["next"]).startswith("python "):
+    if refused is not None and run.state not in TERMINAL and str(refused["next"]).startswith("patron "):
         return str(refused["next"])
     return next_step(run, newest.evidence.get("last_word") if newest else None)
 
