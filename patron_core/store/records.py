@@ -28,6 +28,7 @@ class RunSummary:
     stop_requested: StopRequest | None
     failures: int
     actor: str
+    host_id: str | None  # whose a local run is; None: rented, or from before there were hosts
     created_at: float
     updated_at: float
 
@@ -141,6 +142,18 @@ class RunMoney:
     charged_usd_micros: int
     released_usd_micros: int
     funded_usd_micros: int  # everything that was ever held for it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A machine, with the home and the user that runs there belong to."""
+
+    id: str
+    name: str
+    user: str
+    home: str
+    boot_id: str
+    silent_s: float = 0.0  # since it was last heard, by the database's clock
 
 
 @dataclass(frozen=True, kw_only=True)
