@@ -1,8 +1,8 @@
 """Estimate: what a depth takes on a device, before any money is spent.
 
-python notebooks/1_estimate.py                                       depths 6 to 12 on A100-40GB, one hour, $10
-python notebooks/1_estimate.py --depths 8,10 --devices H100,A100-40GB --spot --json
-python notebooks/1_estimate.py --prices --clouds gcp,aws --max-usd-per-hour 6      where to run it, and why not elsewhere
+patron estimate                                       depths 6 to 12 on A100-40GB, one hour, $10
+patron estimate --depths 8,10 --devices H100,A100-40GB --spot --json
+patron estimate --prices --clouds gcp,aws --max-usd-per-hour 6      where to run it, and why not elsewhere
 marimo run notebooks/1_estimate.py
 """
 
@@ -257,7 +257,7 @@ def conventions():
     mo.md("""
     *params* counts everything that is trained; *w/o v-emb* leaves out the value embeddings, as most published
     sizes do; *scaling* is matrices and output head, which drives the token horizon and the loss law. *memory* is
-    the upper bound. Next: prove a depth on the real machine, `python notebooks/2_dryrun.py --depth 4`.
+    the upper bound. Next: prove a depth on the real machine, `patron dryrun --depth 4`.
     """)
     return
 

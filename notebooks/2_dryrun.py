@@ -1,7 +1,7 @@
 """Dryrun: prove a plan with a short burst on the real machine, and put what it measured beside the estimate.
 
-python notebooks/2_dryrun.py --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
-python notebooks/2_dryrun.py --run RUN                                      what a dryrun of it measured, or would cost
+patron dryrun --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
+patron dryrun --run RUN                                      what a dryrun of it measured, or would cost
 marimo run notebooks/2_dryrun.py
 """
 
@@ -182,7 +182,7 @@ def act_as_script(args, get_run, prove, session, store):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             prove()
             session.on_interrupt = "the dryrun goes on"
-            session.look_again = f"python notebooks/4_watch.py --run {get_run()}"
+            session.look_again = f"patron watch --run {get_run()}"
             session.call(
                 verbs.wait,
                 store,

@@ -1,7 +1,7 @@
 """Search: which depth is best within a training time on this machine, for at most a budget? Answered by real runs.
 
-python notebooks/search.py                                  one minute of training a run, at most $0.05
-python notebooks/search.py --minutes 5 --budget 0.5 --depths 2,4,6 --json
+patron search                                  one minute of training a run, at most $0.05
+patron search --minutes 5 --budget 0.5 --depths 2,4,6 --json
 marimo run notebooks/search.py
 """
 

@@ -30,6 +30,7 @@ from patron_core.executors.sky_task import job_name, make_task, prefix
 from patron_core.executors.sky_view import TERMINAL, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
+from trainer.contract.masking import mask
 
 DEFAULT_POLL_S = 10.0
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
@@ -173,7 +174,7 @@ class SkyExecutor:
         job = _watch.job(int(handle["job_id"]), max_age_s=poll_s())
         if printed or job is None or str(job["status"]) not in TERMINAL:
             return printed  # asking for the log of a job that has none yet would wait for it
-        return "\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:])
+        return mask("\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:]))
 
 
 def check_server() -> None:

@@ -29,7 +29,8 @@ from patron_core.executors import processes
 from patron_core.machines.host import this_host
 from patron_core.store import Store, hosts, leases
 from patron_core.store.patience import jittered_s
-from trainer.contract.urls import mask
+from trainer.contract.masking import mask
+from trainer.contract.words import printable
 
 LEASE_TTL_S = 30.0
 HEARD_EVERY_S = 10.0
@@ -226,7 +227,7 @@ class _Masked(logging.Formatter):
     """Of a library's words, too: what a traceback quotes may be a URL with a password."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
+        return mask(printable(super().format(record)))
 
 
 def begin(post: Post, inherited: int | None) -> Watch | None:

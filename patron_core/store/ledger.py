@@ -63,9 +63,9 @@ def withdraw(
     if available < usd_micros:
         raise Refused(
             f"the wallet of {project!r} has {format_usd(available)}, {format_usd(usd_micros)} were asked for",
-            next=f"python notebooks/0_lab.py --project {shlex.quote(project)} --withdraw {typed_usd(available)} --yes"
+            next=f"patron lab --project {shlex.quote(project)} --withdraw {typed_usd(available)} --yes"
             if available
-            else f"python notebooks/0_lab.py --project {shlex.quote(project)}",
+            else f"patron lab --project {shlex.quote(project)}",
         )
     return _post(conn, question, usd_micros, f"wallet:{project}", f"outside:{project}", actor=actor, now=now, memo=memo)
 
@@ -88,8 +88,7 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
     if available < usd_micros:
         raise Refused(
             f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
-            next=f"python notebooks/0_lab.py --project {shlex.quote(run.project)} --deposit "
-            f"{typed_usd(usd_micros - available)} --yes",
+            next=f"patron lab --project {shlex.quote(run.project)} --deposit {typed_usd(usd_micros - available)} --yes",
         )
     return _post(conn, question, usd_micros, f"wallet:{run.project}", f"hold:{run.id}", actor=actor, now=now)
 

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from patron_core.errors import InvalidInput
 from patron_core.money import parse_usd, to_usd
+from trainer.contract.words import printable
 
 _MISSING = "\0missing"  # a flag whose value was left out
 
@@ -41,7 +42,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, description: str) -> A:
-    """argv as `model`. Ends the process: 0 after --help; 2 with every problem and the allowed ranges at once."""
+    """argv of `patron PROG` as `model`. Ends the process: 0 after --help; 2 with all problems and their ranges."""
     parser = _parser(model, prog, description)
     given: dict[str, Any] = {}
     try:
@@ -58,7 +59,7 @@ def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, descripti
     except ValidationError as error:
         problems += [_problem(model, item) for item in error.errors()]
     if problems:
-        _refuse(InvalidInput(problems, next=f"python notebooks/{prog} --help"), as_json="--json" in argv)
+        refuse(InvalidInput(problems, next=f"patron {prog} --help"), as_json="--json" in argv)
     return args
 
 
@@ -81,8 +82,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def _parser(model: type[Arguments], prog: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=prog,
-        usage=f"python notebooks/{prog} [flags]",
+        prog=f"patron {prog}",
+        usage=f"patron {prog} [flags]",
         description=description,
         formatter_class=_Help,
         allow_abbrev=False,
@@ -114,13 +115,15 @@ def _given(model: type[Arguments], values: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+def refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+    """End the process with every problem, as JSON or in words."""
     if as_json:
         import json
 
         print(json.dumps(failure.to_dict(), sort_keys=True), flush=True)
     else:
-        print("\n".join(failure.problems) + f"\nnext: {failure.next}", file=sys.stderr, flush=True)
+        said = "\n".join(failure.problems) + f"\nnext: {failure.next}"
+        print(printable(said), file=sys.stderr, flush=True)
     sys.exit(failure.exit_code)
 
 

@@ -76,7 +76,7 @@ def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int) -> No
         raise Refused(
             f"{format_usd(held)} are held for run {run.id}; one start and the checkpoint at its end need "
             f"{format_usd(needed)} at {format_usd(usd_micros_per_hour)} an hour",
-            next=f"python notebooks/3_launch.py --run {run.id} --fund {typed_usd(needed - held)} --yes",
+            next=f"patron launch --run {run.id} --fund {typed_usd(needed - held)} --yes",
         )
 
 

@@ -83,7 +83,7 @@ def _check_waiting(run: Run) -> None:
     if run.state not in WAITING:
         raise Refused(
             f"run {run.id} is {run.state}; a dryrun comes before funding",
-            next=f"python notebooks/4_watch.py --run {run.id}",
+            next=f"patron watch --run {run.id}",
         )
 
 
@@ -96,7 +96,7 @@ def startup_s(estimated: Mapping[str, Any]) -> Interval:
 def repriced(store: Store, run: Run) -> Estimate:
     """The run's estimate with what its dryrun measured. Raises Refused where there is no dryrun."""
     if not run.dryrun:
-        raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id} --yes")
+        raise Refused(f"run {run.id} has no dryrun", next=f"patron dryrun --run {run.id} --yes")
     spec, target = TrainSpec.from_dict(run.spec), target_of(run)
     return estimate(
         spec,

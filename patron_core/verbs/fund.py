@@ -111,7 +111,7 @@ def hold_for(run: Run, row: Estimate) -> int:
 
 def check_proof(run: Run) -> None:
     """Raises Refused unless the dryrun proved this very spec, here, in the environment as it is now."""
-    again = f"python notebooks/2_dryrun.py --run {run.id} --yes"
+    again = f"patron dryrun --run {run.id} --yes"
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
     if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:

@@ -51,7 +51,7 @@ def _from_afar(run: Run, host: Host | None) -> list[str]:
         since = f"was last heard {ownership.ago(host.silent_s)}" if host else "was never heard"
         said.append(
             f"{name} {since}; the run costs no more than is held, and the guard beside it stops it at its deadline. "
-            f"Who planned it may give it up: python notebooks/0_lab.py --write-off {run.id} --yes"
+            f"Who planned it may give it up: patron lab --write-off {run.id} --yes"
         )
     return said
 

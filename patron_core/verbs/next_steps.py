@@ -15,26 +15,26 @@ from patron_core.verbs.money import DEFAULT_PROJECT
 from trainer.contract.spec import SpecError, TrainSpec
 
 _BY_STATE = {
-    RunState.DRAFT: "2_dryrun.py --run {run} --yes",
-    RunState.AWAITING_FUNDING: "3_launch.py --run {run} --yes",
-    RunState.PAUSED: "3_launch.py --run {run} --yes",
-    RunState.FUNDED: "3_launch.py --run {run} --yes",
-    RunState.SUCCEEDED: "5_compare.py --runs {run}",
+    RunState.DRAFT: "dryrun --run {run} --yes",
+    RunState.AWAITING_FUNDING: "launch --run {run} --yes",
+    RunState.PAUSED: "launch --run {run} --yes",
+    RunState.FUNDED: "launch --run {run} --yes",
+    RunState.SUCCEEDED: "compare --runs {run}",
 }
 
 
-def command(notebook: str, *words: str) -> str:
-    """A notebook as it is run from a shell."""
-    return shlex.join(["python", f"notebooks/{notebook}", *words])
+def command(name: str, *words: str) -> str:
+    """A command of Patron as it is run from a shell."""
+    return shlex.join(["patron", name, *words])
 
 
 def next_step(run: Run, last_word: Mapping[str, Any] | None = None) -> str:
     """`last_word`: what the newest attempt said at its end; it may know what would have fitted."""
     if run.state is RunState.CANCELLED:
-        return command("0_lab.py", "--project", run.project)
+        return command("lab", "--project", run.project)
     if run.state is RunState.FAILED:
         return _after_failure(run, last_word or {})
-    return f"python notebooks/{_BY_STATE.get(run.state, '4_watch.py --run {run}').format(run=run.id)}"
+    return f"patron {_BY_STATE.get(run.state, 'watch --run {run}').format(run=run.id)}"
 
 
 def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
             return plan_again(run, batch_tokens=rows * int(run.spec["sequence_len"]))
     reason = run.reason.value if run.reason else "unknown"
     words = ("--add", f"{run.name} failed: {reason}", "--kind", "failed", "--run", run.id)
-    return command("6_journal.py", *words, *_project(run))
+    return command("journal", *words, *_project(run))
 
 
 def _number(last_word: Mapping[str, Any], part: str, name: str) -> int | None:
@@ -69,7 +69,7 @@ def plan_again(run: Run, **changes: int) -> str:
         "--batch-tokens": recipe.batch_tokens,
     }
     words = [str(word) for pair in shape.items() for word in pair]
-    return command("2_dryrun.py", *words, *_project(run), *_target(target), "--yes")
+    return command("dryrun", *words, *_project(run), *_target(target), "--yes")
 
 
 def _project(run: Run) -> list[str]:

@@ -63,7 +63,7 @@ class Question:
             except InvalidInput as error:
                 problems += [f"depth {depth}: {problem}" for problem in error.problems]
         if problems:
-            raise InvalidInput(problems, next="python notebooks/search.py --help")
+            raise InvalidInput(problems, next="patron search --help")
 
 
 @dataclass(frozen=True, kw_only=True)
