@@ -27,7 +27,7 @@ from patron_core.errors import Busy, Conflict, PatronError, Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.sky_task import job_name, make_task, prefix
-from patron_core.executors.sky_view import TERMINAL, observe_job
+from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.masking import mask
@@ -142,8 +142,7 @@ class SkyExecutor:
                 )
             return observe_job(job, Records(handle["run_dir"], handle["key"]).starts())
         except PatronError as error:
-            said = {"error": error.message, "next": error.next}
-            return Observation(status=ObservedStatus.UNREACHABLE, evidence=said)
+            return _by_records(handle, {"error": error.message, "next": error.next})
         except OSError as error:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": str(error)})
 
@@ -192,6 +191,16 @@ def _handle(key: str, job_id: int, run_dir: str) -> Handle:
 
 def _on_its_way(key: str, what_next: str) -> Unavailable:
     return Busy(f"the launch of {key} is still on its way", next=what_next)
+
+
+def _by_records(handle: Handle, said: dict[str, Any]) -> Observation:
+    """SkyPilot does not answer; what its machines write down is charged all the same."""
+    starts: list[dict[str, Any]] = []
+    with suppress(OSError):
+        starts = Records(handle["run_dir"], handle["key"]).starts()
+    if placed := by_place(starts):
+        said["machine_s"] = placed
+    return Observation(status=ObservedStatus.UNREACHABLE, uptime_s=machine_s(starts) or None, evidence=said)
 
 
 def _run_dir_of(job: dict[str, Any]) -> str:
