@@ -49,10 +49,7 @@ def _from_afar(run: Run, host: Host | None) -> list[str]:
         said.append(f"the wish to {run.stop_requested} waits for {name}, which obeys it when it looks next")
     if run.state in ACTIVE and (host is None or host.silent_s > ownership.UNHEARD_S):
         since = f"was last heard {ownership.ago(host.silent_s)}" if host else "was never heard"
-        said.append(
-            f"{name} {since}; the run costs no more than is held, and the guard beside it stops it at its deadline. "
-            f"Who planned it may give it up: patron lab --write-off {run.id} --yes"
-        )
+        said.append(f"{name} {since}; the run costs no more than is held, and the guard beside it keeps its deadline")
     return said
 
 
