@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import shlex
 import sys
@@ -59,8 +60,15 @@ def setup_of_machines() -> dict[str, str]:
     """What every machine is set up with: a plan that was proven with one setup is not proven with another."""
     if python := os.environ.get("PATRON_SKY_PYTHON"):
         return {"PATRON_SKY_PYTHON": python}
-    requirements = _task_file("train.yaml")["envs"]["PATRON_REQUIREMENTS"]
-    return {"PATRON_REQUIREMENTS": requirements, "the trainer's sources": code_hash()}
+    return {"its packages": _pins_hash(), "the trainer's sources": code_hash()}
+
+
+def _pins_hash() -> str:
+    try:
+        return hashlib.sha256((settings.shipped("skypilot") / "requirements.txt").read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        advice = "uv sync --reinstall-package patron"
+        raise Refused(f"the pinned packages cannot be read: {error}", next=advice) from error
 
 
 def _task_file(name: str) -> dict[str, Any]:

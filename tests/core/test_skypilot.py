@@ -61,7 +61,7 @@ def test_the_task_file_is_filled_in() -> None:
     assert "PATRON_CACHE" not in task["envs"]  # a path of this machine
     assert task["api_server_access"] is False
     assert sorted(path.name for path in Path(task["workdir"]).iterdir()) == [
-        "LICENSE", "README.md", "patron_core", "pyproject.toml", "trainer",
+        "LICENSE", "README.md", "patron_core", "pyproject.toml", "skypilot", "trainer",
     ]  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
         check_proof(run)
     assert refused.value.next == f"patron dryrun --run {run.id} --yes"
     monkeypatch.setenv("PATRON_SKY_PYTHON", "/opt/env/bin/python")
-    with pytest.raises(Refused, match="PATRON_REQUIREMENTS, PATRON_SKY_PYTHON, the trainer's sources"):
+    with pytest.raises(Refused, match="PATRON_SKY_PYTHON, its packages, the trainer's sources"):
         check_proof(run)
 
 
