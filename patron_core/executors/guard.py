@@ -18,6 +18,7 @@ It writes to its run directory and nowhere else, and needs no server: the guard 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,7 @@ class Guard:
         self.before = self.records.starts()
         self.number = len(self.before) + 1
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
+        self.place = _place()
         self.started_at = time.time()
         self.setup_s = self._paid_before()
         # on machines that it had before, and in the set-up of this one
@@ -190,6 +192,7 @@ class Guard:
             "job": self.job,
             "number": self.number,
             "host": os.uname().nodename,
+            "place": self.place,
             "started_at": self.started_at,
             "setup_s": self.setup_s,
             "elapsed_s": self.setup_s + self.watcher.elapsed_s(),  # what is paid for
@@ -201,6 +204,16 @@ class Guard:
             "evidence": self.watcher.evidence,
             "tail": [mask(line) for line in self.tail],
         }
+
+
+def _place() -> str:
+    """Where SkyPilot found this machine, cloud/region/zone: what an hour of it costs. Empty where nobody says so."""
+    try:
+        cluster = json.loads(os.environ.get("SKYPILOT_CLUSTER_INFO") or "{}")
+        parts = [str(cluster[name]) for name in ("cloud", "region", "zone") if cluster.get(name)]
+    except (ValueError, TypeError, AttributeError):
+        return ""
+    return "/".join(parts).lower()
 
 
 def _submitted_at() -> float | None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from patron_core.store import attempts, calibrations, labs, leases, ledger, mirrors, notes, requests, runs, searches
+from patron_core.store import (
+    attempts,
+    calibrations,
+    hosts,
+    labs,
+    leases,
+    ledger,
+    mirrors,
+    notes,
+    requests,
+    runs,
+    searches,
+)
 from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
     Calibration,
+    Host,
     Lease,
     LedgerEntry,
     Mirror,
@@ -23,6 +36,7 @@ from patron_core.store.records import (
 __all__ = [
     "Attempt",
     "Calibration",
+    "Host",
     "Lease",
     "LedgerEntry",
     "Mirror",
@@ -37,6 +51,7 @@ __all__ = [
     "Wallet",
     "attempts",
     "calibrations",
+    "hosts",
     "labs",
     "leases",
     "ledger",

@@ -24,7 +24,7 @@ _COUNTS = {
     "fitting_device_batch_size", "num_bad", "num_values", "tokens", "oom_kills", "exit_code", "signal", "number",
 }  # fmt: skip
 _NUMBERS = {"val_bpb", "min_val_bpb", "val_loss", "mfu", "val_bpb_here"}  # and what ends with a unit: _s, _bytes
-_TEXTS = {"attempt", "reason", "message", "advice", "error", "host", "job", "key", "hash", "quantity", "name"}
+_TEXTS = {"attempt", "reason", "message", "advice", "error", "host", "job", "key", "hash", "quantity", "name", "place"}
 _OBJECTS = {"memory", "divergence", "burst", "rehearsal", "evidence"}
 
 
