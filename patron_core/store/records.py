@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from patron_core.states import EndReason, RunState
@@ -28,6 +28,7 @@ class RunSummary:
     stop_requested: StopRequest | None
     failures: int
     actor: str
+    host_id: str | None  # whose a local run is; None: rented, or from before there were hosts
     created_at: float
     updated_at: float
 
@@ -114,7 +115,7 @@ class LedgerEntry:
     id: int
     project: str
     key: str
-    kind: str  # deposit, withdraw, hold, charge, release
+    kind: str  # deposit, withdraw, hold, release, or one of ledger.CHARGES
     usd_micros: int
     asked_usd_micros: int  # a charge moves no more than is held, a release all that is left
     source: str
@@ -141,6 +142,20 @@ class RunMoney:
     charged_usd_micros: int
     released_usd_micros: int
     funded_usd_micros: int  # everything that was ever held for it
+    # what was charged, by what for (ledger.CHARGES)
+    by_kind_usd_micros: dict[str, int] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A machine, with the home and the user that runs there belong to."""
+
+    id: str
+    name: str
+    user: str
+    home: str
+    boot_id: str
+    silent_s: float = 0.0  # since it was last heard, by the database's clock
 
 
 @dataclass(frozen=True, kw_only=True)

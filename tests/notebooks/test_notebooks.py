@@ -77,7 +77,7 @@ def test_help_says_what_it_is_for(name: str, notebook: Load, capsys: pytest.Capt
     ]
     (kind,) = kinds
     with pytest.raises(SystemExit) as ended:
-        parse_arguments(kind, ["--help"], prog=f"{name}.py", description="")
+        parse_arguments(kind, ["--help"], prog=name, description="")
     assert ended.value.code == 0
     assert "--json" in capsys.readouterr().out
     assert all(field.description for field in kind.model_fields.values())
@@ -137,14 +137,6 @@ def test_estimate_says_where_to_run_and_why_not_elsewhere(home: Path, capsys: py
     assert too_large["error"]["code"] == "refused"
     assert as_script("1_estimate", *given) == 0
     assert "dated table" in capsys.readouterr().out
-
-
-def test_estimate_without_skypilot_says_which_command_installs_it(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("patron_core.machines.catalog.has_sky", lambda: False)
-    assert as_script("1_estimate", "--prices", "--json") == 3
-    assert answer(capsys)["error"]["next"].startswith("uv sync --extra gcp")
 
 
 def test_an_unknown_device_is_refused_with_the_names_there_are(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
