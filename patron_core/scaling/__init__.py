@@ -17,7 +17,7 @@ from typing import Any
 
 from patron_core.errors import InvalidInput
 from patron_core.interval import Interval
-from patron_core.scaling.anchors import corpus_fit, prior_of, usual_noise
+from patron_core.scaling.anchors import corpus_fit, prior_of, regime, usual_noise
 from patron_core.scaling.fitting import fit_law
 from patron_core.scaling.law import (
     REFERENCE_PARAMS,
@@ -46,6 +46,7 @@ __all__ = [
     "predict",
     "recommend",
     "refit",
+    "regime",
 ]
 
 

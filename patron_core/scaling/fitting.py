@@ -21,6 +21,7 @@ from patron_core.scaling.law import (
     Matrix,
     Observation,
     Theta,
+    box_of,
     outside_of,
     terms,
 )
@@ -216,14 +217,14 @@ def _problem(
 ) -> _Problem:
     import numpy as np
 
-    size = 5 + len(regimes)
+    size, box = 5 + len(regimes), box_of(within)
     precision = np.zeros((size, size))
     precision[:5, :5] = prior.precision
     precision[range(5, size), range(5, size)] = OFFSET_SPREAD**-2
     apart = [
         math.hypot(
             PER_EVAL_TOKEN / math.sqrt(run.eval_tokens) if run.eval_tokens else 0.0,
-            OUTSIDE_SPREAD * outside_of(within, run.num_params, run.num_tokens),
+            OUTSIDE_SPREAD * outside_of(box, run.num_params, run.num_tokens),
         )
         for run in seen
     ]

@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from patron_core.interval import Interval
 
 Vector = tuple[float, ...]
 Matrix = tuple[Vector, ...]
+Box = tuple[float, float, float, float]
 Theta = tuple[float, float, float, float, float]  # ln of E, A-term, B-term, alpha, beta
 
 Z90 = 1.645  # nine in ten of a normal distribution lie within this many standard deviations
@@ -25,7 +27,7 @@ REFERENCE_PARAMS = 1e8
 REFERENCE_TOKENS = 1e9
 OUTSIDE_SPREAD = 0.012  # added relative error for each e-fold outside the measured range, by N and by D
 OFFSET_SPREAD = 0.05  # relative, of a regime's offset before any run of it
-FULL_WEIGHT_ABOVE = 0.5  # runs that weigh less than this are named
+DOUBTED_BELOW = 0.2  # runs that weigh less than this are named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,11 @@ class Fit:
         """False when nothing was ever measured on this corpus, and the law is a guess."""
         return bool(self.anchors or self.observations)
 
+    @cached_property
+    def box(self) -> Box | None:
+        """The range of what was measured."""
+        return box_of((*self.anchors, *self.observations))
+
     @property
     def coefficients(self) -> dict[str, float]:
         """E, A, B, alpha, beta as papers write them."""
@@ -95,9 +102,7 @@ class Fit:
 
     def doubted(self) -> list[Observation]:
         """The user's runs that the law hardly believes: far from all others, or hardly validated."""
-        return [
-            seen for seen, weight in zip(self.observations, self.weights, strict=True) if weight < FULL_WEIGHT_ABOVE
-        ]
+        return [seen for seen, weight in zip(self.observations, self.weights, strict=True) if weight < DOUBTED_BELOW]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -162,15 +167,21 @@ def slope(fit: Fit, num_params: float, num_tokens: float, regime: str | None) ->
 
 def outside(fit: Fit, num_params: float, num_tokens: float) -> float:
     """How many e-folds a run lies outside the box of runs the law was fitted on; 0 inside."""
-    return outside_of((*fit.anchors, *fit.observations), num_params, num_tokens)
+    return outside_of(fit.box, num_params, num_tokens)
 
 
-def outside_of(seen: Sequence[Observation], num_params: float, num_tokens: float) -> float:
+def box_of(seen: Sequence[Observation]) -> Box | None:
+    """(fewest params, most, fewest tokens, most); None of no runs: the prior's own width says it all."""
     if not seen:
-        return 0.0  # nothing to be outside of: the prior's own width says it all
-    params = [run.num_params for run in seen]
-    tokens = [run.num_tokens for run in seen]
-    return _log_distance(num_params, min(params), max(params)) + _log_distance(num_tokens, min(tokens), max(tokens))
+        return None
+    params, tokens = [run.num_params for run in seen], [run.num_tokens for run in seen]
+    return min(params), max(params), min(tokens), max(tokens)
+
+
+def outside_of(box: Box | None, num_params: float, num_tokens: float) -> float:
+    if box is None:
+        return 0.0
+    return _log_distance(num_params, box[0], box[1]) + _log_distance(num_tokens, box[2], box[3])
 
 
 def t90(degrees: float) -> float:
