@@ -83,15 +83,31 @@ def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[
     """What to ask SkyPilot for: the attempt's accelerator, spot or not, in the places that are allowed."""
     found = copy.deepcopy(template)
     spot = bool(machine.get("spot", found.get("use_spot")))
+    count = int(machine.get("num_gpus") or 1)
     if machine.get("accelerator"):
-        found["accelerators"] = f"{machine['accelerator']}:1"
+        found["accelerators"] = f"{machine['accelerator']}:{count}"
+    elif machine:  # a machine without GPUs
+        found.pop("accelerators", None)
     only = settings.sky_infra()
-    places = list(machine.get("places") or ()) or ([only] if only else [])
+    places = [_place(place, count) for place in machine.get("places") or ([only] if only else ())]
     if places:
         found.pop("any_of", None)
-        found["ordered"] = [{"infra": place} for place in places]
+        found["ordered"] = places
     else:  # the file's own, without those that have another accelerator, or no spot machines
         kept = [p for p in found["any_of"] if "accelerators" not in p and p.get("use_spot", spot) == spot]
         found["any_of"] = [{"infra": place["infra"]} for place in kept]
-    found["use_spot"] = spot and not any(place.startswith(_NO_SPOT) for place in places)
+    found["use_spot"] = spot and not any(place["infra"].startswith(_NO_SPOT) for place in places)
     return found
+
+
+def _place(place: str | dict[str, Any], count: int) -> dict[str, Any]:
+    """By the name and the instance type of the very row that was planned with: a card's plain name finds nothing at one
+    cloud (RunPod's is H100-SXM), and at another its slower sister (Lambda's H100 is the PCIe card)."""
+    if isinstance(place, str):  # named by hand
+        return {"infra": place}
+    asked = {"infra": place["infra"]}
+    if place.get("accelerator"):
+        asked["accelerators"] = f"{place['accelerator']}:{count}"
+    if place.get("instance_type"):
+        asked["instance_type"] = place["instance_type"]
+    return asked

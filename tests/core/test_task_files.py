@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -22,9 +21,6 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "skypilot").glob("*.yaml"))
 PINS = ROOT / "skypilot" / "requirements.txt"
 RECOVERY_KEYS = {"strategy", "max_restarts_on_errors", "recover_on_exit_codes"}
-needs_sky = pytest.mark.skipif(
-    importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra slurm"
-)
 
 # SkyPilot keeps what it knows in HOME, so that it is asked in a process of its own with a home of its own
 _OPTIMIZE = """
@@ -94,7 +90,6 @@ def test_there_is_a_file_for_each_kind_of_job() -> None:
     assert [path.name for path in FILES] == ["dryrun.yaml", "train-multi.yaml", "train.yaml"]
 
 
-@needs_sky
 def test_skypilot_takes_every_file_and_its_optimizer_finds_the_cheapest_place(tmp_path: Path) -> None:
     write_catalog(tmp_path, cheap_region="europe-west4")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYPILOT_")}
