@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from patron_core.store import attempts, calibrations, leases, ledger, mirrors, notes, requests, runs, searches
+from patron_core.store import (
+    approvals,
+    attempts,
+    audit,
+    calibrations,
+    leases,
+    ledger,
+    mirrors,
+    notes,
+    requests,
+    runs,
+    searches,
+    tokens,
+)
 from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
@@ -35,7 +48,9 @@ __all__ = [
     "Search",
     "Store",
     "Wallet",
+    "approvals",
     "attempts",
+    "audit",
     "calibrations",
     "leases",
     "ledger",
@@ -44,4 +59,5 @@ __all__ = [
     "requests",
     "runs",
     "searches",
+    "tokens",
 ]

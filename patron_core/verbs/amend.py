@@ -14,9 +14,11 @@ from patron_core.lifecycle.workload import check_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
 
 
+@asks("run")
 def amend(
     store: Store,
     run_id: str,

@@ -23,6 +23,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
@@ -36,6 +37,7 @@ _LOOKS = 5  # at a run that others change at the same moment
 _ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@asks("spend")
 @kept_with_the_run
 def fund(
     store: Store,

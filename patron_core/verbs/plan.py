@@ -19,6 +19,7 @@ from patron_core.prices import Price, fallback_price
 from patron_core.scaling import Fit, Observation, refit
 from patron_core.store import Store, calibrations, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.money import DEFAULT_PROJECT
 from trainer.contract.devices import DEVICES, Device, find_device
 from trainer.contract.spec import TrainSpec
@@ -93,6 +94,7 @@ def _within_hourly_cap(row: Estimate) -> Estimate:
     return replace(row, budget=budget, verdict=judge(row.memory, row.wall_s, row.cost_usd_micros, budget))
 
 
+@asks("run")
 def plan(
     store: Store,
     *,
