@@ -112,9 +112,9 @@ class Session:
                 )
 
     def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.state["spec_hash"] != self._spec.hash():
+        if checkpoint.state.get("spec_hash") != self._spec.hash():
             raise BadSpec(
-                f"{checkpoint.path} was made with another spec (hash {checkpoint.state['spec_hash']}, this one "
+                f"{checkpoint.path} was made with another spec (hash {checkpoint.state.get('spec_hash')}, this one "
                 f"{self._spec.hash()}); give the run's own spec, or another run directory"
             )
         self._resumed_step = checkpoint.step
@@ -204,6 +204,7 @@ class Session:
             "checkpoint_stall_s": save.stall_s if save else None,
             "checkpoint_bytes": save.num_bytes if save else None,
             "train_tokens_available": data.num_train_tokens,
+            "train_shards": len(data.train),
             "train_tokens_needed": loop.recipe.train_tokens,
             "val_loss": result.val_loss,
             "val_bpb_burst": result.val_bpb,

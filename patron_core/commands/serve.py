@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pydantic import Field
 
-from patron_core.server.run import DEFAULT_PORT, Address, notebooks_folder, serve
+from patron_core import settings
+from patron_core.server.run import DEFAULT_PORT, Address, serve
 from patron_core.ui.script import Arguments, open_command
 
 
@@ -19,7 +23,7 @@ class ServeArguments(Arguments):
     tls_key: str = Field(default="", description="file with its key")
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> NoReturn:
     session = open_command(ServeArguments, argv, prog="serve", description=__doc__ or "")
     args = session.args
     address = Address(
@@ -29,9 +33,8 @@ def main(argv: Sequence[str]) -> int:
     def say(link: str) -> None:
         session.emit({"link": link}, f"Patron is at\n\n    {link}\n\nWho has this link acts as you. Ctrl-C ends it.")
 
-    session.call(serve, address, notebooks_folder(), say=say)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    session.call(serve, address, settings.shipped("notebooks"), say=say)
+    logging.shutdown()
+    sys.stdout.flush()
+    # kernels are threads that may be in the middle of a cell and wait for nothing: what must last is in the store
+    os._exit(0)

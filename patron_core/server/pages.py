@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 
 from patron_core.store.audit import AuditEntry
 from patron_core.ui import inert
-from patron_core.ui.pages import word
+from patron_core.ui.commands import name_of
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a202c; --quiet: #5a6577; --line: #d8dee8; --paper: #fbfcfd; --card: #fff;
@@ -64,8 +64,8 @@ def _described(file: Path) -> Notebook:
     title, _, purpose = said.partition("\n")[0].partition(": ")
     return Notebook(
         file=file,
-        path=f"/{word(file.stem)}",
-        title=word(file.stem).replace("_", " ").capitalize(),
+        path=f"/{name_of(file)}",
+        title=name_of(file).replace("_", " ").capitalize(),
         purpose=purpose or title,
     )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 from patron_core import settings
@@ -111,7 +114,24 @@ def _bound(address: Address) -> socket.socket:
 def _run(app: object, address: Address, listening: socket.socket) -> None:
     import uvicorn
 
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    errors = logging.getLogger("uvicorn.error")
+    errors.setLevel(logging.WARNING)
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """A stop that was asked for is no failure: the signal is not raised again after it."""
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            errors.setLevel(logging.CRITICAL)  # what breaks off now was meant to
+            super().handle_exit(sig, frame)
+
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,
@@ -125,9 +145,4 @@ def _run(app: object, address: Address, listening: socket.socket) -> None:
         ssl_keyfile=address.tls_key or None,
     )
     settings.keep_private()
-    uvicorn.Server(config).run(sockets=[listening])
-
-
-def notebooks_folder() -> Path:
-    """Where the lab's notebooks are."""
-    return Path(__file__).parents[2] / "notebooks"
+    Server(config).run(sockets=[listening])

@@ -128,7 +128,7 @@ def _check_runs_at_once(conn: Connection, token: Token, run_id: str) -> None:
     if under_way >= most:
         raise BeyondAllowance(
             f"token {token.name!r} may have {most} runs under way at once, and has {under_way}",
-            next="python notebooks/0_lab.py",
+            next="patron lab",
         )
 
 
@@ -145,7 +145,7 @@ def _check_approved(conn: Connection, token: Token, run: Run, usd_micros: int) -
     said += f" at once. {asked.actor} refused {format_usd(asked.usd_micros)}: {asked.word}" if asked and refused else ""
     raise ApprovalNeeded(
         said if refused else f"{said} at once. They were asked; do the same again, under the same key, once approved",
-        next=f"python notebooks/4_watch.py --run {run.id}",
+        next=f"patron watch --run {run.id}",
         run_id=run.id,
         token=token.name,
         usd_micros=usd_micros,

@@ -65,7 +65,7 @@ def decide(store: Store, approval_id: str, decision: Decision, *, word: str, act
             asked = get(conn, approval_id)
             if asked.state == decision:
                 return asked
-            raise Conflict(f"approval {approval_id} was {asked.state} before", next="patron approvals")
+            raise Conflict(f"approval {approval_id} was {asked.state} before", next="patron lab")
         detail = {"approval": approval_id, "usd_micros": asked.usd_micros, "word": values["word"]}
         runs.add_event(conn, asked.run_id, kind=f"approval_{decision}", actor=actor, now=now, detail=detail)
         return get(conn, approval_id)
@@ -87,7 +87,7 @@ def get(store: Store | Connection, approval_id: str) -> Approval:
     with reading(store) as conn:
         row = conn.execute(sa.select(approvals).where(approvals.c.id == approval_id)).first()
     if row is None:
-        raise NotFound(f"there is no approval {approval_id!r}", next="python notebooks/0_lab.py")
+        raise NotFound(f"there is no approval {approval_id!r}", next="patron lab")
     return _approval(row)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from patron_core.ui.commands import name_of
 
 _served = False  # by this process, each at its own path
 
@@ -16,17 +18,12 @@ def serve_by_path() -> None:
     _served = True
 
 
-def word(stem: str) -> str:
-    """4_watch -> watch: what commands and addresses call a notebook."""
-    return re.sub(r"^\d+_", "", stem)
-
-
 def page(params: Mapping[str, Any], notebook: str, **query: str) -> str | None:
     """The address of another notebook. None where this one is served alone, and in scripts."""
     if _served:
         carried = {"project": str(params["project"])} if "project" in params else {}
         asked = urlencode(carried | query)
-        return f"/{word(notebook)}/" + (f"?{asked}" if asked else "")
+        return f"/{name_of(Path(notebook))}/" + (f"?{asked}" if asked else "")
     if "file" not in params:
         return None
     folder = str(params["file"]).rpartition("/")[0]

@@ -17,7 +17,7 @@ from patron_core.store.approvals import Approval
 # what the audit log keeps of a call: amounts, names and keys; never a text or a spec
 _KEPT = frozenset(
     {
-        "usd_micros", "deposit_usd_micros", "max_usd_micros", "num_steps", "eval_every_steps", "burst_steps",
+        "usd_micros", "deposit_usd_micros", "max_usd_micros", "changes", "burst_steps",
         "key", "name", "kind", "note_id", "approval_id", "decision", "scopes",
     }
 )  # fmt: skip

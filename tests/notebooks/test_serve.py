@@ -27,7 +27,7 @@ from patron_core.lifecycle import post
 from patron_core.store import Run, Store, attempts, leases, ledger
 from patron_core.store.tokens import Allowance
 
-SERVE = [sys.executable, "-m", "patron_core.commands.serve"]
+SERVE = [sys.executable, "-m", "patron_core.commands", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +176,10 @@ def test_a_busy_port_is_said_and_sigterm_ends_it_with_a_page_open(served: Served
     other, link = start(served.env)
     cookie = httpx.get(link).headers["set-cookie"].partition(";")[0]
     base = link.split("/login")[0]
-    opened = connect(f"ws{base[4:]}/lab/ws?session_id=s_end", additional_headers={"cookie": cookie}, origin=base)
-    other.send_signal(signal.SIGTERM)
-    other.communicate(timeout=20)
+    with connect(f"ws{base[4:]}/lab/ws?session_id=s_end", additional_headers={"cookie": cookie}, origin=base):
+        other.send_signal(signal.SIGTERM)
+        other.communicate(timeout=20)
     assert other.returncode == 0
-    opened.close()
     with socket.socket() as free:
         free.bind(("127.0.0.1", int(base.rpartition(":")[2])))
 
