@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import json
 import re
 import time
@@ -73,7 +72,7 @@ def _described(file: Path) -> Notebook:
 def gallery_page(found: Sequence[Notebook], *, who: str) -> HTMLResponse:
     cards = "".join(
         f'<a class="card" href="{note.path}/"><span class="step">{_step(note)}</span>'
-        f"<h2>{html.escape(note.title)}</h2><p>{html.escape(_sentence(note.purpose))}</p></a>"
+        f"<h2>{_word(note.title)}</h2><p>{_word(_sentence(note.purpose))}</p></a>"
         for note in found
     )
     return _page(

@@ -6,9 +6,8 @@
 A transfer moves a positive amount from one account to another, so that every transfer sums to zero. Neither a
 wallet nor a hold ever goes below zero, and no run is held or charged more than it may cost: who takes from a run's
 hold locks the run, who takes from a wallet locks the wallet, who has a token locks that, always in this order, and
-looks after it. Each transfer
-has a key, unique in its project: the same key with the same question is answered with what happened the first time,
-with another question it is a Conflict.
+looks after it. Each transfer has a key, unique in its project: the same key with the same question is answered with
+what happened the first time, with another question it is a Conflict.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ def deposit(
 
 
 def fill_up(conn: Connection, *, project: str, to_usd_micros: int, key: str, actor: str, now: float) -> int:
-    """Deposit what the wallet lacks to `to_usd_micros`, once a key, however much is in it later. Returns how much.
-
-    For an agent, whose token may not deposit, the wallet stays as a person filled it.
-    """
+    """Deposit what the wallet lacks to `to_usd_micros`, once a key, however much is in it later. Returns how much: for
+    an agent nothing, since its wallet is filled by a person."""
     if not tokens.is_person(conn):
         return 0
     _lock_wallet(conn, project)
