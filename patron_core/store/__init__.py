@@ -7,6 +7,7 @@ from patron_core.store import (
     attempts,
     audit,
     calibrations,
+    hosts,
     leases,
     ledger,
     mirrors,
@@ -20,6 +21,7 @@ from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
     Calibration,
+    Host,
     Lease,
     LedgerEntry,
     Mirror,
@@ -36,6 +38,7 @@ from patron_core.store.records import (
 __all__ = [
     "Attempt",
     "Calibration",
+    "Host",
     "Lease",
     "LedgerEntry",
     "Mirror",
@@ -52,6 +55,7 @@ __all__ = [
     "attempts",
     "audit",
     "calibrations",
+    "hosts",
     "leases",
     "ledger",
     "mirrors",

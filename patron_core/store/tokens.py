@@ -226,9 +226,7 @@ def is_person(conn: Connection) -> bool:
 def check_scope(token: Token, scope: str, what: str) -> None:
     if not token.may(scope):
         has = ", ".join(each for each in SCOPES if token.may(each))
-        raise Forbidden(
-            f"token {token.name!r} may {has}, not {scope}: it cannot {what}", next=f"patron token make --scope {scope}"
-        )
+        raise Forbidden(f"token {token.name!r} may {has}, not {scope}: it cannot {what}", next="patron token list")
 
 
 def _valid(row: Row[Any] | None, now: float) -> Token:
