@@ -88,9 +88,7 @@ def _revoke(session: Session[TokenArguments], store: Store) -> None:
 
 def _line(token: Token) -> str:
     scopes = ", ".join(scope for scope in SCOPES if token.may(scope))
-    limits = [
-        f"{name.removesuffix('_usd_micros').replace('_', ' ')} {_said(name, value)}" for name, value in _set(token)
-    ]
+    limits = [f"{name.replace('_usd_micros', '').replace('_', ' ')} {said}" for name, said in _limits(token)]
     end = f"revoked {show.moment(token.revoked_at)}" if token.revoked_at else f"until {show.moment(token.expires_at)}"
     return f"{token.name}: {scopes}; {', '.join(limits) or 'no limits'}; {end}"
 
