@@ -16,7 +16,6 @@ A relative path means the working folder of whoever gives it; processes that are
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -129,14 +128,6 @@ def capacity_wait_s() -> float:
 def token() -> str:
     """The secret of a token; empty: whoever can open the database acts as its owner."""
     return os.environ.get("PATRON_TOKEN", "").strip()
-
-
-def lab_id() -> str:
-    """Eight hex digits that tell this lab's jobs from others' on the same server. Those who share a database agree."""
-    where = database_url()
-    # a file is this machine's own; of a server's address, who asks is no part
-    where = f"{where}@{os.uname().nodename}" if where.startswith("sqlite:") else where.rpartition("@")[2]
-    return hashlib.sha256(where.encode()).hexdigest()[:8]
 
 
 def local_usd_micros_per_hour() -> int:
