@@ -129,7 +129,12 @@ def plan(
         key=key,
         now=now,
         max_usd_micros=max_usd_micros,
-        estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict()},
+        estimate=row.to_dict()
+        | {
+            "machine": target.machine_key(),
+            "target": target.to_dict(),
+            "finish_s": budget_s,
+        },
         terms={"budget_s": budget_s},
     )
 
