@@ -180,7 +180,7 @@ def test_a_failed_run_is_not_sent_back_to_where_it_is_looked_at() -> None:
     assert "--steps 280" in again
     assert "--data 'path:/a b/[1]'" in again
     smaller = verbs.next_step(run_in(RunState.FAILED, EndReason.CUDA_OOM), {"memory": {"fitting_device_batch_size": 2}})
-    assert "--batch-tokens 128" in smaller
+    assert "--device-batch-size 2" in smaller
 
 
 def test_a_command_is_told_from_advice() -> None:

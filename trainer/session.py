@@ -204,6 +204,7 @@ class Session:
             "checkpoint_stall_s": save.stall_s if save else None,
             "checkpoint_bytes": save.num_bytes if save else None,
             "train_tokens_available": data.num_train_tokens,
+            "train_shards": len(data.train),
             "train_tokens_needed": loop.recipe.train_tokens,
             "val_loss": result.val_loss,
             "val_bpb_burst": result.val_bpb,

@@ -11,15 +11,18 @@ from patron_core import settings
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
 from patron_core.estimate.verdict import judge
+from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import WORKLOAD, check_spec
 from patron_core.machines import this_machine
+from patron_core.machines.host import this_host
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
-from patron_core.scaling import Fit, Observation, refit
-from patron_core.store import Store, calibrations, runs
+from patron_core.scaling import Fit, Observation, refit, regime
+from patron_core.store import Store, calibrations, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
+from patron_core.verbs.spec_door import spec_on
 from trainer.contract.devices import DEVICES, Device, find_device
 from trainer.contract.spec import TrainSpec
 
@@ -56,19 +59,18 @@ def estimates(
     budget_usd_micros: int | None = None,
     spot: bool = False,
 ) -> list[Estimate]:
-    """Every depth on every device. `spec` gives everything but the depth. Without a store nothing is known yet.
+    """Every depth on every device. `spec`: the fields that were given; the others are the device's own defaults.
+    Without a store nothing is known yet.
 
     A device to be rented that costs more than PATRON_MAX_USD_PER_HOUR is over budget, whatever the budget is.
     """
     if not depths or not devices:
         raise InvalidInput(["depths and devices: at least one of each"], next="--depths 6,8,10,12 --devices A100-40GB")
-    base = check_spec({"depth": depths[0], **(spec or {})})
-    for depth in depths:
-        check_spec(base.to_dict() | {"depth": depth})
     rows: list[Estimate] = []
-    fit = fit_of(store, base.data)
     for name in devices:
         device, local = device_named(store, name), name == LOCAL_DEVICE
+        base, *_ = [spec_on(device, {**(spec or {}), "depth": depth}) for depth in depths]
+        fit = fit_of(store, base.data)
         calibration = calibration_for(store, base) if local else None
         known = {device.name: calibration} if calibration else {}
         rows += estimate_table(
@@ -116,6 +118,9 @@ def plan(
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
     if row.verdict is Verdict.OUT_OF_MEMORY:
         raise InvalidInput([row.sentence], next="take a smaller device_batch_size or depth")
+    host = this_host() if target.executor == ownership.LOCAL else None
+    if host is not None:
+        hosts.heard(store, host)
     return runs.create_run(
         store,
         project=project,
@@ -128,6 +133,7 @@ def plan(
         actor=actor,
         key=key,
         now=now,
+        host_id=host.id if host else None,
         max_usd_micros=max_usd_micros,
         estimate=row.to_dict()
         | {
@@ -201,6 +207,8 @@ def fit_of(store: Store | None, corpus: str) -> Fit:
             num_tokens=row.values["num_tokens"],
             val_bpb=row.values["val_bpb"],
             label=row.run_id or "",
+            regime=regime(row.values["vocab_size"], row.values["sequence_len"]),
+            eval_tokens=row.values.get("eval_tokens"),
         )
         for row in (calibrations.all_for(store) if store is not None else ())
         if row.kind == "run" and row.values.get("corpus") == corpus

@@ -70,10 +70,12 @@ def prepare(
     if remark := source.remark():
         warn("data_left_out", remark)
     first = source.train_part(0)
-    if not is_trained(tokenizer_path(cache, first.fingerprint, spec.vocab_size)):
+    if not is_trained(tokenizer_path(cache, first.fingerprint, spec.vocab_size, spec.tokenizer_chars)):
         first.fetch(progress)
     tokenizer_started = time.monotonic()
-    path, tokenizer = ensure_tokenizer(first.documents(), first.fingerprint, spec.vocab_size, cache, progress)
+    path, tokenizer = ensure_tokenizer(
+        first.documents(), first.fingerprint, spec.vocab_size, cache, progress, chars=spec.tokenizer_chars
+    )
     tokenizer_s = time.monotonic() - tokenizer_started
     on_phase("tokenizer", tokenizer_s)
 
