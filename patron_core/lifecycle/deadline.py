@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from patron_core.interval import Interval, total
-from patron_core.lifecycle import holds
+from patron_core.lifecycle.holds import startup_phases
 from patron_core.market.spot_policy import Choice, Machine, Progress, Terms, choose_machine
 from patron_core.money import cost_usd_micros
 
@@ -89,7 +89,7 @@ def on_the_other(price: Mapping[str, Any]) -> dict[str, Any]:
 def terms_of(estimate: Mapping[str, Any], *, stop_s: float, spot_price_share: float) -> Terms:
     """Of an estimate as it is kept, upper bounds. A change-over stops one machine and starts the next."""
     phases = {name: Interval(**phase) for name, phase in estimate["phases_s"].items()}
-    startup_s = total(phases[name] for name in holds.startup_phases(estimate)).high
+    startup_s = total(phases[name] for name in startup_phases(estimate)).high
     work_s = sum(phases[name].high for name in _WORK if name in phases)
     interval_s = float(estimate.get("checkpoint_interval_s") or math.inf)
     return Terms(
