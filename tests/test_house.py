@@ -17,7 +17,7 @@ STDLIB = sys.stdlib_module_names
 CORE_TOP = {"__init__", "errors", "money", "interval", "settings", "states", "prices"}
 PURE_CORE = {
     "states", "money", "prices", "interval", "estimate", "scaling", "market", "lifecycle/decide", "lifecycle/evidence",
-    "lifecycle/verdict",
+    "lifecycle/verdict", "lifecycle/deadline", "lifecycle/holds",
 }  # fmt: skip
 PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE} | {
     "patron_core.errors",

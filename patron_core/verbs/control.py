@@ -6,12 +6,15 @@ What decides is looked at under the run's lock: of a cancel and a launch at once
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.errors import Refused
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.apply import settle
+from patron_core.lifecycle.deadline import with_finish
 from patron_core.machines.target import target_of
 from patron_core.money import format_usd, typed_usd
 from patron_core.states import TERMINAL, EndReason, RunState
@@ -44,7 +47,7 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
     _check_funded(run)
     check_here(store, run)
     free_checks.before_launch(run)
-    quote = target_of(run).quote(now=now)
+    quote = _quote(run, now=now)
     hourly = quote["usd_micros_per_hour"]
     with store.begin() as conn:
         run = runs.lock(conn, run.id)
@@ -59,6 +62,17 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
         return runs.transition(
             conn, run.id, old=RunState.FUNDED, new=RunState.LAUNCHING, actor=actor, now=now, detail="launch"
         )
+
+
+def _quote(run: Run, *, now: float) -> dict[str, Any]:
+    """What an hour costs now; with a time to be done by, and spot allowed, also what it costs on demand."""
+    target, estimate = target_of(run), run.estimate or {}
+    quote = target.quote(now=now)
+    if not target.spot or not estimate.get("finish_s"):
+        return quote
+    on_demand = replace(target, spot=False).quote(now=now)
+    stop_s = holds.stop_s(run.run_dir, is_rented=True)
+    return with_finish(quote, on_demand, estimate=estimate, stop_s=stop_s, now=now)
 
 
 def _is_launched(conn: Connection, run: Run, key: str | None) -> bool:

@@ -137,7 +137,12 @@ def plan(
         now=now,
         host_id=host.id if host else None,
         max_usd_micros=max_usd_micros,
-        estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict()},
+        estimate=row.to_dict()
+        | {
+            "machine": target.machine_key(),
+            "target": target.to_dict(),
+            "finish_s": budget_s,
+        },
         terms={"budget_s": budget_s},
     )
 
