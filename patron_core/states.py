@@ -72,6 +72,7 @@ class EndReason(StrEnum):
     DEADLINE = "deadline"
     PAUSED = "paused"
     CANCELLED = "cancelled"
+    WRITTEN_OFF = "written_off"
 
 
 NEXT_STATE: dict[EndReason, RunState] = {
@@ -93,6 +94,7 @@ NEXT_STATE: dict[EndReason, RunState] = {
     EndReason.DEADLINE: RunState.PAUSED,
     EndReason.PAUSED: RunState.PAUSED,
     EndReason.CANCELLED: RunState.CANCELLED,
+    EndReason.WRITTEN_OFF: RunState.FAILED,
 }
 # Retried without counting: the machine went away, the run did nothing wrong.
 FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE})
@@ -118,6 +120,7 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.DEADLINE: "Its deadline passed. Fund it again to go on.",
     EndReason.PAUSED: "Paused on request. Fund it again to go on.",
     EndReason.CANCELLED: "Cancelled on request.",
+    EndReason.WRITTEN_OFF: "Its machine was not heard of any more, and it was given up; its money is free again.",
 }
 
 

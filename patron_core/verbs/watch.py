@@ -63,9 +63,8 @@ class RunView:
 
     @property
     def zone(self) -> str | None:
-        """Where its newest machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a."""
-        evidence = self.attempts[-1].evidence if self.attempts else {}
-        return "/".join(str(evidence[part]) for part in ("cloud", "region", "zone") if evidence.get(part)) or None
+        """Where its newest machine was rented."""
+        return (attempts.zone_of(self.attempts[-1]) or None) if self.attempts else None
 
     def to_dict(self) -> dict[str, Any]:
         return {
