@@ -136,7 +136,7 @@ def money(found):
 
 @app.cell
 def columns(found, params):
-    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id))
+    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id), found.whose)
     return (table,)
 
 
