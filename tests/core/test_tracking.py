@@ -34,7 +34,7 @@ from patron_core.mirror.tracker import first_line
 from patron_core.rundir import places
 from patron_core.rundir.rundir import Event
 from patron_core.states import RunState
-from patron_core.store import Store, hosts, mirrors, runs
+from patron_core.store import Store, hosts, labs, mirrors, runs
 from patron_core.store.records import Run
 from trainer.contract.remote import Remote
 
@@ -227,6 +227,7 @@ class TestNormal:
         tags = {key: value for key, value in found.data.tags.items() if key.startswith("patron.")}
         assert tags == {
             "patron.run": run.id,
+            "patron.lab": labs.lab_id(store),
             "patron.attempt": "a-train-1",
             "patron.spec_hash": "5" * 64,
             "patron.environment_hash": "e" * 8,
