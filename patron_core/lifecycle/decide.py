@@ -177,7 +177,7 @@ def _ended(now: Situation, seen: Observation) -> Action:
         new_state = RunState.AWAITING_FUNDING if reason is EndReason.COMPLETED else RunState.FAILED
         if reason is EndReason.CANCELLED:
             new_state = RunState.CANCELLED
-        if reason is EndReason.NO_CAPACITY:
+        if reason in (EndReason.NO_CAPACITY, EndReason.SOURCE_UNREACHABLE):
             new_state = RunState.DRAFT  # it was never tried
     else:
         new_state = NEXT_STATE[reason]

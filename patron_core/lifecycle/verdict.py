@@ -66,7 +66,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
     if seen.exit_code in (EXIT_RESUME, EXIT_STOPPED):
         if stop:
             return by_us[StopCause(stop)]
-        if told == SOURCE_UNREACHABLE:
+        if SOURCE_UNREACHABLE in (told, *seen.evidence):
             return EndReason.SOURCE_UNREACHABLE
         if told == "deadline" or seen.evidence.get("deadline_hit") or seen.exit_code == EXIT_STOPPED:
             return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
