@@ -1,6 +1,6 @@
 """Lab: the runs that wait for you, the money, and whether the books add up.
 
-python notebooks/0_lab.py --json
+patron lab --json
 marimo run notebooks/0_lab.py
 """
 
@@ -149,7 +149,7 @@ def attention(found, table):
 
 @app.cell
 def runs(found, session, table):
-    _start = "No run yet. Start with: python notebooks/search.py, or estimate one: python notebooks/1_estimate.py"
+    _start = "No run yet. Start with: patron search, or estimate one: patron estimate"
     session.emit(
         found.to_dict(),
         "\n".join(

@@ -1,8 +1,8 @@
 """Estimate: what a depth takes on a device, before any money is spent.
 
-python notebooks/1_estimate.py                                       depths 6 to 12 on A100-40GB, one hour, $10
-python notebooks/1_estimate.py --depths 8,10 --devices H100,A100-40GB --spot --json
-python notebooks/1_estimate.py --prices --clouds gcp,aws --max-usd-per-hour 6      where to run it, and why not elsewhere
+patron estimate                                       depths 6 to 12 on A100-40GB, one hour, $10
+patron estimate --depths 8,10 --devices H100,A100-40GB --spot --json
+patron estimate --prices --clouds gcp,aws --max-usd-per-hour 6      where to run it, and why not elsewhere
 marimo run notebooks/1_estimate.py
 """
 
@@ -18,12 +18,12 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, price_view, show, tables
-    from patron_core.ui.script import Arguments, Usd, open_session
+    from patron_core.ui import charts, inert, price_view, show, spec_flags, tables
+    from patron_core.ui.script import Usd, open_session
 
 
 @app.class_definition
-class EstimateArguments(Arguments):
+class EstimateArguments(spec_flags.SpecArguments):
     depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(6, 8, 10, 12), min_length=1, description="depths to estimate"
     )
@@ -33,11 +33,6 @@ class EstimateArguments(Arguments):
     minutes: float = Field(default=60.0, gt=0, le=1e6, description="time budget")
     budget: Usd = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
     spot: bool = Field(default=False, description="spot prices, and the reclaims that come with them")
-    data: str = Field(default="climbmix", description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
-    vocab_size: int = Field(default=32768, ge=272, le=262144, description="tokens in the vocabulary")
-    sequence_len: int = Field(default=2048, ge=16, le=65536, description="tokens the model looks back over")
-    ratio: float = Field(default=12.0, ge=0.01, le=1000, description="training tokens per scaling parameter")
-    steps: int | None = Field(default=None, ge=1, le=10**8, description="training steps; beats the ratio")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
@@ -77,16 +72,19 @@ def question(args):
 
 
 @app.cell
-def details(args):
-    data = mo.ui.text(args.data, label="Data")
-    vocab_size = mo.ui.number(272, 262144, value=args.vocab_size, label="Vocabulary")
-    sequence_len = mo.ui.number(16, 65536, value=args.sequence_len, label="Context, tokens")
-    ratio = mo.ui.number(0.01, 1000, value=args.ratio, step=0.5, label="Tokens per parameter")
-    steps = mo.ui.number(0, 10**8, value=args.steps or 0, label="Steps (0: by the ratio)")
-    mo.accordion(
-        {"Recipe": mo.hstack([data, vocab_size, sequence_len, ratio, steps], justify="start", wrap=True, gap=1.5)}
+def details(args, devices, session, store):
+    _device = session.call(verbs.device_named, store, (devices.value or [verbs.LOCAL_DEVICE])[0])
+    _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
+    fields = mo.ui.dictionary(
+        {
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            for name, one in _fields.items()
+        }
     )
-    return data, ratio, sequence_len, steps, vocab_size
+    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
+    _named = mo.hstack([fields[name] for name in _fields], justify="start", wrap=True, gap=1.5)
+    mo.accordion({"Recipe": mo.vstack([_named, others])})
+    return fields, others
 
 
 @app.cell
@@ -102,44 +100,29 @@ def market_question(args):
 @app.cell
 def lab(session):
     store = session.open_lab(make=False)  # finished runs sharpen the prediction; without a lab nothing is made
-    return (store,)
+    key = session.key
+    return key, store
 
 
 @app.cell
-def estimate(
-    budget,
-    data,
-    depths,
-    devices,
-    minutes,
-    ratio,
-    sequence_len,
-    session,
-    spot,
-    steps,
-    store,
-    vocab_size,
-):
+def estimate(args, budget, depths, devices, fields, minutes, others, session, spot, store):
     budget_s = 60 * minutes.value
+    given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
+    mo.stop(given.failed, mo.callout(mo.md(given.error_markdown()), kind="danger"))
     outcome = session.call(
         verbs.estimates,
         store,
         depths=sorted(int(depth) for depth in depths.value),
         devices=devices.value,
-        spec={
-            "data": data.value,
-            "vocab_size": vocab_size.value,
-            "sequence_len": sequence_len.value,
-            "ratio": ratio.value,
-            "num_steps": steps.value or None,
-        },
+        spec=given.value,
         budget_s=budget_s,
         budget_usd_micros=verbs.from_usd(budget.value),
         spot=spot.value,
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
     rows = outcome.value
-    return budget_s, rows
+    plans = [verbs.plan_command(row.spec, verbs.target_for(row)) for row in rows]
+    return budget_s, plans, rows
 
 
 @app.cell
@@ -179,9 +162,10 @@ def price_columns():
 
 
 @app.cell
-def answer(placed, price_table, prices, rows, session, table):
-    _answer = {"estimates": [row.to_dict() for row in rows]}
+def answer(placed, plans, price_table, prices, rows, session, table):
+    _answer = {"estimates": [row.to_dict() | {"plan": plan} for row, plan in zip(rows, plans, strict=True)]}
     _lines = [show.text_table(rows, table), "", *(f"d{row.recipe.depth}: {row.sentence}" for row in rows)]
+    _lines += ["", "to plan and prove one:", *plans]
     if prices is not None and not prices.failed:
         _answer |= {"prices": prices.value.to_dict(), "placements": [one.to_dict() for one in placed]}
         _lines += ["", show.text_table(prices.value.by_region(), price_table), price_view.source_line(prices.value)]
@@ -253,11 +237,50 @@ def place_answer(place_table, placed, session):
 
 
 @app.cell
+def draft_of(plans, rows, session):
+    _labels = {f"d{row.recipe.depth} on {row.device.name}": n for n, row in enumerate(rows)}
+    wanted = mo.ui.dropdown(_labels, value=next(iter(_labels), None), label="Plan")
+    get_draft, set_draft = mo.state(None, allow_self_loops=True)
+    mo.stop(session.is_script or not rows)
+    return get_draft, set_draft, wanted
+
+
+@app.cell
+def plan_this(budget, get_draft, key, plans, rows, session, set_draft, wanted):
+    def make(_):
+        _row = rows[wanted.value]
+        set_draft(
+            session.call(
+                verbs.plan,
+                session.open_lab(),
+                spec=_row.spec.to_dict(),
+                target=verbs.target_for(_row),
+                max_usd_micros=verbs.from_usd(budget.value),
+                actor=session.actor,
+                key=f"estimate:{key}:{_row.spec.hash()}:{_row.device.name}:{budget.value}",
+            )
+        )
+
+    _draft = get_draft()
+    _button = mo.ui.button(label="Plan this", kind="success", on_click=make)
+    _command = mo.md(inert.md("or, in a shell: {}", inert.code(plans[wanted.value])))
+    _said = mo.md("")
+    if _draft is not None and _draft.failed:
+        _said = mo.callout(mo.md(_draft.error_markdown()), kind="danger")
+    elif _draft is not None:
+        _link = show.page(mo.query_params(), "2_dryrun", run=_draft.value.id)
+        _to = inert.link("Prove it", _link) if _link else inert.code(verbs.next_step(_draft.value))
+        _said = mo.callout(mo.md(inert.md("{} is planned; nothing is spent. Next: {}", _draft.value.name, _to)))
+    mo.vstack([mo.hstack([wanted, _button, _command], justify="start", align="end"), _said])
+    return
+
+
+@app.cell
 def conventions():
     mo.md("""
     *params* counts everything that is trained; *w/o v-emb* leaves out the value embeddings, as most published
     sizes do; *scaling* is matrices and output head, which drives the token horizon and the loss law. *memory* is
-    the upper bound. Next: prove a depth on the real machine, `python notebooks/2_dryrun.py --depth 4`.
+    the upper bound.
     """)
     return
 

@@ -1,7 +1,9 @@
 """Dryrun: prove a plan with a short burst on the real machine, and put what it measured beside the estimate.
 
-python notebooks/2_dryrun.py --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
-python notebooks/2_dryrun.py --run RUN                                      what a dryrun of it measured, or would cost
+patron dryrun --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove it
+patron dryrun --spec spec.json --set final_lr_frac=0.1       any field, or all of them
+patron dryrun --run RUN                                      what a dryrun of it measured, or would cost
+patron dryrun --run RUN --amend --steps 400                  other steps, rates or evaluations, same proof
 marimo run notebooks/2_dryrun.py
 """
 
@@ -11,40 +13,33 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: dryrun")
 
 with app.setup:
-    from typing import Literal
-
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, show, tables
-    from patron_core.ui.script import Arguments, Usd, open_session
-
-    SMALL = verbs.Question().spec  # what a laptop trains in a minute
+    from patron_core.ui import inert, show, spec_flags, tables, target_flags
+    from patron_core.ui.measured import measured_beside_estimated
+    from patron_core.ui.script import Usd, open_session
 
 
 @app.class_definition
-class DryrunArguments(Arguments):
+class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
-    depth: int = Field(default=2, ge=1, le=64, description="depth of the model")
-    steps: int = Field(default=200, ge=1, le=10**8, description="training steps")
-    data: str = Field(default=SMALL["data"], description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
-    vocab_size: int = Field(default=SMALL["vocab_size"], ge=272, le=262144, description="tokens in the vocabulary")
-    sequence_len: int = Field(default=SMALL["sequence_len"], ge=16, le=65536, description="tokens of context")
-    batch_tokens: int = Field(default=SMALL["batch_tokens"], ge=16, le=2**26, description="tokens in a step")
+    depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
+    amend: bool = Field(
+        default=False, description="change the proven run: what a dryrun does not measure, no new proof"
+    )
+    draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
-    max_usd: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
     deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
     key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
-    on: Literal["local", "sky"] = Field(default="local", description="this machine, or one that SkyPilot finds")
-    device: str = Field(default="", description="GPU to rent with --on sky, for instance A100-40GB or H100")
-    spot: bool = Field(default=False, description="rent a machine that may be taken away, at a fraction of the price")
-    where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
-    usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
-    fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
     yes: bool = Field(default=False, description="confirm: spend what the burst costs")
     timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
+
+    @classmethod
+    def problems_together(cls, given):
+        return super().problems_together(given) + spec_flags.run_problems(cls, given)
 
 
 @app.cell
@@ -79,43 +74,60 @@ def lab(args, session):
 
 
 @app.cell
-def form(args, get_run, session):
-    depth = mo.ui.number(1, 64, value=args.depth, label="Depth")
-    steps = mo.ui.number(1, 10**8, value=args.steps, label="Steps")
-    data = mo.ui.text(args.data, label="Data")
-    vocab_size = mo.ui.number(272, 262144, value=args.vocab_size, label="Vocabulary")
-    sequence_len = mo.ui.number(16, 65536, value=args.sequence_len, label="Context, tokens")
-    batch_tokens = mo.ui.number(16, 2**26, value=args.batch_tokens, label="Batch, tokens")
-    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
-    _plan = mo.hstack([depth, steps, data, vocab_size, sequence_len, batch_tokens], justify="start", wrap=True)
-    None if session.is_script else mo.vstack([mo.md("### Plan"), _plan, deposit]) if not get_run() else deposit
-    return batch_tokens, data, deposit, depth, sequence_len, steps, vocab_size
+def where(args, get_run, session):
+    _on = next(label for label, name in target_flags.EXECUTORS.items() if name == args.on)
+    place = mo.ui.dictionary(
+        {
+            "on": mo.ui.dropdown(target_flags.EXECUTORS, value=_on, label="Where"),
+            "device": mo.ui.dropdown(
+                target_flags.rentable(args.device), value=args.device or None, label="GPU", allow_select_none=True
+            ),
+            "spot": mo.ui.switch(value=args.spot, label="Spot"),
+            "where": mo.ui.text(args.where, label="Only in", placeholder="gcp/us-central1"),
+            "usd_per_hour": mo.ui.number(0, 1e4, value=args.usd_per_hour or 0, label="$ an hour (0: the catalog's)"),
+            "max_usd": mo.ui.number(0, 1e6, value=args.max_usd or 0, label="May cost at most, $ (0: what is held)"),
+            "minutes": mo.ui.number(0, 1e6, value=args.minutes or 0, label="Done in, min (0: any)"),
+            "fallback_prices": mo.ui.switch(value=args.fallback_prices, label="Dated list prices"),
+        }
+    )
+    _rows = [("on", "device", "spot", "where"), ("max_usd", "minutes", "usd_per_hour", "fallback_prices")]
+    _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
+    None if session.is_script or get_run() else mo.vstack([mo.md("### Where"), *_shown])
+    return (place,)
 
 
 @app.cell
-def estimate(args, batch_tokens, data, depth, get_run, sequence_len, session, steps, store, vocab_size):
-    spec = SMALL | {
-        "depth": depth.value,
-        "num_steps": steps.value,
-        "data": data.value,
-        "vocab_size": vocab_size.value,
-        "sequence_len": sequence_len.value,
-        "batch_tokens": batch_tokens.value,
-        "device_batch_size": max(1, min(SMALL["device_batch_size"], batch_tokens.value // sequence_len.value)),
-    }
-    target = verbs.Target(
-        executor=args.on,
-        device=args.device or verbs.LOCAL_DEVICE,
-        spot=args.spot,
-        only=args.where,
-        usd_micros_per_hour=verbs.from_usd(args.usd_per_hour) if args.usd_per_hour else None,
-        fallback=args.fallback_prices,
+def form(args, get_run, place, session, store):
+    target = target_flags.target_of(place.value)
+    _device = session.call(verbs.device_named, store, target.device)
+    _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
+    depth = mo.ui.number(1, 64, value=args.depth or 2, label="Depth")
+    plan = mo.ui.dictionary(
+        {
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            for name, one in _fields.items()
+        }
     )
+    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
+    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
+    _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
+    _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
+    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion({"More": mo.vstack([_more, others])}), deposit])
+    None if session.is_script else deposit if get_run() else _planned
+    return deposit, depth, others, plan, target
+
+
+@app.cell
+def estimate(args, depth, get_run, others, plan, session, store, target):
+    _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
+    mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
+    spec = _given.value if args.depth is None and "depth" in _given.value else _given.value | {"depth": depth.value}
     _outcome = session.call(
-        verbs.estimates, store, depths=[depth.value], devices=[target.device], spec=spec, spot=target.spot
+        verbs.estimates, store, depths=[spec["depth"]], devices=[target.device], spec=spec, spot=target.spot
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _row = _outcome.value[0]
+    spec = _row.spec.to_dict()
     _words = inert.md(
         "**Depth {}**: {} parameters, {}, {}, val_bpb {}, as estimated before any measurement.",
         _row.recipe.depth,
@@ -125,29 +137,34 @@ def estimate(args, batch_tokens, data, depth, get_run, sequence_len, session, st
         show.between(_row.val_bpb, show.bpb),
     )
     mo.md(inert.md("{}", _words)) if not get_run() else None
-    return spec, target
+    return (spec,)
 
 
 @app.cell
-def start(actor, args, deposit, get_run, key, params, session, set_error, set_run, spec, store, target):
+def start(actor, args, deposit, get_run, key, params, place, session, set_error, set_run, spec, store, target):
+    def make(_=None):
+        _plan = session.call(
+            verbs.plan,
+            store,
+            spec=spec,
+            project=args.project,
+            name=args.name or None,
+            target=target,
+            **target_flags.limits_of(place.value),
+            actor=actor,
+            key=f"dryrun:{key}",
+        )
+        set_error(_plan)
+        if not _plan.failed:
+            set_run(_plan.value.id)
+            if not session.is_script:
+                params["run"] = _plan.value.id
+        return None if _plan.failed else _plan.value.id
+
     def prove(_=None):
-        _run_id = get_run()
+        _run_id = get_run() or make()
         if not _run_id:
-            _plan = session.call(
-                verbs.plan,
-                store,
-                spec=spec,
-                project=args.project,
-                name=args.name or None,
-                max_usd_micros=verbs.from_usd(args.max_usd) if args.max_usd else None,
-                target=target,
-                actor=actor,
-                key=f"dryrun:{key}",
-            )
-            set_error(_plan)
-            if _plan.failed:
-                return
-            _run_id = _plan.value.id
+            return
         if deposit.value:
             session.call(
                 verbs.deposit,
@@ -157,9 +174,6 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
                 key=f"deposit:{_run_id}:{key}",
                 actor=actor,
             )
-        set_run(_run_id)
-        if not session.is_script:
-            params["run"] = _run_id
         _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
         _begun = session.call(verbs.dryrun, store, _run_id, actor=actor, key=_once)
         set_error(_begun)
@@ -170,19 +184,45 @@ def start(actor, args, deposit, get_run, key, params, session, set_error, set_ru
     _waiting = _known is None or _known.run.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
     _again = "again" if _known is not None and _known.run.dryrun else "now"
     _button = mo.ui.button(label=inert.md("Dryrun {}", _again), kind="success", on_click=prove)
-    _button if _waiting and not session.is_script else None
-    return (prove,)
+    _only = mo.ui.button(label="Only plan it", on_click=make)
+    mo.hstack(
+        [_button] if get_run() else [_button, _only], justify="start"
+    ) if _waiting and not session.is_script else None
+    return make, prove
 
 
 @app.cell
-def act_as_script(args, get_run, prove, session, store):
-    if session.is_script:
+def change(actor, args, get_run, session, set_error, store):
+    def amend(fields):
+        set_error(session.call(verbs.amend, store, get_run(), changes=fields, actor=actor))
+
+    def amend_by(text):
+        _given = session.call(spec_flags.of_form, {}, text)
+        set_error(_given) if _given.failed else amend(_given.value)
+
+    _known = session.call(verbs.view, store, get_run()).value if get_run() else None
+    _proven = _known is not None and _known.run.state is verbs.RunState.AWAITING_FUNDING
+    _form = mo.ui.text_area(placeholder="num_steps=400", label="What a dryrun does not measure, key=value a line")
+    _changed = _form.form(submit_button_label="Change it", on_change=amend_by)
+    if session.is_script and args.amend:
+        amend(args.given_fields())
+    mo.accordion({"Change it without another dryrun": _changed}) if _proven and not session.is_script else None
+    amended = True
+    return (amended,)
+
+
+@app.cell
+def act_as_script(amended, args, get_run, make, prove, session, store):
+    amended
+    if session.is_script and args.draft and not get_run():
+        make()
+    elif session.is_script:
         _known = session.call(verbs.view, store, get_run()).value if get_run() else None
-        if args.yes or _known is None or _known.run.dryrun is None:
+        if args.yes or _known is None or (_known.run.dryrun is None and not args.draft):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             prove()
             session.on_interrupt = "the dryrun goes on"
-            session.look_again = f"python notebooks/4_watch.py --run {get_run()}"
+            session.look_again = f"patron watch --run {get_run()}"
             session.call(
                 verbs.wait,
                 store,
@@ -229,33 +269,8 @@ def look(acted, get_run, session, store, ticker):
 @app.cell
 def measured(seen, store):
     mo.stop(not seen.run.dryrun)
-    _was, _got = seen.run.estimate or {}, seen.run.dryrun["measured"]
     repriced = verbs.repriced(store, seen.run)
-    pairs = [
-        ("a step", show.between(_was["step_s"], show.seconds), show.seconds(_got.get("step_s"))),
-        ("MFU", show.percent(_was.get("mfu_expected")), show.percent(_got.get("mfu"))),
-        (
-            "peak memory",
-            show.between(_was["memory"]["peak_bytes"], show.size),
-            show.size(_got.get("peak_memory_bytes")),
-        ),
-        ("an evaluation", show.between(_was["eval_s"], show.seconds), show.seconds(_got.get("eval_s"))),
-        ("start to first step", show.between(verbs.startup_s(_was), show.seconds), show.seconds(_got.get("start_s"))),
-        (
-            "a checkpoint",
-            show.DASH,
-            f"{show.seconds(_got.get('checkpoint_s'))}, {show.size(_got.get('checkpoint_bytes'))}",
-        ),
-        ("training stalls for it", show.DASH, show.seconds(_got.get("checkpoint_stall_s"))),
-        (
-            "training tokens",
-            show.count(_got.get("train_tokens_needed")),
-            f"{show.count(_got.get('train_tokens_available'))} there",
-        ),
-        ("wall time", show.between(_was["wall_s"], show.seconds), show.between(repriced.wall_s, show.seconds)),
-        ("cost", show.between(_was["cost_usd_micros"], show.usd), show.between(repriced.cost_usd_micros, show.usd)),
-        ("val_bpb", show.between(_was["val_bpb"], show.bpb), show.between(repriced.val_bpb, show.bpb)),
-    ]
+    pairs = measured_beside_estimated(seen.run, repriced)
     table = tables.measured()
     mo.vstack([mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))])
     return pairs, repriced, table

@@ -1,7 +1,7 @@
 """Launch: hold the money of a proven run and start it, exactly once.
 
-python notebooks/3_launch.py --run RUN                        what would be held; launches nothing, exit 4
-python notebooks/3_launch.py --run RUN --deposit 1 --yes      authorise $1, hold, launch
+patron launch --run RUN                        what would be held; launches nothing, exit 4
+patron launch --run RUN --deposit 1 --yes      authorise $1, hold, launch
 marimo run notebooks/3_launch.py                              then add ?run=RUN to the address, or choose
 """
 
@@ -60,7 +60,7 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    session.require("--run", args.run, next="python notebooks/0_lab.py")
+    session.require("--run", args.run, next="patron lab")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
     _choice = choices.of_runs(session, store, _waiting, wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(
@@ -90,7 +90,7 @@ def offer(amount, chosen, get_launch, key, session, store):
     mo.stop(launched)
     mo.stop(
         chosen.value is None,
-        mo.md("No run that waits for money is chosen. Prove one: `python notebooks/2_dryrun.py --depth 2`"),
+        mo.md("No run that waits for money is chosen. Prove one: `patron dryrun --depth 2`"),
     )
     _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=verbs.from_usd(amount.value) or None, key=key)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="warn"))
@@ -183,7 +183,7 @@ def result(get_launch, params):
     mo.stop(_done.failed, mo.callout(mo.md(_done.error_markdown()), kind="danger"))
     _run = _done.value
     _link = show.page(params, "4_watch", run=_run.id)
-    _command = inert.md("Watch it: {}", inert.code(f"python notebooks/4_watch.py --run {_run.id}"))
+    _command = inert.md("Watch it: {}", inert.code(f"patron watch --run {_run.id}"))
     _watch = inert.link("Watch it", _link) if _link else _command
     mo.callout(mo.md(inert.md("**{}** is {}. {}", _run.name, show.plain(_run.state.value), _watch)), kind="success")
     return

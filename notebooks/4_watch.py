@@ -1,8 +1,8 @@
 """Watch: one run, live: its state, its curves, its attempts and what it costs. Pause it, cancel it, note what you see.
 
-python notebooks/4_watch.py --run RUN                    follow until it rests; exit 0 if it succeeded, else 6
-python notebooks/4_watch.py --run RUN --no-follow --json
-python notebooks/4_watch.py --run RUN --cancel --yes
+patron watch --run RUN                    follow until it rests; exit 0 if it succeeded, else 6
+patron watch --run RUN --no-follow --json
+patron watch --run RUN --cancel --yes
 marimo run notebooks/4_watch.py                          then add ?run=RUN to the address, or choose
 """
 
@@ -63,7 +63,7 @@ def lab(session):
 
 @app.cell
 def choose(args, params, session, store):
-    session.require("--run", args.run, next="python notebooks/0_lab.py")
+    session.require("--run", args.run, next="patron lab")
     _choice = choices.of_runs(session, store, verbs.overview(store), wanted=params.get("run") or args.run)
     chosen = mo.ui.dropdown(
         _choice.labels,
@@ -109,10 +109,10 @@ def ticking(get_state, session):
 @app.cell
 def look(acted, args, chosen, get_pressed, session, get_state, set_state, store, ticker):
     acted, ticker, get_pressed()
-    mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `python notebooks/2_dryrun.py --depth 2`"))
+    mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `patron dryrun --depth 2`"))
     if session.is_script and args.follow:
         session.on_interrupt = "the run goes on"
-        session.look_again = f"python notebooks/4_watch.py --run {chosen.value} --no-follow"
+        session.look_again = f"patron watch --run {chosen.value} --no-follow"
         _outcome = session.call(
             verbs.wait,
             store,
@@ -142,7 +142,7 @@ def headline(seen):
     )
     _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
-    _next = inert.md(" Next: {}", inert.code(seen.next)) if "4_watch" not in seen.next else ""
+    _next = inert.md(" Next: {}", inert.code(seen.next)) if "patron watch" not in seen.next else ""
     _facts = [
         ("state", show.mark(seen.run.state.value)),
         ("step", f"{seen.step} of {seen.num_steps}" if seen.num_steps else f"{show.DASH} ({seen.phase})"),

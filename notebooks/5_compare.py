@@ -1,7 +1,7 @@
 """Compare: runs side by side, what was predicted against what came out, and the loss law they add up to.
 
-python notebooks/5_compare.py                          every run of the project that finished
-python notebooks/5_compare.py --runs A,B --json
+patron compare                          every run of the project that finished
+patron compare --runs A,B --json
 marimo run notebooks/5_compare.py
 """
 
@@ -81,7 +81,7 @@ def compare(chosen, session, store):
 @app.cell
 def table(params, rows):
     columns = show.comparison_columns(lambda run: show.page(params, "4_watch", run=run))
-    mo.Html(show.html_table(rows, columns, empty="No run has finished yet. Start with: python notebooks/search.py"))
+    mo.Html(show.html_table(rows, columns, empty="No run has finished yet. Start with: patron search"))
     return (columns,)
 
 

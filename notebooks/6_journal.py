@@ -1,7 +1,7 @@
 """Journal: what was believed, what came out, what was decided, and what was tried and failed.
 
-python notebooks/6_journal.py --kind failed                                 ask before proposing the same again
-python notebooks/6_journal.py --add "NaN at step 80" --kind failed --title "lr_scale 4 diverges" --run RUN
+patron journal --kind failed                                 ask before proposing the same again
+patron journal --add "NaN at step 80" --kind failed --title "lr_scale 4 diverges" --run RUN
 marimo run notebooks/6_journal.py
 """
 

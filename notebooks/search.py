@@ -1,7 +1,7 @@
 """Search: which depth is best within a training time on this machine, for at most a budget? Answered by real runs.
 
-python notebooks/search.py                                  one minute of training a run, at most $0.05
-python notebooks/search.py --minutes 5 --budget 0.5 --depths 2,4,6 --json
+patron search                                  one minute of training a run, at most $0.05
+patron search --minutes 5 --budget 0.5 --depths 2,4,6 --json
 marimo run notebooks/search.py
 """
 
@@ -17,15 +17,14 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, inert, show
-    from patron_core.ui.script import NOT_SUCCEEDED, Arguments, Usd, open_session
+    from patron_core.ui import background, inert, show, spec_flags
+    from patron_core.ui.script import NOT_SUCCEEDED, Usd, open_session
 
     ASKED = verbs.Question()
-    SHAPE = ("data", "vocab_size", "sequence_len", "batch_tokens", "eval_tokens")
 
 
 @app.class_definition
-class SearchArguments(Arguments):
+class SearchArguments(spec_flags.SpecArguments):
     minutes: float = Field(default=ASKED.minutes, ge=0.05, le=10080, description="training time of one run")
     budget: Usd = Field(
         default=verbs.to_usd(ASKED.budget_usd_micros),
@@ -46,13 +45,6 @@ class SearchArguments(Arguments):
     )
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
     key: str = Field(default="", description="name of the search; the same name goes on where it was stopped")
-    data: str = Field(default=ASKED.spec["data"], description="stdlib, fineweb-edu, climbmix or path:/a/file/or/folder")
-    vocab_size: int = Field(default=ASKED.spec["vocab_size"], ge=272, le=262144, description="tokens in the vocabulary")
-    sequence_len: int = Field(
-        default=ASKED.spec["sequence_len"], ge=16, le=65536, description="tokens the model looks back over"
-    )
-    batch_tokens: int = Field(default=ASKED.spec["batch_tokens"], ge=16, le=2**26, description="tokens in a step")
-    eval_tokens: int = Field(default=ASKED.spec["eval_tokens"], ge=1, le=10**10, description="tokens of an evaluation")
 
 
 @app.cell
@@ -84,6 +76,14 @@ def lab(session):
 
 @app.cell
 def form(args):
+    _fields = spec_flags.form(args, ASKED.spec, without=("steps", "ratio", "eval_every"))
+    fields = mo.ui.dictionary(
+        {
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            for name, one in _fields.items()
+        }
+    )
+    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
     asked = mo.ui.dictionary(
         {
             "minutes": mo.ui.number(0.05, 10080, value=args.minutes, step=0.05, label="Minutes a run"),
@@ -96,11 +96,6 @@ def form(args):
             "time_limit_minutes": mo.ui.number(0.05, 10080, value=args.time_limit_minutes, label="Minutes in all"),
             "min_gain_bpb": mo.ui.number(0, 1, value=args.min_gain_bpb, step=0.005, label="Smallest gain, bpb"),
             "project": mo.ui.text(args.project, label="Project"),
-            "data": mo.ui.text(args.data, label="Data"),
-            "vocab_size": mo.ui.number(272, 262144, value=args.vocab_size, label="Vocabulary"),
-            "sequence_len": mo.ui.number(16, 65536, value=args.sequence_len, label="Context, tokens"),
-            "batch_tokens": mo.ui.number(16, 2**26, value=args.batch_tokens, label="Batch, tokens"),
-            "eval_tokens": mo.ui.number(1, 10**10, value=args.eval_tokens, label="Evaluation, tokens"),
         }
     )
     mo.vstack(
@@ -113,23 +108,20 @@ def form(args):
                         justify="start",
                         wrap=True,
                     ),
-                    "Data and project": mo.hstack(
-                        [asked[n] for n in (*SHAPE, "project")],
-                        justify="start",
-                        wrap=True,
+                    "Recipe and project": mo.vstack(
+                        [mo.hstack([*fields.elements.values()], justify="start", wrap=True), others, asked["project"]]
                     ),
                 }
             ),
         ]
     )
-    return (asked,)
+    return asked, fields, others
 
 
 @app.cell
-def the_question(asked):
-    _shape = {name: asked.value[name] for name in SHAPE}
-    _rows = max(1, _shape["batch_tokens"] // _shape["sequence_len"])
-    _shape["device_batch_size"] = min(ASKED.spec["device_batch_size"], _rows)
+def the_question(args, asked, fields, others, session):
+    _given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
+    mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     question = verbs.Question(
         minutes=asked.value["minutes"],
         budget_usd_micros=verbs.from_usd(asked.value["budget"]),
@@ -138,7 +130,7 @@ def the_question(asked):
         max_runs=asked.value["max_runs"],
         time_limit_minutes=asked.value["time_limit_minutes"],
         min_gain_bpb=asked.value["min_gain_bpb"],
-        spec=ASKED.spec | _shape,
+        spec=ASKED.spec | _given.value,
     )
     project = asked.value["project"]
     return project, question

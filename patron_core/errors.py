@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from trainer.contract.urls import mask
+from trainer.contract.masking import mask
 
 
 class PatronError(Exception):

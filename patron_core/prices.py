@@ -97,11 +97,12 @@ def fallback_price(device: str, *, spot: bool) -> Price:
     )
 
 
+LOCAL_SOURCE = "PATRON_LOCAL_USD_PER_HOUR"  # of this machine's price: a setting
+
+
 def local_price(usd_micros_per_hour: int, *, as_of: str) -> Price:
     """What an hour of this machine counts for (settings.local_usd_micros_per_hour)."""
-    price = Price(
-        device="cpu", usd_micros_per_hour=usd_micros_per_hour, source="PATRON_LOCAL_USD_PER_HOUR", as_of=as_of
-    )
+    price = Price(device="cpu", usd_micros_per_hour=usd_micros_per_hour, source=LOCAL_SOURCE, as_of=as_of)
     return checked_price(price)
 
 

@@ -44,6 +44,13 @@ def keep_private() -> None:
     os.umask(0o077)
 
 
+def shipped(name: str) -> Path:
+    """A folder or file that comes with Patron: `notebooks`, `skypilot`, `README.md`. Beside the packages in a checkout,
+    inside this one where it was installed from a wheel."""
+    checkout = Path(__file__).parents[1]
+    return checkout / name if (checkout / "pyproject.toml").is_file() else checkout / "patron_core" / "shipped" / name
+
+
 def cache() -> Path:
     return Path(os.environ.get("PATRON_CACHE") or home() / "cache").expanduser().absolute()
 

@@ -36,6 +36,7 @@ LONGEST_FIRST = (
 LAST = "test_search.py"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Named files run in this process; a folder, or everything, is shared by two to four workers, file by file."""
     only_files = all(Path(arg.split("::")[0]).is_file() for arg in config.args)

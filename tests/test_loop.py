@@ -217,5 +217,5 @@ def test_too_little_data_is_found_by_the_dryrun_and_costs_little(
     steps = int(words[words.index("--steps") + 1])
     assert f"choose num_steps of at most {steps}, or" in seen.sentence
     assert seen.to_dict()["sentence"] == seen.sentence
-    assert words[:2] == ["python", "notebooks/2_dryrun.py"]
+    assert words[:2] == ["patron", "dryrun"]
     assert words[words.index("--data") + 1] == spec["data"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import io
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from patron_core import verbs
+from patron_core.commands import TABLE, notebooks
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run
 from patron_core.ui.commands import is_command, is_same
@@ -21,8 +24,8 @@ from patron_core.ui.flags import Arguments, parse_arguments
 
 ROOT = Path(__file__).parents[1]
 HOLE = "HOLE"  # stands for what an f-string puts in
-OURS = re.compile(r"python (?:notebooks/(?P<notebook>\w+)\.py|-m (?P<module>[\w.]+))(?P<rest>[^`'\";,()]*)")
-PROGRAMS = ("python ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
+OURS = re.compile(r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?P<module>[\w.]+))(?P<rest>[^`'\";,()>\n]*)")
+PROGRAMS = ("python ", "patron ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
 FOREIGN = ("uv ", "sky ", "pg_isready", "iconv", "gcloud", "aws ", "sqlite3")  # whose flags are not ours
 
 
@@ -56,8 +59,9 @@ def all_words() -> Iterator[tuple[str, str, bool]]:
 
 
 @cache
-def arguments_of(notebook: str) -> type[Arguments]:
-    spec = importlib.util.spec_from_file_location(f"flags_{notebook}", ROOT / "notebooks" / f"{notebook}.py")
+def arguments_of(name: str) -> type[Arguments]:
+    """Of a notebook, by its command."""
+    spec = importlib.util.spec_from_file_location(f"flags_{name}", notebooks()[name])
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -67,8 +71,12 @@ def arguments_of(notebook: str) -> type[Arguments]:
 
 
 @cache
-def flags_of(notebook: str) -> frozenset[str]:
-    fields = arguments_of(notebook).model_fields.items()
+def flags_of(command: str) -> frozenset[str]:
+    if command in TABLE:
+        with redirect_stdout(io.StringIO()) as help_, suppress(SystemExit):
+            importlib.import_module(TABLE[command][0]).main(["--help"])
+        return frozenset(re.findall(r"--[a-z][a-z-]*", help_.getvalue()))
+    fields = arguments_of(command).model_fields.items()
     names = {"--" + (field.alias or name).replace("_", "-") for name, field in fields}
     off = {"--no-" + name.removeprefix("--") for name in names}
     return frozenset(names | off | {"--help"})
@@ -78,16 +86,16 @@ def problems_of(text: str) -> list[str]:
     """What of the commands in a text cannot be run."""
     problems = []
     for found in OURS.finditer(text):
-        notebook, module = found["notebook"], found["module"]
+        name, module = found["name"], found["module"]
         if module is not None:
             if HOLE not in module and importlib.util.find_spec(module) is None:
                 problems.append(f"there is no module {module}")
             continue
-        if not (ROOT / "notebooks" / f"{notebook}.py").exists():
-            problems.append(f"there is no notebook {notebook}")
+        if name not in {*notebooks(), *TABLE}:
+            problems.append(f"there is no command {name}")
             continue
         flags = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", found["rest"]))
-        problems += [f"{notebook} has no flag {flag}" for flag in sorted(flags - flags_of(notebook))]
+        problems += [f"{name} has no flag {flag}" for flag in sorted(flags - flags_of(name))] if flags else []
     return problems
 
 
@@ -97,8 +105,13 @@ def test_every_command_of_ours_that_is_named_anywhere_exists() -> None:
     assert [f"{place}: {problem}" for place, text in seen for problem in problems_of(text)] == []
 
 
+def test_what_is_said_works_without_a_checkout() -> None:
+    """`patron watch`, and not `python notebooks/4_watch.py`, which a wheel has elsewhere."""
+    assert [f"{place}: {text}" for place, text, _ in all_words() if "python notebooks/" in text] == []
+
+
 def test_advice_names_only_flags_that_exist() -> None:
-    known = frozenset[str]().union(*(flags_of(path.stem) for path in ROOT.glob("notebooks/*.py")))
+    known = frozenset[str]().union(*map(flags_of, notebooks()))
     given = [(place, text) for place, text, is_next in all_words() if is_next]
     assert len(given) > 80
     wrong = [
@@ -118,10 +131,10 @@ def test_what_begins_like_a_command_can_be_run_as_it_stands() -> None:
 
 
 def test_the_check_itself_sees_what_is_wrong() -> None:
-    assert problems_of("python notebooks/7_dream.py") == ["there is no notebook 7_dream"]
-    assert problems_of(f"python notebooks/4_watch.py --run {HOLE} --shout") == ["4_watch has no flag --shout"]
+    assert problems_of("patron dream") == ["there is no command dream"]
+    assert problems_of(f"patron watch --run {HOLE} --shout") == ["watch has no flag --shout"]
     assert problems_of("python -m trainer.levitate") == ["there is no module trainer.levitate"]
-    assert problems_of("python notebooks/4_watch.py --run r1 --no-follow") == []
+    assert problems_of("patron watch --run r1 --no-follow") == []
 
 
 def run_in(state: RunState, reason: EndReason | None, **changes: Any) -> Run:
@@ -155,23 +168,23 @@ def test_what_comes_next_of_a_run_is_understood_by_the_notebook_it_names(
     ):
         command = verbs.next_step(run_in(state, reason, project=project), last_word)
         assert is_command(command)
-        python, notebook, *argv = shlex.split(command)
-        assert python == "python"
-        parse_arguments(arguments_of(Path(notebook).stem), argv, prog=notebook, description="")
+        patron, name, *argv = shlex.split(command)
+        assert patron == "patron"
+        parse_arguments(arguments_of(name), argv, prog=name, description="")
 
 
 def test_a_failed_run_is_not_sent_back_to_where_it_is_looked_at() -> None:
     for reason in EndReason:
-        assert "4_watch" not in verbs.next_step(run_in(RunState.FAILED, reason))
+        assert "patron watch" not in verbs.next_step(run_in(RunState.FAILED, reason))
     again = verbs.next_step(run_in(RunState.FAILED, EndReason.BAD_SPEC), {"fitting": {"num_steps": 280}})
     assert "--steps 280" in again
     assert "--data 'path:/a b/[1]'" in again
     smaller = verbs.next_step(run_in(RunState.FAILED, EndReason.CUDA_OOM), {"memory": {"fitting_device_batch_size": 2}})
-    assert "--batch-tokens 128" in smaller
+    assert "--device-batch-size 2" in smaller
 
 
 def test_a_command_is_told_from_advice() -> None:
-    for text in ("sky api start", "python notebooks/0_lab.py --project 'a, or b'", "export PATRON_HOME=/a/b"):
+    for text in ("sky api start", "patron lab --project 'a, or b'", "export PATRON_HOME=/a/b"):
         assert is_command(text)
     for text in (
         "",
@@ -182,7 +195,5 @@ def test_a_command_is_told_from_advice() -> None:
         "uv 'x",
     ):
         assert not is_command(text)
-    assert is_same(
-        "python notebooks/4_watch.py --run r1 --no-follow", "python notebooks/4_watch.py --no-follow --run r1"
-    )
-    assert not is_same("python notebooks/4_watch.py --run r1", "python notebooks/4_watch.py --run r2")
+    assert is_same("patron watch --run r1 --no-follow", "patron watch --no-follow --run r1")
+    assert not is_same("patron watch --run r1", "patron watch --run r2")

@@ -11,15 +11,19 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from patron_core.commands import TABLE, notebooks
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = re.compile(
-    r"\b(?:python -m ([\w.]+)|(?:python|uv run|python3) ([\w./-]+\.py)|pytest (tests/[\w./-]+))([^`|#]*)"
+    r"\b(?:python -m ([\w.]+)|(?:python|uv run|python3) ([\w./-]+\.py)|pytest (tests/[\w./-]+)|patron ([a-z]\w*))"
+    r"([^`|#]*)"
 )
 FLAG = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*")
 
 # Prints {program: its help} for modules and scripts; one process, so that torch and marimo are imported once.
 HELP = """
 import contextlib, io, json, runpy, sys
+from patron_core import commands
 sys.path.insert(0, "")
 found = {}
 for program in json.loads(sys.argv[1]):
@@ -28,8 +32,10 @@ for program in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         if program.endswith(".py"):
             runpy.run_path(program, run_name="__main__")
-        else:
+        elif "." in program:
             runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            commands.main([program, "--help"])
     found[program] = out.getvalue()
 print(json.dumps(found))
 """
@@ -83,14 +89,17 @@ def commands() -> Iterator[tuple[str, str, str]]:
         spans = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^    (.+)$", text, re.MULTILINE)
         for span in spans:
             for match in PROGRAM.finditer(span):
-                module, script, test, rest = match.groups()
-                yield name, module or script or test, rest
+                module, script, test, command, rest = match.groups()
+                yield name, module or script or test or command, rest
 
 
 def test_every_printed_command_names_what_is_there() -> None:
     found = list(commands())
     assert len(found) > 20, "the pattern no longer finds the commands"
     for where, program, _ in found:
+        if "." not in program and "/" not in program:
+            assert program in {*notebooks(), *TABLE}, f"{where} prints `patron {program}`, which is not there"
+            continue
         path = ROOT / program
         if "/" not in program:
             path = ROOT / (program.replace(".", "/") + ".py")
@@ -105,7 +114,8 @@ def test_every_printed_command_has_the_flags_that_it_is_given() -> None:
     asked: dict[str, set[str]] = {}
     for _, program, rest in commands():
         flags = set(FLAG.findall(rest))
-        if flags and program.split(".")[0].split("/")[0] in {"notebooks", "patron_core", "trainer", "tests"}:
+        ours = {"notebooks", "patron_core", "trainer", "tests", *notebooks(), *TABLE}
+        if flags and program.split(".")[0].split("/")[0] in ours:
             asked.setdefault(program, set()).update(flags)
     asked = {program: flags for program, flags in asked.items() if not program.startswith("tests/skylab")}
     done = subprocess.run(

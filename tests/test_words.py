@@ -126,6 +126,35 @@ def test_what_obeys_a_foreign_word_is_found(source: str) -> None:
     assert list(faults(source))
 
 
+SAYS = {"json.dumps", "to_json", "printable", "inert.terminal"}  # what a terminal obeys is no part of these
+
+
+def raw_prints(source: str) -> Iterator[str]:
+    """Prints and writes of more than a literal to a stream of ours."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and name_of(node.func) in {"print", "sys.stdout.write", "sys.stderr.write"}:
+            for said in node.args:
+                is_said = isinstance(said, ast.Call) and name_of(said.func) in SAYS
+                if not isinstance(said, ast.Constant) and not is_said:
+                    yield f"line {node.lineno}: {ast.unparse(said)}"
+
+
+CHECKED = {  # lines that are checked where they are made, numbers of ours, and paths of this checkout
+    "trainer/launch.py": 1,
+    "patron_core/ui/script.py": 3,
+    "patron_core/executors/staging.py": 1,
+    "patron_core/lifecycle/supervisor.py": 1,
+}
+
+
+def test_a_terminal_gets_no_control_characters() -> None:
+    found = {}
+    for path in [*(ROOT / "patron_core").rglob("*.py"), *(ROOT / "trainer").rglob("*.py")]:
+        if raw := list(raw_prints(path.read_text(encoding="utf-8"))):
+            found[path.relative_to(ROOT).as_posix()] = raw
+    assert {name: len(raw) for name, raw in found.items()} == CHECKED, found
+
+
 def test_text_reaches_html_only_in_one_file() -> None:
     """Whoever encodes by himself forgets something."""
     for path in sorted((ROOT / "patron_core").rglob("*.py")):

@@ -27,6 +27,7 @@ from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
 from trainer.contract.layout import EVENTS, RESULT
 from trainer.contract.remote import Remote, is_url
+from trainer.contract.words import printable
 
 DEFAULT_BURST_STEPS = 8
 POLL_S = 0.1
@@ -62,7 +63,7 @@ class Rehearsal:
         write_json(self._run_dir / RESULT, result)
         if is_url(self._place):
             Remote(self._place).put(RESULT, self._run_dir / RESULT)
-        print(f"dryrun: {message}", file=sys.stderr)
+        print(printable(f"dryrun: {message}"), file=sys.stderr)
         return EXIT_DONE if ok else EXIT_ERROR
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:

@@ -28,6 +28,7 @@ from trainer.contract.files import cache_folder, read_json, write_json
 from trainer.contract.layout import ENVIRONMENT
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec, canonical_json
+from trainer.contract.words import printable
 from trainer.data import DataError, PreparedData, Unreachable, prepare
 from trainer.data.making import Wanted
 from trainer.runtime.machine import Machine, find_machine
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def say(text: str, _fraction: float | None = None) -> None:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
     try:
         spec = TrainSpec.from_json(read_anywhere(args.spec).decode())

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.contract.words import printable
+
 if TYPE_CHECKING:  # torch comes with them: imported once the arguments are good
     from trainer.sampling.generate import Generation, Sampling
     from trainer.sampling.loading import Talker
@@ -126,15 +128,15 @@ def _show(generation: Generation, prompt: str, title: str) -> None:
     def begin(row: int) -> None:
         words = [title, f"sample {row + 1}" if len(generation.texts) > 1 else ""]
         heading = ", ".join(word for word in words if word)
-        print(f"=== {heading} ===\n{prompt}" if heading else prompt, end="", flush=True)
+        print(printable(f"=== {heading} ===\n{prompt}" if heading else prompt), end="", flush=True)
 
     begin(0)
     for piece in generation:
         if piece.row == 0:
-            print(piece.text, end="" if piece.end is None else "\n", flush=True)
+            print(printable(piece.text), end="" if piece.end is None else "\n", flush=True)
     for row in range(1, len(generation.texts)):
         begin(row)
-        print(generation.texts[row], flush=True)
+        print(printable(generation.texts[row]), flush=True)
 
 
 def _lines_of_terminal() -> Iterator[str]:
@@ -164,7 +166,7 @@ def _dtype(talker: Talker) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

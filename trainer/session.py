@@ -124,9 +124,9 @@ class Session:
                 )
 
     def _check_checkpoint(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.state["spec_hash"] != self._spec.hash():
+        if checkpoint.state.get("spec_hash") != self._spec.hash():
             raise BadSpec(
-                f"{checkpoint.path} was made with another spec (hash {checkpoint.state['spec_hash']}, this one "
+                f"{checkpoint.path} was made with another spec (hash {checkpoint.state.get('spec_hash')}, this one "
                 f"{self._spec.hash()}); give the run's own spec, or another run directory"
             )
         self._resumed_step = checkpoint.step

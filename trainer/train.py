@@ -35,6 +35,7 @@ from trainer.contract.files import run_lock, write_json
 from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.layout import RESULT, log_name
 from trainer.contract.remote import is_url
+from trainer.contract.words import printable
 from trainer.frozen import freeze_spec, is_finished, is_spec_of_another_run, load_spec
 from trainer.preemption.deadline import keep_deadline
 from trainer.preemption.ending import Ending
@@ -92,13 +93,14 @@ def _main(argv: list[str] | None, stop: StopWatch) -> int:
 
 
 def _refuse(error: TrainerExit) -> int:
-    print(f"trainer: {error}", file=sys.stderr)
+    print(printable(f"trainer: {error}"), file=sys.stderr)
     return error.exit_code
 
 
 def _run_locked(asked: Asked, run_dir: Path, bucket: Bucket | None, begin: Callable[..., Start]) -> int:
     if is_finished(run_dir) and not is_spec_of_another_run(asked.spec, run_dir):
-        print(f"trainer: {asked.run_dir} holds a finished run; nothing to do (see result.json)", file=sys.stderr)
+        done = f"trainer: {asked.run_dir} holds a finished run; nothing to do (see result.json)"
+        print(printable(done), file=sys.stderr)
         return EXIT_DONE if bucket is None or bucket.bring_up_the_rest() else EXIT_RESUME
     attempt = asked.attempt or free_attempt_name(run_dir, bucket.restored.segments if bucket else ())
     events = EventWriter(run_dir, attempt, first_seq=bucket.restored.first_seq(run_dir, attempt) if bucket else 1)
@@ -173,7 +175,7 @@ def _judge_unexpected(error: Exception, session: Session | None) -> dict[str, An
     kind = out_of_memory.kind_of(error)
     if kind is not None:
         return out_of_memory.judge(error, kind, session.micro if session else None) | {"traceback": trace}
-    print(trace, file=sys.stderr)
+    print(printable(trace), file=sys.stderr)
     message = f"{type(error).__name__}: {error}"
     return {"exit_code": EXIT_ERROR, "reason": "user_error", "message": message, "traceback": trace}
 

@@ -131,7 +131,8 @@ def _startup_phases(
         return _measured_startup(calibration.startup_s, local)
     phases = {"provisioning": ZERO if local else PROVISIONING_S}
     text_bytes, download_bytes = corpus_bytes(spec, recipe)
-    training_bytes = min(TOKENIZER_TRAINING_BYTES_PER_TOKEN * recipe.vocab_size, text_bytes)
+    wanted_bytes = spec.tokenizer_chars or TOKENIZER_TRAINING_BYTES_PER_TOKEN * recipe.vocab_size
+    training_bytes = min(wanted_bytes, text_bytes)
     fetch = DOWNLOAD_S_PER_BYTE.scaled(download_bytes * (8 if local else 1))  # a home line against a data centre's
     encode = TOKENIZE_CORE_S_PER_BYTE.scaled(text_bytes / device.cores)
     data = total((fetch, encode))

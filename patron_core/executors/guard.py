@@ -18,6 +18,7 @@ It writes to its run directory and nowhere else, and needs no server: the guard 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from patron_core import settings
 from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.records import Records
@@ -40,9 +42,13 @@ from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED, SOURCE_UNREACHABLE
 from trainer.contract.grace import kill_after_s
 from trainer.contract.keys import KEY_WORDS, is_key
+from trainer.contract.masking import mask
 from trainer.contract.remote import is_url
+from trainer.contract.words import printable
 
 HEARTBEAT_S = 2.0
+END_TRIES = 3
+CLOCK_NOISE_S = 60.0  # between the submitter's clock and this machine's
 LOOK_S = 0.5  # between looks for a request to stop
 TAIL_LINES = 60
 _TAIL_WITHIN_S = 2.0  # from the workload's end to its last lines
@@ -57,10 +63,11 @@ class Guard:
         self.before = self.records.starts()
         self.number = len(self.before) + 1
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
+        self.place = _place()
         self.started_at = time.time()
         self.setup_s = self._paid_before()
         # on machines that it had before, and in the set-up of this one
-        self.used_s = self.setup_s + sum(record["elapsed_s"] for record in self.before)
+        self.used_s = self._at_most_since_submitted(self.setup_s + sum(record["elapsed_s"] for record in self.before))
         self.deadline = Deadline(run_dir, key, deadline_s)
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.num_lines = 0
@@ -79,20 +86,21 @@ class Guard:
         self.watcher.listen()
         owner = self.before[0].get("job") if self.before else self.job
         if owner != self.job or not self.records.claim_start(self.number, self._record(ended=False)):
-            print(f"guard: job {owner} of SkyPilot owns {self.key}; this one, {self.job}, does nothing", flush=True)
+            said = f"guard: job {owner} of SkyPilot owns {self.key}; this one, {self.job}, does nothing"
+            print(printable(said), flush=True)
             return EXIT_STOPPED
         if self.watcher.is_over():
             evidence |= {"deadline_hit": True, "stopped_before_start": True}
         elif self._wish() is not None:
             evidence |= {"cancelled": True, "stopped_before_start": True}
         if evidence:
-            self._write(ended=True, exit_code=None, signum=None)
+            self._write_end(None, None)
             return EXIT_STOPPED
         try:
             workload = self._start()
         except OSError as error:
             evidence["error"] = f"cannot start {self.command[0]!r}: {error}"
-            self._write(ended=True, exit_code=EXIT_NOT_STARTED, signum=None)
+            self._write_end(EXIT_NOT_STARTED, None)
             return EXIT_NOT_STARTED
         return self._see_through(workload)
 
@@ -102,7 +110,7 @@ class Guard:
         code = self.watcher.watch(
             workload,
             wish=self._wish,
-            heartbeat=lambda: self._write(ended=False),
+            heartbeat=lambda: self.records.write_start(self.number, self._record(ended=False)),
             look_s=LOOK_S,
             heartbeat_s=HEARTBEAT_S,
         )
@@ -113,15 +121,23 @@ class Guard:
         if exit_code == EXIT_RESUME and self._own_reason() == SOURCE_UNREACHABLE:
             self.watcher.evidence[SOURCE_UNREACHABLE] = True
         self.watcher.count_oom_kills()
-        self._write(ended=True, exit_code=exit_code, signum=signum)
-        in_a_row = lost_in_a_row(self.records.starts())
+        in_a_row = lost_in_a_row([*self.before, self._write_end(exit_code, signum)])
         return what_to_say(exit_code, signum, self.watcher.evidence, lost_in_a_row=in_a_row)
 
     def _paid_before(self) -> float:
         """Seconds that the machine was paid for before we began: since it booted, if it booted for this start."""
-        since = self.before[-1]["at"] if self.before else float(os.environ.get("PATRON_SUBMITTED_AT") or "inf")
+        since = self.before[-1]["at"] if self.before else _submitted_at()
         booted_at = processes.booted_at()
-        return self.started_at - booted_at if booted_at is not None and booted_at >= since else 0.0
+        if booted_at is None or since is None or booted_at < since:
+            return 0.0
+        return self._at_most_since_submitted(self.started_at - booted_at)
+
+    def _at_most_since_submitted(self, seconds: float) -> float:
+        """What earlier machines wrote down is foreign: no more than has passed is counted."""
+        submitted_at = _submitted_at()
+        if submitted_at is None:
+            return seconds
+        return min(seconds, max(0.0, self.started_at - submitted_at) + CLOCK_NOISE_S)
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -162,16 +178,27 @@ class Guard:
         result = RunDir(self.run_dir).result() or {}
         return result.get("reason") if result.get("attempt") == self.key else None
 
-    def _write(self, *, ended: bool, exit_code: int | None = None, signum: int | None = None) -> None:
-        self.records.write_start(self.number, self._record(ended=ended, exit_code=exit_code, signum=signum))
+    def _write_end(self, exit_code: int | None, signum: int | None) -> dict[str, Any]:
+        """The record. A bucket that does not answer is asked again for a while: the exit code must come out anyway."""
+        record = self._record(ended=True, exit_code=exit_code, signum=signum)
+        for _ in range(END_TRIES):
+            try:
+                newest = RunDir(self.run_dir).newest_checkpoint()
+                record["checkpoint_step"] = newest.step if newest else None
+                self.records.write_start(self.number, record)
+                break
+            except OSError as error:
+                print(printable(f"guard: the end is not written: {error}"), file=sys.stderr, flush=True)
+                time.sleep(1.0)
+        return record
 
     def _record(self, *, ended: bool, exit_code: int | None = None, signum: int | None = None) -> dict[str, Any]:
-        newest = RunDir(self.run_dir).newest_checkpoint() if ended else None
         return {
             "key": self.key,
             "job": self.job,
             "number": self.number,
             "host": os.uname().nodename,
+            "place": self.place,
             "started_at": self.started_at,
             "setup_s": self.setup_s,
             "elapsed_s": self.setup_s + self.watcher.elapsed_s(),  # what is paid for
@@ -179,10 +206,26 @@ class Guard:
             "ended": ended,
             "exit_code": exit_code,
             "signal": signum,
-            "checkpoint_step": newest.step if newest else None,
+            "checkpoint_step": None,
             "evidence": self.watcher.evidence,
-            "tail": list(self.tail),
+            "tail": [mask(line) for line in self.tail],
         }
+
+
+def _place() -> str:
+    """Where SkyPilot found this machine, cloud/region/zone: what an hour of it costs. Empty where nobody says so."""
+    try:
+        cluster = json.loads(os.environ.get("SKYPILOT_CLUSTER_INFO") or "{}")
+        parts = [str(cluster[name]) for name in ("cloud", "region", "zone") if cluster.get(name)]
+    except (ValueError, TypeError, AttributeError):
+        return ""
+    return "/".join(parts).lower()
+
+
+def _submitted_at() -> float | None:
+    """Unix seconds by the clock of whoever submitted; None where a person did, by hand."""
+    said = os.environ.get("PATRON_SUBMITTED_AT")
+    return float(said) if said else None
 
 
 def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str, Any], *, lost_in_a_row: int) -> int:
@@ -226,6 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not is_key(args.key):
         parser.error(f"--key {args.key!r} must be {KEY_WORDS}")
+    settings.keep_private()
     grace_s = kill_after_s(args.run_dir) if args.grace_s is None else args.grace_s
     guard = Guard(key=args.key, run_dir=args.run_dir, command=args.command, deadline_s=args.deadline_s, grace_s=grace_s)
     return guard.run()

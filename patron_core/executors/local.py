@@ -27,6 +27,7 @@ from patron_core.executors.local_view import bury_unstarted, is_unstarted, obser
 from patron_core.rundir.files import read_json, tail, write_json
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.keys import is_key
+from trainer.contract.masking import mask
 
 
 class LocalExecutor:
@@ -84,7 +85,7 @@ class LocalExecutor:
         job_dir = Path(handle["job_dir"])
         job = read_json(job_dir / "job.json")
         printed = RunDir(job["run_dir"]).log_tail(handle["key"], lines) if job else ""
-        return printed or tail(job_dir / "workload.log", lines) or tail(job_dir / "runner.log", lines)
+        return printed or mask(tail(job_dir / "workload.log", lines) or tail(job_dir / "runner.log", lines))
 
 
 @contextmanager

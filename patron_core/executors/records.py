@@ -11,6 +11,7 @@ from typing import Any
 
 from patron_core.rundir.places import place_of
 from trainer.contract import shapes
+from trainer.contract.masking import masked
 
 MAX_STARTS = 10_000
 
@@ -25,7 +26,8 @@ class Records:
         """The records of every start so far, in order."""
         found: list[dict[str, Any]] = []
         while len(found) < MAX_STARTS and (content := self._place.read(self._machine(len(found) + 1))) is not None:
-            found.append(shapes.start_record(shapes.object_of(content)))  # a damaged one hides none of those after it
+            # a damaged one hides none of those after it
+            found.append(masked(shapes.start_record(shapes.object_of(content))))
         return found
 
     def claim_start(self, number: int, record: dict[str, Any]) -> bool:

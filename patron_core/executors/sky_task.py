@@ -18,7 +18,6 @@ from patron_core.executors.base import Job
 from patron_core.executors.staging import stage
 from trainer.contract.code import code_hash
 
-TASKS = Path(__file__).parents[2] / "skypilot"
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
 
@@ -40,7 +39,7 @@ def make_task(job: Job) -> dict[str, Any]:
     if python:
         task.pop("workdir")
     else:
-        task["workdir"] = str(stage(TASKS.parent))
+        task["workdir"] = str(stage(Path(__file__).parents[2]))
     here = {"PATRON_CACHE"}  # a path of this machine says nothing there
     task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
         "PATRON_RUN_DIR": job.run_dir,
@@ -66,9 +65,9 @@ def setup_of_machines() -> dict[str, str]:
 
 def _task_file(name: str) -> dict[str, Any]:
     try:
-        task: dict[str, Any] = yaml.safe_load((TASKS / name).read_text(encoding="utf-8"))
+        task: dict[str, Any] = yaml.safe_load((settings.shipped("skypilot") / name).read_text(encoding="utf-8"))
     except OSError as error:
-        raise Refused(f"the task file cannot be read: {error}", next="run Patron from its checkout") from error
+        raise Refused(f"the task file cannot be read: {error}", next="uv sync --reinstall-package patron") from error
     return task
 
 

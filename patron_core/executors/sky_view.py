@@ -24,13 +24,14 @@ TERMINAL = frozenset({"SUCCEEDED", "CANCELLED", "FAILED", *_FAILED_HOW})
 _SAID = ("failure_reason", "details", "cloud", "region", "zone", "last_recovered_at")
 _EXIT_CODE = re.compile(r"exit(?:ed with exit)? codes? \[?(\d+)")
 _SHOWN_STARTS = 10
+UNSEEN_S = 60.0  # the most that is charged for a machine that wrote nothing down: thirty heartbeats
 
 
 def observe_job(job: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> Observation:
     """`job` as Client.jobs gives it; `starts` as Records.starts does."""
     status = str(job.get("status"))
     evidence = _evidence(job, status, starts)
-    uptime_s = _uptime_s(job, starts)
+    uptime_s = machine_s(starts) or None
     if status in TERMINAL:
         return _ended(job, status, starts, evidence, uptime_s)
     has_run = bool(starts) or bool(job.get("recovery_count"))
@@ -54,9 +55,14 @@ def _evidence(job: Mapping[str, Any], status: str, starts: Sequence[Mapping[str,
         evidence["driver_failed"] = True
     if damaged := sum(bool(start.get("damaged")) for start in starts):
         evidence["damaged_records"] = damaged
+    if placed := by_place(starts):
+        evidence["machine_s"] = placed
+    if last.get("at"):
+        evidence |= {"heard_at": last["at"], "counted_s": float(job.get("job_duration") or 0.0)}
     evidence["starts"] = [
         {
             "host": start.get("host"),
+            "place": start.get("place"),
             "elapsed_s": start.get("elapsed_s"),
             "exit_code": start.get("exit_code"),
             "signal": start.get("signal"),
@@ -68,12 +74,26 @@ def _evidence(job: Mapping[str, Any], status: str, starts: Sequence[Mapping[str,
     return evidence
 
 
-def _uptime_s(job: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> float | None:
-    """SkyPilot's count of the seconds that it saw machines at work, or their own where that is more: SkyPilot looks now
-    and then, and a machine that is lost wrote down its last heartbeat."""
-    counted_s = float(job.get("job_duration") or 0.0)
-    own_s = sum(start_record(start)["elapsed_s"] for start in starts)
-    return max(counted_s, own_s) or None
+def machine_s(starts: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds of machine by the machines' own records. SkyPilot's count goes on where nobody looks, so it is not asked:
+    two minutes of a dead server with no machine behind it went on a bill."""
+    return float(sum(start_record(start)["elapsed_s"] for start in starts))
+
+
+def _unseen_s(job: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> float:
+    """Of a job that is over: what its last machine may have worked after its last heartbeat, or without any."""
+    if starts and starts[-1].get("ended"):
+        return 0.0
+    return min(UNSEEN_S, max(0.0, float(job.get("job_duration") or 0.0) - machine_s(starts)))
+
+
+def by_place(starts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of machine by the place that it was in, where that is known."""
+    found: dict[str, float] = {}
+    for record in map(start_record, starts):
+        if place := record.get("place"):
+            found[place] = found.get(place, 0.0) + record["elapsed_s"]
+    return found
 
 
 def _ended(
@@ -96,6 +116,9 @@ def _ended(
         evidence["instance_gone"] = True  # its last machine went without a last word
     if status == "SUCCEEDED":
         exit_code, signum = 0, None
+    if unseen_s := _unseen_s(job, starts):
+        evidence["unseen_s"] = unseen_s
+        uptime_s = (uptime_s or 0.0) + unseen_s
     gone = status == "FAILED_CONTROLLER" and exit_code is None and signum is None
     return Observation(
         status=ObservedStatus.GONE if gone else ObservedStatus.ENDED,

@@ -27,9 +27,10 @@ from patron_core.errors import Busy, Conflict, PatronError, Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
 from patron_core.executors.sky_task import job_name, make_task, prefix
-from patron_core.executors.sky_view import TERMINAL, observe_job
+from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
+from trainer.contract.masking import mask
 
 DEFAULT_POLL_S = 10.0
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
@@ -141,8 +142,7 @@ class SkyExecutor:
                 )
             return observe_job(job, Records(handle["run_dir"], handle["key"]).starts())
         except PatronError as error:
-            said = {"error": error.message, "next": error.next}
-            return Observation(status=ObservedStatus.UNREACHABLE, evidence=said)
+            return _by_records(handle, {"error": error.message, "next": error.next})
         except OSError as error:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": str(error)})
 
@@ -173,7 +173,7 @@ class SkyExecutor:
         job = _watch.job(int(handle["job_id"]), max_age_s=poll_s())
         if printed or job is None or str(job["status"]) not in TERMINAL:
             return printed  # asking for the log of a job that has none yet would wait for it
-        return "\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:])
+        return mask("\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:]))
 
 
 def check_server() -> None:
@@ -191,6 +191,16 @@ def _handle(key: str, job_id: int, run_dir: str) -> Handle:
 
 def _on_its_way(key: str, what_next: str) -> Unavailable:
     return Busy(f"the launch of {key} is still on its way", next=what_next)
+
+
+def _by_records(handle: Handle, said: dict[str, Any]) -> Observation:
+    """SkyPilot does not answer; what its machines write down is charged all the same."""
+    starts: list[dict[str, Any]] = []
+    with suppress(OSError):
+        starts = Records(handle["run_dir"], handle["key"]).starts()
+    if placed := by_place(starts):
+        said["machine_s"] = placed
+    return Observation(status=ObservedStatus.UNREACHABLE, uptime_s=machine_s(starts) or None, evidence=said)
 
 
 def _run_dir_of(job: dict[str, Any]) -> str:

@@ -20,9 +20,11 @@ from pathlib import Path
 from patron_core import settings
 from patron_core.errors import PatronError, Refused
 from trainer.contract.commit import COMMIT_FILE, commit_of
+from trainer.contract.words import printable
 
 PACKAGES = ("patron_core", "trainer")
 FILES = ("pyproject.toml", "README.md", "LICENSE")  # what installing the two packages reads
+WITH_WHEEL = Path("patron_core", "shipped")  # where pyproject.toml puts FILES in a wheel; settings.shipped
 SOURCES = frozenset({".py", ".cpp", ".mako"})
 KEPT_S = 86_400.0  # a launch may still be uploading an older copy
 
@@ -32,7 +34,7 @@ def stage(root: Path) -> Path:
 
     Raises Refused where a part is missing.
     """
-    files = {str(path.relative_to(root)): path.read_bytes() for path in sent_files(root)}
+    files = {name: path.read_bytes() for name, path in sent_files(root)}
     files[COMMIT_FILE] = json.dumps(commit_of(root)).encode()
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
@@ -45,18 +47,23 @@ def stage(root: Path) -> Path:
     return folder
 
 
-def sent_files(root: Path) -> Iterator[Path]:
-    """In order of their names. Links are not followed: they lead out of the checkout."""
-    missing = [name for name in (*PACKAGES, *FILES) if not (root / name).exists()]
+def sent_files(root: Path) -> Iterator[tuple[str, Path]]:
+    """(name there, file here), in order of their names. Links are not followed: they lead out of the checkout.
+
+    `root` is a checkout, or the folder that a wheel was installed into, where FILES lie inside the package.
+    """
+    beside = root if (root / FILES[0]).exists() else root / WITH_WHEEL
+    missing = [name for name in PACKAGES if not (root / name).exists()]
+    missing += [name for name in FILES if not (beside / name).exists()]
     if missing:
         raise Refused(f"{root} has no {', '.join(missing)}: no checkout of Patron", next="run Patron from its checkout")
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*")):
             parts = path.relative_to(root).parts
-            hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+            hidden = any(part.startswith(".") or part in ("__pycache__", WITH_WHEEL.name) for part in parts)
             if path.suffix in SOURCES and not hidden and _is_own_file(path, root):
-                yield path
-    yield from (root / name for name in FILES if _is_own_file(root / name, root))
+                yield str(path.relative_to(root)), path
+    yield from ((name, beside / name) for name in FILES if _is_own_file(beside / name, root))
 
 
 def _is_own_file(path: Path, root: Path) -> bool:
@@ -86,7 +93,7 @@ def main() -> int:
     try:
         print(stage(Path(__file__).parents[2]))
     except PatronError as error:
-        print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr)
+        print(printable(f"{error.code}: {error.message}\nnext: {error.next}"), file=sys.stderr)
         return error.exit_code
     return 0
 

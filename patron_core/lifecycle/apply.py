@@ -14,13 +14,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, PatronError
-from patron_core.executors.base import Executor, Job
-from patron_core.lifecycle import holds, trouble, workload
+from patron_core.executors.base import Executor, Job, Observation
+from patron_core.lifecycle import bill, holds, trouble, workload
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
-from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -118,7 +117,7 @@ def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Execu
 
 def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
     """Start it under its key, which starts at most one job ever, and record the handle."""
-    hold = ledger.run_money(store, run.id).held_usd_micros
+    hold = ledger.run_money(store, run.id).held_usd_micros - bill.set_aside_usd_micros(attempt)
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
@@ -180,7 +179,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
     if attempt.kind == "dryrun" and reason is EndReason.COMPLETED and report is None:
         reason, new_state = EndReason.USER_ERROR, RunState.FAILED
     with _as_judged(store, scene) as conn:
-        _charge(conn, run, attempt, seen.uptime_s if seen else 0.0, now=now)
+        _charge(conn, run, attempt, seen, now=now)
         attempts.ended(
             conn,
             attempt.id,
@@ -268,7 +267,7 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
         return
     if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
         with store.begin() as conn:
-            _charge(conn, scene.run, attempt, seen.uptime_s, now=now)
+            _charge(conn, scene.run, attempt, seen, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
@@ -276,10 +275,9 @@ def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
     run, attempt, hold = scene.run, scene.attempt, scene.situation.hold_usd_micros
     if attempt is None or attempt.state != "submitted" or attempt.deadline_s is None or not hold:
         return
-    hourly, uptime_s = attempt.usd_micros_per_hour, scene.observation.uptime_s if scene.observation else None
-    used = max(attempt.charged_usd_micros, cost_usd_micros(max(0.0, uptime_s or 0.0), hourly))
+    uptime_s = max(attempt.charged_s, (scene.observation.uptime_s if scene.observation else None) or 0.0)
     directory = attempt_dir(run, attempt)
-    deadline_s = holds.deadline_s(hold + used, hourly, stop_s=kill_after_s(directory))
+    deadline_s = uptime_s + holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=kill_after_s(directory))
     if attempt.stop_cause is not None or deadline_s < attempt.deadline_s + _WORTH_MOVING_S:
         return
     RunDir(directory).move_deadline(attempt.id, deadline_s)
@@ -289,10 +287,9 @@ def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
         runs.add_event(conn, run.id, kind="deadline_moved", actor=SUPERVISOR, now=now, detail=detail)
 
 
-def _charge(conn: Connection, run: Run, attempt: Attempt, uptime_s: float | None, *, now: float) -> None:
-    """Charge for machine time up to `uptime_s`, never more than is held. Again, it charges nothing."""
-    if uptime_s is None:
-        return
-    owed = cost_usd_micros(max(0.0, uptime_s), attempt.usd_micros_per_hour)
-    charged = ledger.charge_up_to(conn, run, attempt.id, owed, now=now)
+def _charge(conn: Connection, run: Run, attempt: Attempt, seen: Observation | None, *, now: float) -> None:
+    """Charge for what was had so far, never more than is held. Again, it charges nothing."""
+    owed = bill.owed(attempt, seen)
+    charged = sum(ledger.charge_up_to(conn, run, attempt.id, owed[kind], now=now, kind=kind) for kind in owed)
+    uptime_s = (seen.uptime_s if seen else None) or 0.0
     attempts.meter(conn, attempt.id, charged_s=uptime_s, charged_usd_micros=charged)

@@ -1,7 +1,7 @@
 """What is held for a run, and how long it lasts. Pure; whoever holds, launches, extends or plans asks here.
 
 A hold is the upper bound of what is left to do, one more start, and the time to save a checkpoint at its end:
-`stop_s`, the seconds from "stop" to "gone" (trainer.contract.grace).
+`stop_s`, the seconds from "stop" to "gone" (trainer.contract.grace), and on a rented machine until that is gone too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,17 @@ from typing import Any
 
 from patron_core.estimate import Estimate
 from patron_core.money import affordable_s, cost_usd_micros
+from trainer.contract.grace import kill_after_s
 
+# SkyPilot looks at a job each 15 to 30 s, then asks the cloud to end its machine, which takes about as long again
+TEARDOWN_S = 60.0
 MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
 _REPEATING = frozenset({"steps", "evals", "checkpoints", "recovery"})
+
+
+def stop_s(run_dir: str, *, is_rented: bool) -> float:
+    """From a request to stop until nothing is paid for any more."""
+    return kill_after_s(run_dir) + (TEARDOWN_S if is_rented else 0.0)
 
 
 def for_run(row: Estimate, *, stop_s: float, left: float = 1.0) -> int:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from patron_core.executors.base import Executor, Observation
-from patron_core.lifecycle import trouble
+from patron_core.lifecycle import bill, trouble
+from patron_core.lifecycle.bill import CLOCK_NOISE_S
 from patron_core.lifecycle.decide import Situation
 from patron_core.lifecycle.verdict import StopCause
 from patron_core.money import cost_usd_micros
@@ -18,7 +19,6 @@ from trainer.contract.grace import kill_after_s
 from trainer.contract.keys import dryrun_folder
 from trainer.contract.remote import join
 
-CLOCK_NOISE_S = 60.0  # two clocks of one lab may differ by so much
 LONG_AGO_S = 86_400.0
 _SLOW_PARTS = ("start_s", "data_s", "tokenizer_s", "compile_s", "first_step_s", "step_s", "eval_s", "checkpoint_s")
 
@@ -96,11 +96,15 @@ def _with_notice(seen: Observation | None, directory: RunDir, attempt_id: str) -
     return seen if notice is None else replace(seen, evidence={**seen.evidence, "reclaim_notice": notice})
 
 
-def uncharged_usd_micros(attempt: Attempt, uptime_s: float | None) -> int:
-    """What the attempt's time costs beyond what has been charged for it."""
-    if uptime_s is None:
-        return 0
-    return max(0, cost_usd_micros(max(0.0, uptime_s), attempt.usd_micros_per_hour) - attempt.charged_usd_micros)
+def _left_to_spend(store: Store, run: Run, attempt: Attempt, seen: Observation | None, *, now: float) -> int:
+    """Of the hold, what is there for machine time: without what is owed, may be owed, and is set aside for the end."""
+    hold = ledger.run_money(store, run.id).held_usd_micros
+    if attempt.state == "ended":
+        return hold
+    if seen is not None:
+        hold -= max(0, sum(bill.owed(attempt, seen).values()) - attempt.charged_usd_micros)
+        hold -= cost_usd_micros(bill.unheard_s(seen, now=now), attempt.usd_micros_per_hour)
+    return max(0, hold - bill.set_aside_usd_micros(attempt))
 
 
 def _situation(
@@ -114,11 +118,9 @@ def _situation(
     now: float,
 ) -> Situation:
     observation = left.observation
-    hold = ledger.run_money(store, run.id).held_usd_micros
     if attempt is None:
+        hold = ledger.run_money(store, run.id).held_usd_micros
         return Situation(state=run.state, stop_requested=run.stop_requested, hold_usd_micros=hold)
-    if observation is not None:
-        hold -= uncharged_usd_micros(attempt, observation.uptime_s)
     deadline_s = run.spec.get("deadline_s")
     waits = attempt.state == "intent" or left.unreadable is not None
     noted = trouble.standing(runs.events(store, run.id)) if waits else None
@@ -134,7 +136,7 @@ def _situation(
         since_trouble_s=_since(noted.since if noted else None, now),
         slowest_s=_slowest_s(run),
         had_checkpoint=known_checkpoint_step is not None,
-        hold_usd_micros=max(0, hold),
+        hold_usd_micros=_left_to_spend(store, run, attempt, observation, now=now),
         usd_micros_per_hour=attempt.usd_micros_per_hour,
         deadline_cause=StopCause.DEADLINE
         if deadline_s and deadline_s < (attempt.deadline_s or float("inf"))

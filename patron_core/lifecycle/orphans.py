@@ -1,24 +1,19 @@
 """Orphans: jobs and clusters at SkyPilot that carry this lab's name and that no live attempt owns. They are ended.
 
-    python -m patron_core.lifecycle.orphans            list them and what they cost so far; ends nothing, exit 4 if any
-    python -m patron_core.lifecycle.orphans --yes      end them
-
-A supervisor does the same when it starts. How one comes to be: an attempt that was given up while its launch was on its
-way, a database that was restored from yesterday, a second launch of one key after a crash.
+`patron gc` lists them, and ends them with --yes; a supervisor ends them when it starts. How one comes to be: an attempt
+that was given up while its launch was on its way, a database that was restored from yesterday, a second launch of one
+key after a crash.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from patron_core.errors import PatronError
 from patron_core.executors.sky_task import prefix
 from patron_core.executors.sky_view import TERMINAL
 from patron_core.executors.skypilot_client import Client
@@ -41,6 +36,9 @@ class Orphan:
         cost = "at an unknown price" if self.usd_micros is None else format_usd(self.usd_micros)
         number = f" {self.job_id}" if self.job_id is not None else ""
         return f"{self.kind}{number} {self.name}: {self.why}; {self.seconds:.0f} s, {cost}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "sentence": self.sentence}
 
 
 class Cloud(Protocol):
@@ -143,36 +141,3 @@ def _clusters(clusters: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str,
             )
         )
     return found
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m patron_core.lifecycle.orphans",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--yes", action="store_true", help="end what was found")
-    args = parser.parse_args(argv)
-    cloud = Client()
-    try:
-        store = Store.open()
-        orphans = find_orphans(store, cloud)
-        if args.yes:
-            end_orphans(cloud, orphans)
-    except PatronError as error:
-        print(f"{error.code}: {error.message}\nnext: {error.next}", file=sys.stderr)
-        return error.exit_code
-    finally:
-        cloud.close()
-    for orphan in orphans:
-        print(("ended: " if args.yes else "") + orphan.sentence)
-    if not orphans:
-        print("nothing of this lab runs that no run owns")
-    elif not args.yes:
-        print("next: python -m patron_core.lifecycle.orphans --yes", file=sys.stderr)
-        return 4
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,7 +27,8 @@ from patron_core.errors import Busy, PatronError
 from patron_core.executors import processes
 from patron_core.store import Store, leases
 from patron_core.store.patience import jittered_s
-from trainer.contract.urls import mask
+from trainer.contract.masking import mask
+from trainer.contract.words import printable
 
 LEASE_TTL_S = 30.0
 IDLE_ROUNDS = 3
@@ -187,7 +188,7 @@ class _Masked(logging.Formatter):
     """Of a library's words, too: what a traceback quotes may be a URL with a password."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask(super().format(record))
+        return mask(printable(super().format(record)))
 
 
 def begin(post: Post, inherited: int | None) -> Watch | None:

@@ -1,17 +1,18 @@
 """The supervisor: load -> observe -> decide -> apply, for every run that may be burning money.
 
-Any number of processes may call `tick`; a lease lets one act at a time. `python -m patron_core.lifecycle.supervisor`
-works until nothing is left to do, so that a run outlives the notebook that started it; `ensure_running` starts that in
-the background. A supervisor that dies loses nothing: everything it knows is in the store.
+Any number of processes may call `tick`; a lease lets one act at a time. `patron supervise` works until nothing is left
+to do, so that a run outlives the notebook that started it; `ensure_running` starts that in the background. A supervisor
+that dies loses nothing: everything it knows is in the store.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from patron_core.errors import Conflict, PatronError
@@ -149,18 +150,19 @@ def ensure_running(store: Store) -> bool:
     return (bool(due(store)) and post.ensure(post.MIRROR, store)) or started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m patron_core.lifecycle.supervisor", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="patron supervise", description=__doc__)
     parser.add_argument("--install", action="store_true", help="print a systemd unit that starts it after a reboot")
     post.add_lock_flag(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.install:
         print(unit())
-        return
+        return 0
     watch = post.begin(post.SUPERVISOR, args.lock_fd)
     if watch is not None:
         run_loop(watch)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,7 @@ from patron_core import settings
 _HEAD = """\
 # Patron's supervisor looks once at each boot, and stays for as long as a run needs it. Install:
 #   mkdir -p ~/.config/systemd/user
-#   python -m patron_core.lifecycle.supervisor --install > ~/.config/systemd/user/patron.service
+#   patron supervise --install > ~/.config/systemd/user/patron.service
 #   systemctl --user daemon-reload && systemctl --user enable --now patron.service
 #   loginctl enable-linger    # else it starts with your first login, not with the machine
 """

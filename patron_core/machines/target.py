@@ -103,7 +103,7 @@ class Target:
             raise Refused(
                 f"no cloud that SkyPilot's catalog knows offers one {device} {kind}{where}; take another --device, or "
                 "give its real price: --usd-per-hour",
-                next=f"python notebooks/1_estimate.py --devices {device} --prices",
+                next=f"patron estimate --devices {device} --prices",
             )
         found.sort(key=lambda price: price.usd_micros_per_hour)
         return [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]

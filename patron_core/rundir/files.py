@@ -7,14 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.files import write_atomic
+from trainer.contract.files import read_bounded, write_atomic
 from trainer.contract.shapes import object_of
+
+MAX_TAIL_BYTES = 2**20  # of a log without line ends
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a file; None if there is no file, or no whole object in it. Raises OSError where a disk refuses."""
     try:
-        return object_of(path.read_bytes())
+        return object_of(read_bounded(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -31,7 +33,7 @@ def tail(path: Path, lines: int) -> str:
     try:
         with path.open("rb") as file:
             position = file.seek(0, os.SEEK_END)
-            while position > 0 and content.count(b"\n") <= lines:
+            while position > 0 and content.count(b"\n") <= lines and len(content) < MAX_TAIL_BYTES:
                 step = min(block_bytes, position)
                 position = file.seek(position - step)
                 content = file.read(step) + content

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Protocol
 
 from patron_core.errors import Busy
 from patron_core.rundir.files import tail
-from trainer.contract.files import temporary_beside, write_atomic
+from trainer.contract.files import read_bounded, temporary_beside, write_atomic
 from trainer.contract.layout import SPEC
 from trainer.contract.remote import Remote, RemoteError, is_url
+from trainer.contract.shapes import is_inside
 
 ANSWER_WITHIN_S = 10.0
 LOG_LINE_BYTES = 400  # assumed, to fetch only the end of a log
@@ -66,12 +66,12 @@ class Folder:
             return path.is_dir()
 
     def read(self, name: str) -> bytes | None:
-        with _reading(self.path / name) as path, suppress(*_NOT_THERE), open(path, "rb", opener=_open_at_once) as file:
-            return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+        with _reading(self._file(name)) as path, suppress(*_NOT_THERE):
+            return read_bounded(path)
         return None
 
     def tail(self, name: str, lines: int) -> str:
-        with _reading(self.path / name) as path:
+        with _reading(self._file(name)) as path:
             return tail(path, lines) if path.is_file() else ""
 
     def names(self, folder: str, skip: Skip) -> list[str]:
@@ -93,7 +93,7 @@ class Folder:
         return not (self.path / folder).is_dir()
 
     def create(self, name: str, content: bytes) -> bool:
-        path = self.path / name
+        path = self._file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary_beside(path, content) as temporary:
             try:
@@ -103,9 +103,14 @@ class Folder:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        path = self.path / name
+        path = self._file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
+
+    def _file(self, name: str) -> Path:
+        if not is_inside(name):
+            raise Unreachable(f"{name!r} is no name of a file in {self.path}", next=_look_at(self.path))
+        return self.path / name
 
 
 class Bucket:
@@ -159,11 +164,6 @@ class Bucket:
             _remote(self.url).put(name, content)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Without waiting for whoever would write into a pipe of this name."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _raise_unless_away(error: OSError) -> None:
     if not isinstance(error, _NOT_THERE):
         raise error
@@ -174,8 +174,13 @@ def _reading(path: Path) -> Iterator[Path]:
     try:
         yield path
     except OSError as error:
-        look = f"ls -la {shlex.quote(str(path))}"
-        raise Unreachable(f"{path} cannot be read: {error.strerror}", next=look) from error
+        if isinstance(error, Unreachable):
+            raise
+        raise Unreachable(f"{path} cannot be read: {error.strerror}", next=_look_at(path)) from error
+
+
+def _look_at(path: Path) -> str:
+    return f"ls -la {shlex.quote(str(path))}"
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from trainer.contract.layout import (
     segment_name,
     segment_of,
 )
+from trainer.contract.masking import mask, masked
 from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
@@ -56,10 +57,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
+    """A whole one: a manifest is there, and every file has the size that it states; in a bucket: it is durable."""
+
     step: int
     path: str  # a folder or a URL
     bytes: int  # of the files that are there
-    complete: bool  # a manifest is there, and every file has the size that it states; in a bucket: it is durable
 
 
 class RunDir:
@@ -99,31 +101,31 @@ class RunDir:
 
     def environment(self) -> dict[str, Any] | None:
         found = shapes.object_of(self._place.read(ENVIRONMENT))
-        return None if found is None else shapes.known(found)
+        return None if found is None else masked(shapes.known(found))
 
     def result(self) -> dict[str, Any] | None:
         """The last word; None if absent or torn. A resumed attempt replaces it, so check its time or step."""
         found = shapes.object_of(self._place.read(RESULT))
-        return None if found is None else shapes.known(found)
-
-    def checkpoints(self) -> list[CheckpointInfo]:
-        """By step, the incomplete ones too: they are what a crash left, and take up space."""
-        return [self._inspect_checkpoint(*found) for found in sorted(self._checkpoint_files().items())]
+        return None if found is None else masked(shapes.known(found))
 
     def newest_checkpoint(self) -> CheckpointInfo | None:
-        newest_first = sorted(self._checkpoint_files().items(), reverse=True)
-        return next((c for found in newest_first if (c := self._inspect_checkpoint(*found)).complete), None)
+        """The newest whole one."""
+        return self.look_for_checkpoint()[0]
 
-    def _checkpoint_files(self) -> dict[int, dict[str, int]]:
-        """Step -> the sizes of its files."""
-        return files_by_step(self._place.sizes(CHECKPOINTS))
+    def look_for_checkpoint(self) -> tuple[CheckpointInfo | None, list[int]]:
+        """The newest whole one, and the steps above it whose manifest states what is not there: they are damaged.
 
-    def _inspect_checkpoint(self, step: int, sizes: dict[str, int]) -> CheckpointInfo:
-        name = checkpoint_name(step)
-        manifest = shapes.object_of(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
-        return CheckpointInfo(
-            step=step, path=join(self.where, name), bytes=sum(sizes.values()), complete=is_whole(sizes, manifest)
-        )
+        What has no manifest is still being written, or was left by a crash.
+        """
+        damaged: list[int] = []
+        for step, sizes in sorted(files_by_step(self._place.sizes(CHECKPOINTS)).items(), reverse=True):
+            if MANIFEST not in sizes:
+                continue
+            name = checkpoint_name(step)
+            if is_whole(sizes, shapes.object_of(self._place.read(f"{name}/{MANIFEST}"))):
+                return CheckpointInfo(step=step, path=join(self.where, name), bytes=sum(sizes.values())), damaged
+            damaged.append(step)
+        return None, damaged
 
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
@@ -162,7 +164,7 @@ class RunDir:
         return next((source for source in sources if source not in _OTHER_STOPS), None)
 
     def log_tail(self, attempt: str, lines: int) -> str:
-        return self._place.tail(log_name(attempt), lines)
+        return mask(self._place.tail(log_name(attempt), lines))
 
     def _new_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
         new = self._list_segments(read)
@@ -276,5 +278,5 @@ def _to_event(item: Any) -> Event | None:
         named = shapes.metrics(item.pop("metrics", None))
         item = {"metrics": named, **shapes.known(item)} if item else {"metrics": named}
     else:
-        item = shapes.known(item)
+        item = masked(shapes.known(item))
     return Event(seq=seq, time=at or 0.0, attempt=attempt[:200], kind=kind[:100], step=step, data=item)

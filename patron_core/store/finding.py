@@ -44,7 +44,7 @@ def get_run(store: Store | Connection, run_id: str) -> Run:
                 shown = ", ".join(f"{each.id} ({each.project}, {each.state})" for each in found[:_SHOWN_CANDIDATES])
                 more = " and more" if len(found) > _SHOWN_CANDIDATES else ""
                 raise NotFound(f"{run_id!r} names several runs: {shown}{more}", next=f"name one by id: {found[0].id}")
-    raise NotFound(f"there is no run {run_id!r}, neither as an id nor as a name", next="python notebooks/0_lab.py")
+    raise NotFound(f"there is no run {run_id!r}, neither as an id nor as a name", next="patron lab")
 
 
 def find_by_key(store: Store | Connection, *, project: str, key: str) -> Run | None:
@@ -105,7 +105,7 @@ def _listing(columns: Sequence[Any], filters: Filters) -> sa.Select[Any]:
 def by_id(conn: Connection, run_id: str) -> Run:
     row = conn.execute(sa.select(runs).where(runs.c.id == run_id)).first()
     if row is None:
-        raise NotFound(f"there is no run {run_id!r}", next="python notebooks/0_lab.py")
+        raise NotFound(f"there is no run {run_id!r}", next="patron lab")
     return typed_run(row)
 
 

@@ -1,7 +1,7 @@
 """Money: an append-only double-entry ledger. A balance is a sum; nothing is ever changed or deleted.
 
     outside:<project> --deposit--> wallet:<project> --hold--> hold:<run> --charge--> spent:<run>
-                      <--withdraw-                 <--release-
+                      <--withdraw-                 <--release-            teardown, storage, egress: charges too
 
 A transfer moves a positive amount from one account to another, so that every transfer sums to zero. Neither a
 wallet nor a hold ever goes below zero, and no run is held or charged more than it may cost: who takes from a run's
@@ -26,6 +26,9 @@ from patron_core.store.engine import Store, insert_or_nothing, reading
 from patron_core.store.names import check_key, check_names
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Wallet
 from patron_core.store.schema import entries, transfers
+
+# what is taken from a hold, by what it is for: machine time, ending the machine, keeping bytes, moving them
+CHARGES = ("charge", "teardown", "storage", "egress")
 
 
 def deposit(
@@ -63,9 +66,9 @@ def withdraw(
     if available < usd_micros:
         raise Refused(
             f"the wallet of {project!r} has {format_usd(available)}, {format_usd(usd_micros)} were asked for",
-            next=f"python notebooks/0_lab.py --project {shlex.quote(project)} --withdraw {typed_usd(available)} --yes"
+            next=f"patron lab --project {shlex.quote(project)} --withdraw {typed_usd(available)} --yes"
             if available
-            else f"python notebooks/0_lab.py --project {shlex.quote(project)}",
+            else f"patron lab --project {shlex.quote(project)}",
         )
     return _post(conn, question, usd_micros, f"wallet:{project}", f"outside:{project}", actor=actor, now=now, memo=memo)
 
@@ -88,18 +91,27 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
     if available < usd_micros:
         raise Refused(
             f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
-            next=f"python notebooks/0_lab.py --project {shlex.quote(run.project)} --deposit "
-            f"{typed_usd(usd_micros - available)} --yes",
+            next=f"patron lab --project {shlex.quote(run.project)} --deposit {typed_usd(usd_micros - available)} --yes",
         )
     return _post(conn, question, usd_micros, f"wallet:{run.project}", f"hold:{run.id}", actor=actor, now=now)
 
 
-def charge(conn: Connection, run: RunSummary, attempt_id: str | None, usd_micros: int, *, key: str, now: float) -> int:
+def charge(
+    conn: Connection,
+    run: RunSummary,
+    attempt_id: str | None,
+    usd_micros: int,
+    *,
+    key: str,
+    now: float,
+    kind: str = "charge",
+) -> int:
     """Spend from the run's hold: what was asked, or all that is left. Returns what was charged."""
+    assert kind in CHARGES, kind
     if usd_micros == 0:
         return 0
     check_usd_micros(usd_micros)
-    asked = _question("charge", project=run.project, key=key, asked=usd_micros, run_id=run.id, attempt_id=attempt_id)
+    asked = _question(kind, project=run.project, key=key, asked=usd_micros, run_id=run.id, attempt_id=attempt_id)
     runs.lock(conn, run.id)
     first = _first_answer(conn, asked)
     if first is not None:
@@ -108,21 +120,24 @@ def charge(conn: Connection, run: RunSummary, attempt_id: str | None, usd_micros
     return _post(conn, asked, payable, f"hold:{run.id}", f"spent:{run.id}", actor="meter", now=now).usd_micros
 
 
-def charge_up_to(conn: Connection, run: RunSummary, attempt_id: str, total_usd_micros: int, *, now: float) -> int:
-    """Charge what is missing for the attempt to have paid `total_usd_micros` in all, as far as the hold goes.
+def charge_up_to(
+    conn: Connection, run: RunSummary, attempt_id: str, total_usd_micros: int, *, now: float, kind: str = "charge"
+) -> int:
+    """Charge what is missing for the attempt to have paid `total_usd_micros` of this kind, as far as the hold goes.
 
-    Returns the attempt's total so far. It needs no key: saying the same total twice, late, or from two supervisors
-    at once charges it once.
+    Returns the attempt's total of the kind so far. It needs no key: saying the same total twice, late, or from two
+    supervisors at once charges it once.
     """
     runs.lock(conn, run.id)
-    paid_by_attempt = (transfers.c.run_id == run.id) & (transfers.c.kind == "charge")
+    paid_by_attempt = (transfers.c.run_id == run.id) & (transfers.c.kind == kind)
     paid_by_attempt &= transfers.c.attempt_id == attempt_id
     total = sa.func.coalesce(sa.func.sum(transfers.c.usd_micros), 0)
     paid = int(conn.execute(sa.select(total).where(paid_by_attempt)).scalar_one())
     payable = min(total_usd_micros - paid, _balance(conn, f"hold:{run.id}"))
     if payable <= 0:
         return paid
-    return paid + charge(conn, run, attempt_id, payable, key=f"charge:{attempt_id}:{paid + payable}", now=now)
+    key = f"{kind}:{attempt_id}:{paid + payable}"
+    return paid + charge(conn, run, attempt_id, payable, key=key, now=now, kind=kind)
 
 
 def release(conn: Connection, run: RunSummary, *, key: str, now: float, actor: str = "settle") -> int:
@@ -291,12 +306,15 @@ def _check_cap(conn: Connection, run: RunSummary, usd_micros: int) -> None:
 
 
 def _money(by_kind: dict[str, int]) -> RunMoney:
-    funded, charged, released = (by_kind.get(kind, 0) for kind in ("hold", "charge", "release"))
+    funded, released = by_kind.get("hold", 0), by_kind.get("release", 0)
+    by_charge = {kind: by_kind[kind] for kind in CHARGES if by_kind.get(kind)}
+    charged = sum(by_charge.values())
     return RunMoney(
         held_usd_micros=funded - charged - released,
         charged_usd_micros=charged,
         released_usd_micros=released,
         funded_usd_micros=funded,
+        by_kind_usd_micros=by_charge,
     )
 
 

@@ -66,7 +66,7 @@ def get(store: Store | Connection, note_id: str) -> Note:
     with reading(store) as conn:
         row = conn.execute(sa.select(notes).where(notes.c.id == note_id)).first()
     if row is None:
-        raise NotFound(f"there is no note {note_id!r}", next="python notebooks/6_journal.py")
+        raise NotFound(f"there is no note {note_id!r}", next="patron journal")
     return _note(row)
 
 
@@ -110,7 +110,7 @@ def _create(conn: Connection, written: dict[str, Any], *, project: str, run_id: 
 def _locked(conn: Connection, note_id: str, project: str) -> Note:
     row = conn.execute(sa.select(notes).where(notes.c.id == note_id).with_for_update(key_share=True)).first()
     if row is None or row.project != project:
-        raise NotFound(f"there is no note {note_id!r} in project {project!r}", next="python notebooks/6_journal.py")
+        raise NotFound(f"there is no note {note_id!r} in project {project!r}", next="patron journal")
     return _note(row)
 
 

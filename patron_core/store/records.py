@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from patron_core.states import EndReason, RunState
@@ -114,7 +114,7 @@ class LedgerEntry:
     id: int
     project: str
     key: str
-    kind: str  # deposit, withdraw, hold, charge, release
+    kind: str  # deposit, withdraw, hold, release, or one of ledger.CHARGES
     usd_micros: int
     asked_usd_micros: int  # a charge moves no more than is held, a release all that is left
     source: str
@@ -141,6 +141,8 @@ class RunMoney:
     charged_usd_micros: int
     released_usd_micros: int
     funded_usd_micros: int  # everything that was ever held for it
+    # what was charged, by what for (ledger.CHARGES)
+    by_kind_usd_micros: dict[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -228,7 +228,7 @@ def lock(conn: Connection, run_id: str) -> Run:
     """
     row = conn.execute(sa.select(runs).where(runs.c.id == run_id).with_for_update(key_share=True)).first()
     if row is None:
-        raise NotFound(f"there is no run {run_id!r}", next="python notebooks/0_lab.py")
+        raise NotFound(f"there is no run {run_id!r}", next="patron lab")
     return typed_run(row)
 
 

@@ -7,10 +7,11 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-LOOK = "python notebooks/0_lab.py"  # changes nothing, and shows what waits
+LOOK = "patron lab"  # changes nothing, and shows what waits
 
-_PROGRAMS = ("aws", "df", "export", "fuser", "gcloud", "iconv", "ls", "pg_isready", "python", "sky", "uv")
+_PROGRAMS = ("aws", "df", "export", "fuser", "gcloud", "iconv", "ls", "patron", "pg_isready", "python", "sky", "uv")
 _ADVICE = re.compile(r", | \(|\bor\b|<|\.\.\.")  # words that are read, not run
 
 
@@ -24,9 +25,14 @@ def is_command(text: str) -> bool:
     return len(words) > 1 and words[0] in _PROGRAMS and not _ADVICE.search(plain)
 
 
-def own_command(prog: str, argv: Sequence[str]) -> str:
-    """A notebook as it was started, without what only shapes the answer."""
-    return shlex.join(["python", f"notebooks/{prog}", *(word for word in argv if word != "--json")])
+def name_of(notebook: Path) -> str:
+    """Its command: notebooks/4_watch.py is `patron watch`."""
+    return re.sub(r"^\d+_", "", notebook.stem)
+
+
+def own_command(name: str, argv: Sequence[str]) -> str:
+    """A command as it was started, without what only shapes the answer."""
+    return shlex.join(["patron", name, *(word for word in argv if word != "--json")])
 
 
 def is_same(command: str, other: str) -> bool:

@@ -1,7 +1,7 @@
 """Flags from a pydantic model: the help, the ranges and the problems, all of them at once.
 
-A field's description is its help and its bounds are the allowed range; a list or tuple takes A,B,C; a bool is a switch,
-with a --no-... form where it is on by default.
+A field's description is its help and its bounds are the allowed range; a list or tuple takes A,B,C, or, where it is
+`repeated`, one value each time the flag is given; a bool is a switch, with a --no-... form where it is on by default.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from patron_core.errors import InvalidInput
 from patron_core.money import parse_usd, to_usd
+from trainer.contract.words import printable
 
 _MISSING = "\0missing"  # a flag whose value was left out
 
@@ -36,12 +37,22 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     json_output: bool = Field(default=False, alias="json", description="print exactly one JSON object on stdout")
 
+    @classmethod
+    def problems_together(cls, given: dict[str, Any]) -> list[str]:
+        """What is wrong with the flags beyond each one's type and range. `given`: their texts, by the flag's name."""
+        return []
+
 
 A = TypeVar("A", bound=Arguments)
 
 
+def repeated(**options: Any) -> Any:
+    """A field whose flag may be given again and again: --set a=1 --set b=2."""
+    return Field(default=(), json_schema_extra={"repeated": True}, **options)
+
+
 def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, description: str) -> A:
-    """argv as `model`. Ends the process: 0 after --help; 2 with every problem and the allowed ranges at once."""
+    """argv of `patron PROG` as `model`. Ends the process: 0 after --help; 2 with all problems and their ranges."""
     parser = _parser(model, prog, description)
     given: dict[str, Any] = {}
     try:
@@ -57,9 +68,15 @@ def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, descripti
         args = model.model_validate(given)
     except ValidationError as error:
         problems += [_problem(model, item) for item in error.errors()]
+    problems += [one for one in model.problems_together(given) if one.partition(":")[0] not in _flags_of(problems)]
     if problems:
-        _refuse(InvalidInput(problems, next=f"python notebooks/{prog} --help"), as_json="--json" in argv)
+        refuse(InvalidInput(problems, next=f"patron {prog} --help"), as_json="--json" in argv)
     return args
+
+
+def _flags_of(problems: Sequence[str]) -> set[str]:
+    """The flags and fields that are complained about already."""
+    return {problem.partition(":")[0].removeprefix("--").replace("-", "_") for problem in problems}
 
 
 class _UsageError(Exception):
@@ -81,8 +98,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 def _parser(model: type[Arguments], prog: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog=prog,
-        usage=f"python notebooks/{prog} [flags]",
+        prog=f"patron {prog}",
+        usage=f"patron {prog} [flags]",
         description=description,
         formatter_class=_Help,
         allow_abbrev=False,
@@ -97,7 +114,12 @@ def _parser(model: type[Arguments], prog: str, description: str) -> argparse.Arg
         elif kind is bool:
             parser.add_argument(_flag(field.alias or name), action="store_true", **shared)
         else:
-            shared |= {"nargs": "?", "const": _MISSING, "metavar": _metavar(kind)}
+            shared |= {
+                "nargs": "?",
+                "const": _MISSING,
+                "metavar": "KEY=VALUE" if _is_repeated(field) else _metavar(kind),
+            }
+            shared |= {"action": "append"} if _is_repeated(field) else {}
             parser.add_argument(_flag(field.alias or name), **shared)
     return parser
 
@@ -109,18 +131,25 @@ def _given(model: type[Arguments], values: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         field = model.model_fields[name]
-        is_list = _is_list(field.annotation) and value != _MISSING
+        is_list = _is_list(field.annotation) and value != _MISSING and not _is_repeated(field)
+        value = _MISSING if isinstance(value, list) and _MISSING in value else value
         given[field.alias or name] = [v.strip() for v in value.split(",") if v.strip()] if is_list else value
     return given
 
 
-def _refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+def _is_repeated(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("repeated"))
+
+
+def refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
+    """End the process with every problem, as JSON or in words."""
     if as_json:
         import json
 
         print(json.dumps(failure.to_dict(), sort_keys=True), flush=True)
     else:
-        print("\n".join(failure.problems) + f"\nnext: {failure.next}", file=sys.stderr, flush=True)
+        said = "\n".join(failure.problems) + f"\nnext: {failure.next}"
+        print(printable(said), file=sys.stderr, flush=True)
     sys.exit(failure.exit_code)
 
 

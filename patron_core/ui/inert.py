@@ -15,7 +15,7 @@ import html as _html
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trainer.contract.urls import mask
+from trainer.contract.masking import mask
 from trainer.contract.words import printable
 
 MAX_CHARS = 4000  # of one foreign value in a page: longer ones are cut, and the cut is seen
@@ -91,7 +91,7 @@ def page(made: Html) -> str:
 def terminal(text: str) -> str:
     """Text for a terminal: lines and tabs stay, whatever moves a cursor or hides a word is shown as U+FFFD.
 
-    Passwords in URLs are masked: a library's error may quote one.
+    Secrets are masked: a library's error may quote a URL, and a workload its environment.
     """
     return mask(printable(text))
 

@@ -1,10 +1,12 @@
 """The face of a notebook on the command line: --help, checked arguments, one JSON object, honest exit codes.
 
-A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (say `python
-notebooks/search.py --depths 4 --json`) the flags are parsed from argv; in the editor, as an app and under test the
-defaults are used. Exit codes: 0 what was asked was done, 1 a fault of ours, 2 bad arguments, 3 refused (with what to do
-next), 4 a confirmation flag is missing, 5 busy or unreachable (try again), 6 the run that was followed did not succeed,
-7 `--timeout-s` is over and the run goes on; 130 after Ctrl-C.
+A notebook declares its arguments as a pydantic model and calls `open_session`. As a script (`patron search --depths 4
+--json`) the flags are parsed from argv; in the editor, as an app and under test the defaults are used. What else
+`patron` can run has the same face, by `open_command`.
+
+Exit codes: 0 what was asked was done, 1 a fault of ours, 2 bad arguments, 3 refused (with what to do next), 4 a
+confirmation flag is missing, 5 busy or unreachable (try again), 6 the run that was followed did not succeed, 7
+`--timeout-s` is over and the run goes on; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
 from patron_core.ui import inert
-from patron_core.ui.commands import LOOK, is_command, is_same, own_command, speak_utf8, utf8
+from patron_core.ui.commands import LOOK, is_command, is_same, name_of, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, Usd, parse_arguments
+from trainer.contract.masking import masked
 
 if TYPE_CHECKING:
     from patron_core.store import Store
 
-__all__ = ["Arguments", "Outcome", "Session", "Usd", "open_session", "parse_arguments"]
+__all__ = ["Arguments", "Outcome", "Session", "Usd", "open_command", "open_session", "parse_arguments"]
 
 NOT_SUCCEEDED = 6  # what was followed came to rest somewhere else
 QUIET_STATUS_EVERY_S = 10.0  # of a log file; a terminal is rewritten each time
@@ -175,7 +178,7 @@ class Session(Generic[A]):
             advice = f"{error.message.rstrip('.')}: {error.next}" if error.next else error.message
             return {"message": advice, "next": help_ if error.exit_code == InvalidInput.exit_code else LOOK}
         if is_same(error.next, self.command()):
-            return {"message": error.message, "next": LOOK if self._prog != Path(LOOK).name else help_}
+            return {"message": error.message, "next": LOOK if self._prog != LOOK.split()[-1] else help_}
         return {"message": error.message, "next": error.next}
 
     def _fail_unexpected(self, error: BaseException) -> NoReturn:
@@ -206,20 +209,27 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
     is_script = mode == "script" and bool(sys.argv[0]) and Path(sys.argv[0]).resolve() == Path(file).resolve()
     if not is_script:
         return Session(model.model_validate({}), is_script=False, out=sys.stdout)
+    argv = sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:]
+    return open_command(model, argv, prog=name_of(Path(file)), description=description)
+
+
+def open_command(model: type[A], argv: Sequence[str], *, prog: str, description: str) -> Session[A]:
+    """The session of `patron PROG` with these arguments. What it raises from here on ends the process in one shape."""
+    settings.keep_private()
     speak_utf8()
-    argv = utf8(sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:])
-    args = parse_arguments(model, argv, prog=Path(file).name, description=description)
+    argv = utf8(argv)
+    args = parse_arguments(model, argv, prog=prog, description=description)
     out = sys.stdout
     if args.json_output:
         sys.stdout = sys.stderr  # so that no library's print spoils the one JSON line
-    session = Session(args, is_script=True, out=out, prog=Path(file).name, argv=argv)
+    session = Session(args, is_script=True, out=out, prog=prog, argv=argv)
     sys.excepthook = session.end_by_error
     return session
 
 
 def to_json(answer: Mapping[str, Any]) -> str:
-    """One line of strict JSON: what is not a finite number becomes null."""
-    return json.dumps(_finite(answer), sort_keys=True, default=str, allow_nan=False)
+    """One line of strict JSON: what is not a finite number becomes null, what is a secret ***."""
+    return json.dumps(masked(_finite(answer)), sort_keys=True, default=str, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

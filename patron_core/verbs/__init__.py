@@ -20,11 +20,12 @@ from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
-from patron_core.verbs.next_steps import next_step
-from patron_core.verbs.plan import device_names, estimate_local, estimates, plan
+from patron_core.verbs.next_steps import next_step, plan_command, target_for
+from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
-from patron_core.verbs.question import LOCAL_SPEC, Question, SearchReport
+from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
+from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.watch import (
     ATTENTION,
@@ -61,12 +62,15 @@ __all__ = [
     "SearchReport",
     "Target",
     "amend",
+    "asked_fields",
     "burn_usd_micros_per_hour",
     "cancel",
     "compare",
     "comparison_frame",
     "curves",
+    "defaults_for",
     "deposit",
+    "device_named",
     "device_names",
     "dryrun",
     "ensure_running",
@@ -91,6 +95,7 @@ __all__ = [
     "place_depths",
     "place_estimates",
     "plan",
+    "plan_command",
     "prices",
     "project_to_show",
     "read_note",
@@ -98,8 +103,10 @@ __all__ = [
     "repriced",
     "scaling_fit",
     "search",
+    "spec_on",
     "startup_s",
     "statement",
+    "target_for",
     "to_usd",
     "view",
     "wait",

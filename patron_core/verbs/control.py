@@ -20,7 +20,6 @@ from patron_core.store.records import Run
 from patron_core.verbs import free_checks
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
-from trainer.contract.grace import kill_after_s
 
 _LAUNCHED = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 _WITH_ATTEMPT = _LAUNCHED | {RunState.DRYRUN}  # an attempt may be alive, so the supervisor has to end it
@@ -48,7 +47,7 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
         if _is_launched(conn, run, key):
             return run
         _check_funded(run)
-        _check_one_start(conn, run, hourly)
+        _check_one_start(conn, run, hourly, is_rented=bool(quote["machine"]))
         if run.stop_requested == "pause":  # an older wish than this one
             runs.set_fields(conn, run.id, now=now, stop_requested=None)
         attempts.create(conn, run, kind="train", usd_micros_per_hour=hourly, price=quote, now=now)
@@ -67,14 +66,15 @@ def _check_funded(run: Run) -> None:
         raise Refused(f"run {run.id} is {run.state}, not funded", next=next_step(run))
 
 
-def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int) -> None:
+def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int, *, is_rented: bool) -> None:
     held = ledger.run_money(conn, run.id).held_usd_micros
-    needed = holds.for_one_start(run.estimate, usd_micros_per_hour, stop_s=kill_after_s(run.run_dir))
+    stop_s = holds.stop_s(run.run_dir, is_rented=is_rented)
+    needed = holds.for_one_start(run.estimate, usd_micros_per_hour, stop_s=stop_s)
     if held < needed:
         raise Refused(
             f"{format_usd(held)} are held for run {run.id}; one start and the checkpoint at its end need "
             f"{format_usd(needed)} at {format_usd(usd_micros_per_hour)} an hour",
-            next=f"python notebooks/3_launch.py --run {run.id} --fund {typed_usd(needed - held)} --yes",
+            next=f"patron launch --run {run.id} --fund {typed_usd(needed - held)} --yes",
         )
 
 

@@ -20,7 +20,6 @@ from patron_core.store.records import Run
 from patron_core.verbs import free_checks
 from patron_core.verbs.plan import fit_of
 from patron_core.verbs.refusals import kept_with_the_run
-from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec
 
 BURST_STEPS = 8
@@ -52,12 +51,13 @@ def dryrun(
     free_checks.before_dryrun(run)
     quote = target_of(run).quote(now=now)
     hourly = quote["usd_micros_per_hour"]
+    stop_s = holds.stop_s(run.run_dir, is_rented=bool(quote["machine"]))
     with store.begin() as conn:
         run = runs.lock(conn, run.id)
         if _is_begun(conn, run, key, asked):
             return run
         _check_waiting(run)
-        hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=kill_after_s(run.run_dir))
+        hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=stop_s)
         price = quote | {"burst_steps": burst_steps}
         attempt = attempts.create(conn, run, kind="dryrun", usd_micros_per_hour=hourly, price=price, now=now)
         ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{attempt.number}", actor=actor, now=now)
@@ -81,7 +81,7 @@ def _check_waiting(run: Run) -> None:
     if run.state not in WAITING:
         raise Refused(
             f"run {run.id} is {run.state}; a dryrun comes before funding",
-            next=f"python notebooks/4_watch.py --run {run.id}",
+            next=f"patron watch --run {run.id}",
         )
 
 
@@ -94,7 +94,7 @@ def startup_s(estimated: Mapping[str, Any]) -> Interval:
 def repriced(store: Store, run: Run) -> Estimate:
     """The run's estimate with what its dryrun measured. Raises Refused where there is no dryrun."""
     if not run.dryrun:
-        raise Refused(f"run {run.id} has no dryrun", next=f"python notebooks/2_dryrun.py --run {run.id} --yes")
+        raise Refused(f"run {run.id} has no dryrun", next=f"patron dryrun --run {run.id} --yes")
     spec, target = TrainSpec.from_dict(run.spec), target_of(run)
     return estimate(
         spec,

@@ -26,7 +26,6 @@ from patron_core.store.records import Run
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
-from trainer.contract.grace import kill_after_s
 from trainer.contract.keys import dryrun_folder, kind_and_number
 from trainer.contract.remote import join
 
@@ -104,12 +103,13 @@ def hold_for(run: Run, row: Estimate) -> int:
     """The upper bound of what is left to do, and the margin in which a run that meets its limit saves a checkpoint."""
     newest = RunDir(run.run_dir).newest_checkpoint()
     left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
-    return holds.for_run(row, stop_s=kill_after_s(run.run_dir), left=left)
+    stop_s = holds.stop_s(run.run_dir, is_rented=not row.local)
+    return holds.for_run(row, stop_s=stop_s, left=left)
 
 
 def check_proof(run: Run) -> None:
     """Raises Refused unless the dryrun proved this very spec, here, in the environment as it is now."""
-    again = f"python notebooks/2_dryrun.py --run {run.id} --yes"
+    again = f"patron dryrun --run {run.id} --yes"
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
     if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:

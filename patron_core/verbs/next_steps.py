@@ -5,36 +5,40 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+from patron_core.estimate import Estimate
 from patron_core.machines.target import LOCAL_DEVICE, Target, target_of
 from patron_core.money import typed_usd
+from patron_core.prices import LOCAL_SOURCE
 from patron_core.states import EndReason, RunState
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
+from patron_core.verbs.spec_door import words_of
 from trainer.contract.spec import SpecError, TrainSpec
 
 _BY_STATE = {
-    RunState.DRAFT: "2_dryrun.py --run {run} --yes",
-    RunState.AWAITING_FUNDING: "3_launch.py --run {run} --yes",
-    RunState.PAUSED: "3_launch.py --run {run} --yes",
-    RunState.FUNDED: "3_launch.py --run {run} --yes",
-    RunState.SUCCEEDED: "5_compare.py --runs {run}",
+    RunState.DRAFT: "dryrun --run {run} --yes",
+    RunState.AWAITING_FUNDING: "launch --run {run} --yes",
+    RunState.PAUSED: "launch --run {run} --yes",
+    RunState.FUNDED: "launch --run {run} --yes",
+    RunState.SUCCEEDED: "compare --runs {run}",
 }
 
 
-def command(notebook: str, *words: str) -> str:
-    """A notebook as it is run from a shell."""
-    return shlex.join(["python", f"notebooks/{notebook}", *words])
+def command(name: str, *words: str) -> str:
+    """A command of Patron as it is run from a shell."""
+    return shlex.join(["patron", name, *words])
 
 
 def next_step(run: Run, last_word: Mapping[str, Any] | None = None) -> str:
     """`last_word`: what the newest attempt said at its end; it may know what would have fitted."""
     if run.state is RunState.CANCELLED:
-        return command("0_lab.py", "--project", run.project)
+        return command("lab", "--project", run.project)
     if run.state is RunState.FAILED:
         return _after_failure(run, last_word or {})
-    return f"python notebooks/{_BY_STATE.get(run.state, '4_watch.py --run {run}').format(run=run.id)}"
+    return f"patron {_BY_STATE.get(run.state, 'watch --run {run}').format(run=run.id)}"
 
 
 def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
@@ -44,10 +48,10 @@ def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
         if run.reason is EndReason.BAD_SPEC and steps:
             return plan_again(run, num_steps=steps)
         if rows:
-            return plan_again(run, batch_tokens=rows * int(run.spec["sequence_len"]))
+            return plan_again(run, device_batch_size=rows)
     reason = run.reason.value if run.reason else "unknown"
     words = ("--add", f"{run.name} failed: {reason}", "--kind", "failed", "--run", run.id)
-    return command("6_journal.py", *words, *_project(run))
+    return command("journal", *words, *_project(run))
 
 
 def _number(last_word: Mapping[str, Any], part: str, name: str) -> int | None:
@@ -59,24 +63,30 @@ def _number(last_word: Mapping[str, Any], part: str, name: str) -> int | None:
 def plan_again(run: Run, **changes: int) -> str:
     """The command that plans and proves a run like this one, with other values of the spec."""
     spec = TrainSpec.from_dict(run.spec | changes)
-    recipe, target = spec.recipe(), target_of(run)
-    shape = {
-        "--depth": spec.depth,
-        "--steps": recipe.num_steps,
-        "--data": spec.data,
-        "--vocab-size": spec.vocab_size,
-        "--sequence-len": spec.sequence_len,
-        "--batch-tokens": recipe.batch_tokens,
-    }
-    words = [str(word) for pair in shape.items() for word in pair]
-    return command("2_dryrun.py", *words, *_project(run), *_target(target), "--yes")
+    recipe = spec.recipe()  # what it chose is kept: another number of steps would choose another batch
+    kept = replace(spec, num_steps=recipe.num_steps, batch_tokens=recipe.batch_tokens)
+    return plan_command(kept, target_of(run), project=run.project)
+
+
+def target_for(row: Estimate) -> Target:
+    """Where a row of the estimate's table would run: here, or on a machine to be rented as it was priced."""
+    if row.price.source == LOCAL_SOURCE:
+        return Target()
+    return Target(executor="sky", device=row.device.name, spot=row.price.spot)
+
+
+def plan_command(spec: TrainSpec, target: Target, *, project: str = DEFAULT_PROJECT) -> str:
+    """The command that plans and proves this very spec there."""
+    where = [] if project == DEFAULT_PROJECT else ["--project", project]
+    return command("dryrun", *words_of(spec, rented=not target.is_local), *where, *target_words(target), "--yes")
 
 
 def _project(run: Run) -> list[str]:
     return [] if run.project == DEFAULT_PROJECT else ["--project", run.project]
 
 
-def _target(target: Target) -> list[str]:
+def target_words(target: Target) -> list[str]:
+    """The words of a command line that say where a run is to run."""
     if target.executor == "local":
         return []
     words = ["--on", target.executor]

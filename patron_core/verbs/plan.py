@@ -20,6 +20,7 @@ from patron_core.scaling import Fit, Observation, refit
 from patron_core.store import Store, calibrations, runs
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
+from patron_core.verbs.spec_door import spec_on
 from trainer.contract.devices import DEVICES, Device, find_device
 from trainer.contract.spec import TrainSpec
 
@@ -56,19 +57,18 @@ def estimates(
     budget_usd_micros: int | None = None,
     spot: bool = False,
 ) -> list[Estimate]:
-    """Every depth on every device. `spec` gives everything but the depth. Without a store nothing is known yet.
+    """Every depth on every device. `spec`: the fields that were given; the others are the device's own defaults.
+    Without a store nothing is known yet.
 
     A device to be rented that costs more than PATRON_MAX_USD_PER_HOUR is over budget, whatever the budget is.
     """
     if not depths or not devices:
         raise InvalidInput(["depths and devices: at least one of each"], next="--depths 6,8,10,12 --devices A100-40GB")
-    base = check_spec({"depth": depths[0], **(spec or {})})
-    for depth in depths:
-        check_spec(base.to_dict() | {"depth": depth})
     rows: list[Estimate] = []
-    fit = fit_of(store, base.data)
     for name in devices:
         device, local = device_named(store, name), name == LOCAL_DEVICE
+        base, *_ = [spec_on(device, {**(spec or {}), "depth": depth}) for depth in depths]
+        fit = fit_of(store, base.data)
         calibration = calibration_for(store, base) if local else None
         known = {device.name: calibration} if calibration else {}
         rows += estimate_table(

@@ -11,17 +11,8 @@ from patron_core.estimate import BudgetFit
 from patron_core.lifecycle.workload import check_spec
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.verbs.compare import Comparison
+from patron_core.verbs.spec_door import LOCAL_SPEC
 from trainer.contract.spec import absolute_data
-
-# What a laptop can train in a minute: short sequences, a small vocabulary, small batches for many steps.
-LOCAL_SPEC: dict[str, Any] = {
-    "sequence_len": 256,
-    "vocab_size": 4096,
-    "batch_tokens": 4096,
-    "device_batch_size": 16,
-    "eval_tokens": 65536,
-    "data": "stdlib",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +54,7 @@ class Question:
             except InvalidInput as error:
                 problems += [f"depth {depth}: {problem}" for problem in error.problems]
         if problems:
-            raise InvalidInput(problems, next="python notebooks/search.py --help")
+            raise InvalidInput(problems, next="patron search --help")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,8 +129,10 @@ class SearchRuns:
             run = amend(
                 self.store,
                 run.id,
-                num_steps=fit.estimate.recipe.num_steps,
-                eval_every_steps=fit.spec.eval_every_steps,
+                changes={
+                    "num_steps": fit.estimate.recipe.num_steps,
+                    "eval_every_steps": fit.spec.eval_every_steps,
+                },
                 actor=self.log.actor,
             )
             amount = min(hold_for(run, fit.estimate), self.money_left())

@@ -107,10 +107,11 @@ def view(store: Store, run_id: str) -> RunView:
     in_dryrun = run.state is RunState.DRYRUN and made  # a burst has a run directory of its own
     directory = RunDir(attempt_dir(run, made[-1]) if in_dryrun else run.run_dir)
     events = lineage(events_so_far(directory))
-    newest = directory.newest_checkpoint()
+    newest, damaged = directory.look_for_checkpoint()
     latest, step, val_bpb = _latest(events)
     num_steps = next((e.data.get("num_steps") for e in reversed(events) if e.kind == "start"), None)
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
+    warnings += [f"the checkpoint of step {step} is damaged, and passed over" for step in damaged[:3]]
     if not directory.exists() and run.result is not None:
         warnings.append(f"the run directory {run.run_dir} is missing")
     around = health(store, run)
@@ -241,7 +242,7 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
 def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:
     """After a refusal what it said is to be done, not what was refused."""
     refused = newest_refusal(history)
-    if refused is not None and run.state not in TERMINAL and str(refused["next"]).startswith("python "):
+    if refused is not None and run.state not in TERMINAL and str(refused["next"]).startswith("patron "):
         return str(refused["next"])
     return next_step(run, newest.evidence.get("last_word") if newest else None)
 

@@ -28,7 +28,7 @@ class Paying(Arguments):
 
 
 def parsed(*argv: str) -> Paying:
-    return parse_arguments(Paying, argv, prog="x.py", description="")
+    return parse_arguments(Paying, argv, prog="x", description="")
 
 
 def test_a_flag_takes_dollars() -> None:
@@ -119,7 +119,7 @@ def test_money_is_taken_back_once_a_key(store: Store) -> None:
         verbs.withdraw(store, usd_micros=AMOUNT, key="w", actor="ada")
     with pytest.raises(Refused, match=r"has \$0.30") as caught:
         verbs.withdraw(store, usd_micros=4 * AMOUNT, key="more", actor="ada")
-    assert caught.value.next == "python notebooks/0_lab.py --project lab --withdraw 0.3 --yes"
+    assert caught.value.next == "patron lab --project lab --withdraw 0.3 --yes"
     with pytest.raises(InvalidInput):
         verbs.withdraw(store, usd_micros=0, key="none", actor="ada")
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import signal
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patron_core import verbs
+from patron_core.errors import PatronError
 from patron_core.executors.guard import lost_in_a_row
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import observe_job
@@ -21,6 +24,7 @@ from patron_core.lifecycle.decide import Situation
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.learned import last_word, run_result
 from patron_core.lifecycle.verdict import verdict
+from patron_core.rundir.places import place_of
 from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState, why
 from patron_core.store import Store
@@ -159,14 +163,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(run: Path) -> None:
     good = run / "checkpoints" / "step-000010"
     (good / "state.json").write_text("{}")
     (good / "manifest.json").write_bytes(text({"format": 1, "files": {"state.json": {"bytes": 2, "sha256": "x"}}}))
+    assert RunDir(run).look_for_checkpoint()[1] == []
     for step, files in ((20, {}), (30, {"../state.json": {"bytes": 2, "sha256": "x"}}), (40, {"state.json": {}})):
         folder = run / "checkpoints" / f"step-{step:06d}"
         folder.mkdir()
         (folder / "state.json").write_text("{}")
         (folder / "manifest.json").write_bytes(text({"format": 1, "files": files}))
-    newest = RunDir(run).newest_checkpoint()
+    newest, damaged = RunDir(run).look_for_checkpoint()
     assert newest is not None
-    assert newest.step == 10
+    assert (newest.step, damaged) == (10, [40, 30, 20])
 
 
 def test_damaged_records_are_told_and_the_next_ones_count(run: Path) -> None:
@@ -192,6 +197,44 @@ def test_an_unknown_signal_is_told_by_its_number() -> None:
 @pytest.mark.parametrize("name", ["a/b-000001.jsonl", "../x-000001.jsonl", "x-٣.jsonl", f"x-{'9' * 400}.jsonl"])
 def test_a_name_that_leads_elsewhere_is_no_segment(name: str) -> None:
     assert layout.segment_of(name) is None
+
+
+def test_what_is_too_long_to_be_read_whole_counts_as_empty(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of many zeroes costs whoever made it nothing, and a reader all of its memory."""
+    for name in ("result.json", f"machines/{KEY}-1.json", f"events/{KEY}-000001.jsonl", f"logs/{KEY}.log"):
+        with (run / name).open("wb") as file:
+            file.truncate(64 * 2**30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    directory = RunDir(run)
+    assert (directory.result(), directory.read_events()[0]) == (None, [])
+    assert [start["damaged"] for start in Records(str(run), KEY).starts()] == [True]
+    assert len(directory.log_tail(KEY, 10)) < 2 * 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+    remote = Remote(f"file://{run}")
+    assert remote.get("result.json") == b""
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a//b", "."])
+def test_a_name_that_leads_elsewhere_is_refused_by_us(run: Path, name: str) -> None:
+    (run.parent / "x").write_text("outside")
+    for ask in (place_of(run).read, Remote(f"file://{run}").get):
+        with pytest.raises(OSError, match=r"leads elsewhere|no name of a file"):
+            ask(name)
+    with pytest.raises(OSError, match="no name of a file"):
+        place_of(run).write(name, b"")
+    assert (run.parent / "x").read_text() == "outside"
+
+
+def test_a_key_that_no_path_can_name_is_told_by_its_name(bucket: str) -> None:
+    """It ends every listing of its folder: what is to be removed is said."""
+    name, client = bucket.removeprefix("s3://"), boto3.client("s3")
+    for key in ("r/events//b-1.jsonl", "r/events/../c-1.jsonl", "r/events/\x01d-1.jsonl"):
+        client.put_object(Bucket=name, Key=key, Body=b"{}")
+        with pytest.raises(PatronError) as told:
+            RunDir(f"{bucket}/r").read_events()
+        assert repr(key) in told.value.next
+        client.delete_object(Bucket=name, Key=key)
+    assert RunDir(f"{bucket}/r").read_events()[0] == []
 
 
 HOSTILE_FILES: list[Any] = [
@@ -227,7 +270,8 @@ def test_restoring_takes_the_newest_whole_one_and_writes_nothing_elsewhere(tmp_p
     assert find_damage(here / "checkpoints" / "step-000001") is None
     assert {path.name for path in here.rglob("*") if path.is_file()} == {"manifest.json", "state.json"}
     assert list(here.parent.iterdir()) == [here]
-    assert any("not used" in message for _, message in found.warnings)
+    passed_over = {int(message.split()[1]) for _, message in found.warnings if "not used" in message}
+    assert passed_over == set(range(2, len(HOSTILE_FILES) + 2))
 
 
 @pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))

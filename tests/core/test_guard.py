@@ -147,6 +147,25 @@ def test_the_deadline_holds_over_all_starts_together(world: World) -> None:
     assert [record["number"] for record in world.records.starts()] == [1, 2, 3]
 
 
+def test_what_a_bucket_says_of_earlier_machines_counts_for_no_more_than_has_passed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write there can neither give the run time, nor take more than there was."""
+    monkeypatch.setenv("PATRON_SUBMITTED_AT", f"{time.time() - 100:.1f}")
+    for number, elapsed_s in enumerate((-1e9, 1e8, 1e8), start=1):
+        world.records.write_start(number, {"elapsed_s": elapsed_s, "at": 1.0, "ended": True})
+    assert world.end(world.start("raise SystemExit(0)", "--deadline-s", "1000")) == 0
+    assert world.end(world.start("raise SystemExit(0)", "--deadline-s", "100")) == EXIT_STOPPED
+
+
+def test_a_run_directory_that_is_gone_at_the_end_does_not_change_the_exit_code(world: World) -> None:
+    code = f"import shutil; shutil.rmtree({str(world.run_dir)!r}); open({str(world.run_dir)!r}, 'w')"
+    guard = world.start(f"{code}; raise SystemExit(75)")
+    said, _ = guard.communicate(timeout=PATIENCE_S)
+    assert (guard.returncode, "Traceback" in said) == (75, False)
+    assert "the end is not written" in said
+
+
 def test_a_second_launch_of_a_key_does_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKYPILOT_MANAGED_JOB_ID", "7")
     assert world.end(world.start("raise SystemExit(1)")) == 1

@@ -13,7 +13,9 @@ from patron_core.store import Run, Store, attempts, ledger, runs
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["deposit", "withdraw", "hold", "charge", "release", "up_to"]),
+        st.sampled_from(
+            ["deposit", "withdraw", "hold", "release", *ledger.CHARGES, *(f"up to {kind}" for kind in ledger.CHARGES)]
+        ),
         st.integers(0, 1),  # which run
         st.integers(1, 120),  # how much
         st.integers(0, 7),  # which key: few, so that they repeat
@@ -28,7 +30,7 @@ class Model:
     def __init__(self) -> None:
         self.wallet = 0
         self.held, self.spent = [0, 0], [0, 0]
-        self.attempt_paid = [0, 0]
+        self.attempt_paid = {(run, kind): 0 for run in (0, 1) for kind in ledger.CHARGES}
         self.answers: dict[str, tuple[Any, int]] = {}
 
     def step(self, kind: str, run: int, amount: int, key: str) -> int | type[Exception]:
@@ -38,21 +40,22 @@ class Model:
             return answer if asked == question else Conflict
         if kind in ("withdraw", "hold") and amount > self.wallet:
             return Refused
-        moved = {"charge": min(amount, self.held[run]), "release": self.held[run]}.get(kind, amount)
+        is_charge = kind in ledger.CHARGES
+        moved = min(amount, self.held[run]) if is_charge else self.held[run] if kind == "release" else amount
         self.wallet += {"deposit": moved, "withdraw": -moved, "hold": -moved, "release": moved}.get(kind, 0)
-        self.held[run] += {"hold": moved, "charge": -moved, "release": -moved}.get(kind, 0)
-        self.spent[run] += moved if kind == "charge" else 0
+        self.held[run] += {"hold": moved, "release": -moved}.get(kind, -moved if is_charge else 0)
+        self.spent[run] += moved if is_charge else 0
         self.answers[key] = (question, moved)
         return moved
 
-    def up_to(self, run: int, total: int) -> int:
-        """Only charges of the run's attempt count; `charge` in this test names none."""
+    def up_to(self, run: int, kind: str, total: int) -> int:
+        """Only charges of this kind and of the run's attempt count; `charge` in this test names none."""
         paid = self.attempt_paid
-        moved = max(0, min(total - paid[run], self.held[run]))
-        paid[run] += moved
+        moved = max(0, min(total - paid[run, kind], self.held[run]))
+        paid[run, kind] += moved
         self.held[run] -= moved
         self.spent[run] += moved
-        return paid[run]
+        return paid[run, kind]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -75,7 +78,8 @@ def _follow(store: Store, make_run: Any, steps: list[Any]) -> None:
         tried = [attempts.create(conn, run, kind="train", usd_micros_per_hour=1, price={}, now=1.0) for run in made]
     for kind, which, amount, key_number in steps:
         key = f"k{key_number}"
-        expected = model.up_to(which, amount) if kind == "up_to" else model.step(kind, which, amount, key)
+        to = kind.removeprefix("up to ")
+        expected = model.up_to(which, to, amount) if to != kind else model.step(kind, which, amount, key)
         if isinstance(expected, int):
             assert _really(store, kind, made[which], tried[which].id, amount, key) == expected
         else:
@@ -89,6 +93,7 @@ def _follow(store: Store, make_run: Any, steps: list[Any]) -> None:
     for which, run in enumerate(made):
         books = ledger.run_money(store, run.id)
         assert (books.held_usd_micros, books.charged_usd_micros) == (model.held[which], model.spent[which])
+        assert books.charged_usd_micros == sum(books.by_kind_usd_micros.values())
         assert 0 <= books.charged_usd_micros <= books.funded_usd_micros - books.released_usd_micros
     assert ledger.verify(store) == []
 
@@ -96,12 +101,13 @@ def _follow(store: Store, make_run: Any, steps: list[Any]) -> None:
 def _really(store: Store, kind: str, run: Run, attempt_id: str, amount: int, key: str) -> int:
     """The step that the model has taken, on the real ledger."""
     with store.begin() as conn:
-        if kind == "charge":
-            return ledger.charge(conn, run, None, amount, key=key, now=1.0)
+        if kind in ledger.CHARGES:
+            return ledger.charge(conn, run, None, amount, key=key, now=1.0, kind=kind)
         if kind == "release":
             return ledger.release(conn, run, key=key, now=1.0)
-        if kind == "up_to":
-            return ledger.charge_up_to(conn, run, attempt_id, amount, now=1.0)
+        if kind.startswith("up to "):
+            to = kind.removeprefix("up to ")
+            return ledger.charge_up_to(conn, run, attempt_id, amount, now=1.0, kind=to)
         if kind == "hold":
             return ledger.hold(conn, run, amount, key=key, actor="ada", now=1.0).usd_micros
         move = ledger.deposit if kind == "deposit" else ledger.withdraw

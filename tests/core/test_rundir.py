@@ -44,8 +44,7 @@ def _seqs(events: list[Event]) -> list[int]:
 def test_a_run_directory_that_is_not_there_is_empty_and_no_error(run: RunDir) -> None:
     assert not run.exists()
     assert (run.spec(), run.environment(), run.result()) == (None, None, None)
-    assert run.checkpoints() == []
-    assert run.newest_checkpoint() is None
+    assert run.look_for_checkpoint() == (None, [])
     assert all_events(run) == []
     assert run.log_tail(ATTEMPT, 10) == ""
 
@@ -250,17 +249,10 @@ def test_only_a_manifest_makes_a_checkpoint(run: RunDir) -> None:
     (_checkpoint(run, 600, {"model.pt": b"1"}, None) / "manifest.json").write_text('{"files": {"mod')
     (run.path / "checkpoints" / "step-000700.tmp").mkdir()
     (run.path / "checkpoints" / "notes.txt").touch()
-    found = run.checkpoints()
-    assert [(checkpoint.step, checkpoint.complete) for checkpoint in found] == [
-        (100, True),
-        (200, False),
-        (300, False),
-        (400, False),
-        (500, False),
-        (600, False),
-    ]
-    newest = run.newest_checkpoint()
+    newest, damaged = run.look_for_checkpoint()
+    assert damaged == [600, 500, 400, 300]  # 200 is on its way
     assert newest is not None
+    assert newest == run.newest_checkpoint()
     assert (newest.step, newest.path) == (100, str(good))
     assert newest.bytes == 5 + (good / "manifest.json").stat().st_size
 

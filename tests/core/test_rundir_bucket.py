@@ -42,7 +42,7 @@ def _segment(remote: Remote, attempt: str, number: int, *steps: int) -> None:
 def test_a_run_that_has_not_begun_is_empty(run: RunDir) -> None:
     assert not run.exists()
     assert (run.spec(), run.environment(), run.result()) == (None, None, None)
-    assert (run.checkpoints(), run.newest_checkpoint(), all_events(run)) == ([], None, [])
+    assert (run.look_for_checkpoint(), all_events(run)) == ((None, []), [])
     assert run.log_tail("a-train-1", 5) == ""
 
 
@@ -104,8 +104,8 @@ def test_a_checkpoint_is_durable_when_its_manifest_is_there(run: RunDir, remote:
     remote.put("checkpoints/step-000200/model.pt", b"12345")
     remote.put("checkpoints/step-000300/model.pt", b"123")
     remote.put("checkpoints/step-000300/manifest.json", manifest)
-    assert [(c.step, c.complete) for c in run.checkpoints()] == [(100, True), (200, False), (300, False)]
-    newest = run.newest_checkpoint()
+    newest, damaged = run.look_for_checkpoint()
+    assert damaged == [300]
     assert newest is not None
     assert (newest.step, newest.bytes) == (100, 5 + len(manifest))
 

@@ -31,7 +31,7 @@ class Args(Arguments):
 
 
 def parse(*argv: str) -> Args:
-    return parse_arguments(Args, argv, prog="x.py", description="What x does.")
+    return parse_arguments(Args, argv, prog="x", description="What x does.")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -73,7 +73,7 @@ def test_all_problems_are_told_at_once_with_what_is_allowed(capsys: pytest.Captu
     assert "--kind: 'poem'" in said
     assert "--what: unknown argument" in said
     assert "--budget: its value is missing" in said
-    assert "next: python notebooks/x.py --help" in said
+    assert "next: patron x --help" in said
 
 
 def test_with_json_the_problems_are_one_object_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +124,7 @@ def test_with_json_nothing_else_reaches_stdout(
 
 def script(**given: Any) -> tuple[Session[Args], io.StringIO]:
     out = io.StringIO()
-    return Session(Args(**given), is_script=True, out=out, prog="x.py", argv=["--json", "--depth", "4"]), out
+    return Session(Args(**given), is_script=True, out=out, prog="x", argv=["--json", "--depth", "4"]), out
 
 
 def raises(error: BaseException) -> Any:
@@ -173,7 +173,7 @@ def test_without_json_an_error_says_what_to_do_next_on_stderr(capsys: pytest.Cap
     with pytest.raises(SystemExit):
         session.call(raises(Refused("no money", next="deposit $1")))
     assert out.getvalue() == ""
-    assert capsys.readouterr().err == "refused: no money: deposit $1\nnext: python notebooks/0_lab.py\n"
+    assert capsys.readouterr().err == "refused: no money: deposit $1\nnext: patron lab\n"
 
 
 def test_a_missing_confirmation_ends_a_script_with_4_and_nothing_elsewhere() -> None:
@@ -182,7 +182,7 @@ def test_a_missing_confirmation_ends_a_script_with_4_and_nothing_elsewhere() -> 
     with pytest.raises(SystemExit) as ended:
         session.confirm(False, "it costs money", "--yes")
     assert ended.value.code == 4
-    assert json.loads(out.getvalue())["error"]["next"] == "python notebooks/x.py --depth 4 --yes"
+    assert json.loads(out.getvalue())["error"]["next"] == "patron x --depth 4 --yes"
     Session(Args(), is_script=False, out=out).confirm(False, "it costs money", "--yes")
 
 
@@ -214,10 +214,10 @@ def test_in_an_app_an_error_is_carried_to_be_shown_and_nothing_is_printed(capsys
         (
             Refused("no depth fits", next="take more --minutes"),
             "no depth fits: take more --minutes",
-            "notebooks/0_lab.py",
+            "patron lab",
         ),
-        (InvalidInput(["depth: 0"], next="correct it"), "depth: 0: correct it", "notebooks/x.py --help"),
-        (Refused("no", next="python notebooks/x.py --depth 4"), "no", "notebooks/0_lab.py"),  # what has just failed
+        (InvalidInput(["depth: 0"], next="correct it"), "depth: 0: correct it", "patron x --help"),
+        (Refused("no", next="patron x --depth 4"), "no", "patron lab"),  # what has just failed
         (Refused("no money", next="sky api start"), "no money", None),
     ],
 )
@@ -229,13 +229,13 @@ def test_next_is_a_command_and_another_one_than_what_failed(
         session.call(raises(error))
     said = json.loads(out.getvalue())["error"]
     assert said["message"] == message
-    assert said["next"] == (f"python {next_}" if next_ else error.next)
+    assert said["next"] == (next_ or error.next)
 
 
 def test_what_was_just_done_is_not_what_comes_next(capsys: pytest.CaptureFixture[str]) -> None:
     session, out = script()
-    session.emit({"next": "python notebooks/x.py --depth 4"}, "it went well\nnext: python notebooks/x.py --depth 4")
-    assert out.getvalue() == "it went well\nnext: python notebooks/0_lab.py\n"
+    session.emit({"next": "patron x --depth 4"}, "it went well\nnext: patron x --depth 4")
+    assert out.getvalue() == "it went well\nnext: patron lab\n"
 
 
 PROGRAM = """

@@ -265,7 +265,7 @@ def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
     monkeypatch.setattr(sky_task, "code_hash", lambda: "another")
     with pytest.raises(Refused, match=r"since the dryrun of run .*: the trainer's sources") as refused:
         check_proof(run)
-    assert refused.value.next == f"python notebooks/2_dryrun.py --run {run.id} --yes"
+    assert refused.value.next == f"patron dryrun --run {run.id} --yes"
     monkeypatch.setenv("PATRON_SKY_PYTHON", "/opt/env/bin/python")
     with pytest.raises(Refused, match="PATRON_REQUIREMENTS, PATRON_SKY_PYTHON, the trainer's sources"):
         check_proof(run)

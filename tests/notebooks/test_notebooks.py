@@ -77,7 +77,7 @@ def test_help_says_what_it_is_for(name: str, notebook: Load, capsys: pytest.Capt
     ]
     (kind,) = kinds
     with pytest.raises(SystemExit) as ended:
-        parse_arguments(kind, ["--help"], prog=f"{name}.py", description="")
+        parse_arguments(kind, ["--help"], prog=name, description="")
     assert ended.value.code == 0
     assert "--json" in capsys.readouterr().out
     assert all(field.description for field in kind.model_fields.values())

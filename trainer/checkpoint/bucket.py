@@ -37,6 +37,8 @@ from trainer.contract.exits import EXIT_DONE, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.files import cache_folder, read_json
 from trainer.contract.layout import RESULT
 from trainer.contract.remote import Remote, RemoteError
+from trainer.contract.shapes import object_of
+from trainer.contract.words import printable
 
 WRITER = ".writer.json"
 RECORDS_EVERY_S = 5.0
@@ -203,7 +205,7 @@ class Bucket:
 
     def _check_writer(self) -> None:
         """Raises TakenOver, and asks this process to stop, when a later machine has the run."""
-        writer = json.loads(self._remote.get(WRITER) or b"{}")
+        writer = object_of(self._remote.get(WRITER)) or {}
         if writer.get("token") in (None, self._token):
             return
         with self._changed:
@@ -254,4 +256,4 @@ def _emit_nothing(_kind: str, **_: Any) -> None:
 
 
 def _print(text: str) -> None:
-    print(f"trainer: {text}", file=sys.stderr)
+    print(printable(f"trainer: {text}"), file=sys.stderr)

@@ -25,6 +25,7 @@ from torch import Tensor
 from trainer.checkpoint.folders import FORMAT, find_damage, score_of, steps_to_keep
 from trainer.contract.files import read_json, sync_folder, write_json
 from trainer.contract.layout import CHECKPOINTS, MANIFEST, STATE, checkpoint_folders, checkpoint_name
+from trainer.contract.shapes import count
 from trainer.divergence import Culprit, find_in_files
 
 MEAN_TIME_BETWEEN_FAILURES_S = 2 * 3600.0
@@ -115,9 +116,10 @@ class Checkpointer:
         for path in reversed(checkpoint_folders(self._run_dir).values()):
             problem = find_damage(path)
             state = read_json(path / STATE)
-            if problem is None and state is not None:
-                return Checkpoint(path=path, step=int(state["step"]), state=state)
-            warn("checkpoint_damaged", f"{path.name} is not used: {problem or f'{STATE} is not JSON'}")
+            step = None if state is None else count(state.get("step"))
+            if problem is None and state is not None and step is not None:
+                return Checkpoint(path=path, step=step, state=state)
+            warn("checkpoint_damaged", f"{path.name} is not used: {problem or f'{STATE} says no step'}")
             set_aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(set_aside, ignore_errors=True)
             path.rename(set_aside)

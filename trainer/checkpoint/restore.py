@@ -37,6 +37,7 @@ from trainer.contract.layout import (
 )
 from trainer.contract.remote import Remote
 from trainer.contract.shapes import number, object_of, stated_files
+from trainer.contract.words import printable
 
 SMALL_FILES = (SPEC, ENVIRONMENT, RESULT)
 SEQ_GAP = 1000  # what a machine that is still dying may number after we looked must not meet our numbers
@@ -84,21 +85,31 @@ def restore(remote: Remote, folder: Path, attempt: str | None) -> Restored:
     return found
 
 
-def whole_checkpoints(remote: Remote) -> dict[int, dict[str, Any]]:
-    """Step -> manifest of the checkpoints that are all there; what a half-done upload or delete left is not."""
+def whole_checkpoints(remote: Remote, damaged: set[int] | None = None) -> dict[int, dict[str, Any]]:
+    """Step -> manifest of the checkpoints that are all there; what a half-done upload or delete left is not.
+
+    A manifest is put last and deleted first: `damaged` gets the steps of those that state what is not there.
+    """
     whole = {}
     for step, files in files_by_step(remote.sizes(CHECKPOINTS)).items():
         manifest = _get_json(remote, f"{checkpoint_name(step)}/{MANIFEST}") if MANIFEST in files else None
         if is_whole(files, manifest):
             whole[step] = manifest or {}
+        elif MANIFEST in files and damaged is not None:
+            damaged.add(step)
     return whole
 
 
 def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
     """The newest whole one. A machine that is going down may prune while we read: then look again."""
     tried: set[int] = set()
+    damaged: set[int] = set()
     while True:
-        manifests = {step: manifest for step, manifest in whole_checkpoints(remote).items() if step not in tried}
+        known = set(damaged)
+        whole = whole_checkpoints(remote, damaged)
+        for step in sorted(damaged - known):
+            _pass_over(remote, found, step, f"its {MANIFEST} does not state what is there")
+        manifests = {step: manifest for step, manifest in whole.items() if step not in tried}
         found.manifests, found.scores = manifests, {step: _score(remote, step) for step in manifests}
         here = _newest_local(folder)
         steps = [step for step in sorted(found.scores, reverse=True) if here is None or step > here]
@@ -112,12 +123,16 @@ def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
             _download(remote, folder, step, manifests[step])
         except (Damaged, FileNotFoundError) as error:
             tried.add(step)
-            message = f"step {step} in {remote.url} is not used: {error}"
-            found.warnings.append(("checkpoint_damaged", message))
-            _say(f"warning: {message}")
+            _pass_over(remote, found, step, str(error))
             continue
         found.step, found.bytes, found.seconds = step, size, time.monotonic() - start
         return
+
+
+def _pass_over(remote: Remote, found: Restored, step: int, why: str) -> None:
+    message = f"step {step} in {remote.url} is not used: {why}"
+    found.warnings.append(("checkpoint_damaged", message))
+    _say(f"warning: {message}")
 
 
 def _download(remote: Remote, folder: Path, step: int, manifest: dict[str, Any]) -> None:
@@ -186,4 +201,4 @@ def _get_json(remote: Remote, name: str) -> dict[str, Any] | None:
 
 
 def _say(text: str) -> None:
-    print(f"trainer: {text}", file=sys.stderr, flush=True)
+    print(printable(f"trainer: {text}"), file=sys.stderr, flush=True)

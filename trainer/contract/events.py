@@ -21,6 +21,7 @@ from typing import Any
 
 from trainer.contract.layout import EVENTS, OPEN_SUFFIX, segment_name, segment_of
 from trainer.contract.shapes import count, object_of
+from trainer.contract.words import printable
 
 SEGMENT_OPEN_S = 2.0
 RETRY_S = 1.0  # while the disk refuses
@@ -221,7 +222,7 @@ class _Refusal:
     def say(self, what: str) -> None:
         """On stderr, which may be a file on the same disk."""
         with contextlib.suppress(OSError, ValueError):
-            print(f"events: {self.why}; {what}", file=sys.stderr, flush=True)
+            print(printable(f"events: {self.why}; {what}"), file=sys.stderr, flush=True)
 
 
 class NoEvents(EventWriter):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract.exits import UserError
-from trainer.contract.shapes import object_of
+from trainer.contract.shapes import MAX_FILE_BYTES, object_of
 
 
 def cache_folder() -> Path:
@@ -79,9 +79,26 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file; None when it is missing, cannot be read or holds no whole one."""
     try:
-        return object_of(path.read_bytes())
+        return object_of(read_bounded(path))
     except OSError:
         return None
+
+
+def read_bounded(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes | None:
+    """The content of a plain file; None for what is none, a pipe or a folder. One that is longer counts as empty.
+
+    Raises OSError.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return None
+        content = file.read(max_bytes + 1)
+    return content if len(content) <= max_bytes else b""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for whoever would write into a pipe of this name."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def sync_folder(folder: Path) -> None:

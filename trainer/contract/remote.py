@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from trainer.contract.shapes import MAX_FILE_BYTES, is_inside
 from trainer.contract.urls import secret_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "file")
 CONNECT_TIMEOUT_S = 5.0
+_ODD_KEY = re.compile(r'invalid path: (?:Error parsing )?Path "(.{1,300}?)"(?::| contained)', re.DOTALL)
 PAGE_OBJECTS = 1000  # what S3 and GCS give at once
 
 
@@ -85,10 +87,12 @@ class Remote:
             return False
         return True
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str, max_bytes: int = MAX_FILE_BYTES) -> bytes | None:
+        """None when there is no such object. One that is longer counts as empty."""
         try:
             with self._asking(name, "read"):
-                return bytes(_obstore().get(self._store, name).bytes())
+                found = _obstore().get(self._store, name)
+                return bytes(found.bytes()) if int(found.meta["size"]) <= max_bytes else b""
         except FileNotFoundError:
             return None
 
@@ -146,7 +150,9 @@ class _Asking:
         self._url, self._name, self._verb = url, name, verb
 
     def __enter__(self) -> None:
-        return None
+        if self._name and not is_inside(self._name):
+            what = f"cannot {self._verb} {self._name!r} in {self._url}: a name that leads elsewhere"
+            raise RemoteError(what, advice="nothing of Patron's is named so", wrong=True)
 
     def __exit__(self, kind: object, error: BaseException | None, _trace: object) -> None:
         if not isinstance(error, Exception) or isinstance(error, RemoteError):
@@ -173,6 +179,9 @@ def _advice(error: Exception, code: str, url: str) -> tuple[str, bool]:
     }.get(scheme, "check the permissions of that folder")
     if code == "NoSuchBucket":
         return f"check the name, or make the bucket: {_make_bucket(scheme, bucket)}", True
+    if odd := _ODD_KEY.search(str(error)):
+        # nothing of that page is given, so that a key which no path can be made of ends the listing
+        return f"somebody put an object there that no path can name, remove it: {odd[1]!r}", True
     denied = _is(error, "PermissionDeniedError") or _is(error, "UnauthenticatedError")
     if denied or code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken"):
         return f"that needs leave to read, write, list and delete in {bucket}: {credentials}", True

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_DEPTH, MAX_ITEMS, MAX_CHARS = 8, 1000, 10_000
+MAX_FILE_BYTES = 32 * 2**20  # of what is read whole; a segment of events after a disk had refused is the largest
 MAX_COUNT = 2**53  # what JSON's readers elsewhere still tell apart
 MAX_SECONDS = 1e9  # thirty years
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -23,7 +24,7 @@ _COUNTS = {
     "fitting_device_batch_size", "num_bad", "num_values", "tokens", "oom_kills", "exit_code", "signal", "number",
 }  # fmt: skip
 _NUMBERS = {"val_bpb", "min_val_bpb", "val_loss", "mfu", "val_bpb_here"}  # and what ends with a unit: _s, _bytes
-_TEXTS = {"attempt", "reason", "message", "advice", "error", "host", "job", "key", "hash", "quantity", "name"}
+_TEXTS = {"attempt", "reason", "message", "advice", "error", "host", "job", "key", "hash", "quantity", "name", "place"}
 _OBJECTS = {"memory", "divergence", "burst", "rehearsal", "evidence"}
 
 
@@ -64,6 +65,11 @@ def text(value: Any, max_chars: int = MAX_CHARS) -> str | None:
 def is_file_name(name: str) -> bool:
     """Whether it names a file in the folder at hand and nothing elsewhere: no separator, no .., no hidden file."""
     return _FILE_NAME.fullmatch(name) is not None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name with slashes stays in the folder at hand: no .., no root, no empty part."""
+    return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def bounded(value: Any, depth: int = MAX_DEPTH) -> Any:

@@ -6,10 +6,11 @@ value that can change the result; what is None is derived from depth by `trainer
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os.path
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -63,6 +64,7 @@ class TrainSpec:
     # data
     data: str = "stdlib"
     data_shards: int | None = None  # shards to fetch of a remote source; None: as many as the horizon needs
+    tokenizer_chars: int | None = None  # of text that the tokenizer is trained on; None: 4000 a token of vocabulary
     # evaluation, checkpoints, log
     eval_every_steps: int = 250  # also at step 0 and at the end; 0: only at the end
     eval_tokens: int = 80 * 524288
@@ -79,31 +81,30 @@ class TrainSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSpec:
         """A checked spec, its `path:` absolute. Raises SpecError with every problem at once."""
-        known = {f.name for f in fields(cls)}
-        problems = [
-            f"{name}: unknown key; known keys are {', '.join(sorted(known))}" for name in values if name not in known
-        ]
-        if "depth" not in values:
-            problems.append("depth: missing; allowed 1 to 64")
-        problems += _range_problems(values)
-        if problems:
-            raise SpecError(problems)
-        given = dict(values)
-        given["features"] = Features(**given.get("features", {}))
-        given["data"] = absolute_data(given.get("data", "stdlib"))
-        spec = cls(**given)
+        problems = [unknown_field(name) for name in values if name not in FIELDS]
+        problems += [] if "depth" in values else ["depth: missing; allowed 1 to 64"]
+        wrong = field_problems(values)
+        if not wrong and "depth" in values:  # what its fields do together, whatever else is misspelt
+            given = {name: value for name, value in values.items() if name in FIELDS}
+            given["features"] = Features(**given.get("features", {}))
+            given["data"] = absolute_data(given.get("data", "stdlib"))
+            spec = cls(**given)
+            problems += spec._problems_together()
+            if not problems:
+                return spec
+        raise SpecError([*problems, *wrong])
+
+    def _problems_together(self) -> list[str]:
         try:
-            recipe = spec.recipe()
+            recipe = self.recipe()
         except ValueError as error:
-            raise SpecError([str(error)]) from error
-        if spec.device_batch_size and recipe.batch_tokens % (spec.device_batch_size * spec.sequence_len):
-            raise SpecError(
-                [
-                    f"device_batch_size: {spec.device_batch_size} x sequence_len {spec.sequence_len} does not divide "
-                    f"the batch of {recipe.batch_tokens} tokens"
-                ]
-            )
-        return spec
+            return [str(error)]
+        if self.device_batch_size and recipe.batch_tokens % (self.device_batch_size * self.sequence_len):
+            return [
+                f"device_batch_size: {self.device_batch_size} x sequence_len {self.sequence_len} does not divide "
+                f"the batch of {recipe.batch_tokens} tokens"
+            ]
+        return []
 
     @classmethod
     def from_json(cls, text: str) -> TrainSpec:
@@ -116,7 +117,9 @@ class TrainSpec:
         return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain JSON. A field that came later is left out at its default: earlier runs keep their hash."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in _LATER or value is not None}
 
     def to_json(self) -> str:
         return canonical_json(self.to_dict())
@@ -124,6 +127,14 @@ class TrainSpec:
     def hash(self) -> str:
         """Sixteen hex digits that change when any value does."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def shape(self) -> dict[str, Any]:
+        """What a dryrun measures depends on this and on nothing else: specs of one shape share a proof."""
+        measured = {name: value for name, value in self.to_dict().items() if name not in UNMEASURED}
+        return measured | {
+            "batch_tokens": self.recipe().batch_tokens,  # a horizon chooses it
+            "device_batch_size": self.micro_batch_size(),
+        }
 
     def recipe(self) -> Recipe:
         return make_recipe(
@@ -165,13 +176,33 @@ class TrainSpec:
         )
 
 
+FIELDS = {f.name: f for f in fields(TrainSpec)}
+_LATER = frozenset({"tokenizer_chars"})
+# What may differ between a run and the burst that proved it: how long it trains and by which rates, how often it looks
+UNMEASURED = frozenset(
+    {"ratio", "horizon_tokens", "num_steps", "warmup_steps", "warmdown_ratio", "final_lr_frac", "weight_decay"}
+    | {"lr_scale", "learning_rates", "seed", "eval_every_steps", "eval_tokens", "log_every_steps", "deadline_s"}
+    | {"checkpoint_every_s", "checkpoint_every_steps", "checkpoint_keep"}
+)
+
+
+def unknown_field(name: str, known: Iterable[str] = ()) -> str:
+    """The problem of a key that no spec has: the names that are near, else all there are."""
+    names = sorted(known or FIELDS)
+    parts = [each for each in names if name and (name in each or each in name)]
+    near = list(dict.fromkeys([*difflib.get_close_matches(name, names, n=3, cutoff=0.6), *parts]))[:3]
+    return f"{name}: unknown key; " + (
+        f"did you mean {' or '.join(near)}?" if near else f"known keys are {', '.join(names)}"
+    )
+
+
 def canonical_json(value: Any) -> str:
     """One spelling for one value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 # name: (types, lowest, highest); None is allowed where the field's default is None
-_RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
+RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "depth": ((int,), 1, 64),
     "sequence_len": ((int,), 16, 65536),
     "vocab_size": ((int,), 272, 262144),
@@ -189,6 +220,7 @@ _RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "lr_scale": ((int, float), 1e-6, 1e3),
     "seed": ((int,), 0, 2**31 - 1),
     "data_shards": ((int,), 1, 10**5),
+    "tokenizer_chars": ((int,), 1000, 10**12),
     "eval_every_steps": ((int,), 0, 10**8),
     "eval_tokens": ((int,), 1, 10**10),
     "checkpoint_every_s": ((int, float), 0, 10**6),
@@ -200,10 +232,11 @@ _RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
 _CHOICES = {"device": ("auto", "cpu", "cuda"), "dtype": ("auto", "bfloat16", "float32"), "compile": (None, True, False)}
 
 
-def _range_problems(values: Mapping[str, Any]) -> list[str]:
+def field_problems(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with each field by itself; what they do together is seen when a spec is made of them."""
     defaults = {f.name: f.default for f in fields(TrainSpec)}
     problems = []
-    for name, (types, low, high) in _RANGES.items():
+    for name, (types, low, high) in RANGES.items():
         value: Any = values.get(name, low)
         if value is None and defaults[name] is None:
             continue

@@ -14,6 +14,7 @@ from dataclasses import replace
 from trainer.contract.exits import EXIT_BAD_SPEC
 from trainer.contract.files import cache_folder
 from trainer.contract.spec import SpecError, TrainSpec
+from trainer.contract.words import printable
 from trainer.data.errors import DataError
 from trainer.data.making import Wanted
 from trainer.data.prepare import prepare
@@ -25,7 +26,7 @@ def main() -> int:
         one_row = replace(spec, num_steps=1, batch_tokens=spec.sequence_len, device_batch_size=1, data_shards=1)
         data = prepare(one_row, cache_folder(), wanted=Wanted())
     except (SpecError, DataError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return EXIT_BAD_SPEC
     print(json.dumps({"train_tokens": data.num_train_tokens, "val_tokens": data.num_val_tokens}))
     return 0

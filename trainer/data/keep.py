@@ -71,16 +71,8 @@ class Keep:
     def get_small(self, name: str) -> bytes | None:
         """None where there is none, and of one that is larger than any that was put there."""
 
-        def read(remote: Remote) -> bytes | None:
-            content = b""
-            for chunk in remote.stream(name):
-                content += chunk
-                if len(content) > MAX_SMALL_BYTES:
-                    return None
-            return content
-
-        content: bytes | None = self._try(read)
-        return content
+        content: bytes | None = self._try(lambda remote: remote.get(name, MAX_SMALL_BYTES))
+        return content or None
 
     def get_object(self, name: str) -> dict[str, Any] | None:
         return object_of(self.get_small(name))

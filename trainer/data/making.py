@@ -75,17 +75,23 @@ class Maker:
     def _tokenizer(self) -> Tokenizer:
         """Trained on the first part, unless the cache has it, or what is kept beside the runs."""
         first = self._source.train_part(0)
-        path = tokenizer_path(self._cache, first.fingerprint, self._spec.vocab_size)
+        spec = self._spec
+        path = tokenizer_path(self._cache, first.fingerprint, spec.vocab_size, spec.tokenizer_chars)
         name = f"tokenizers/{path.name}"
         with locked(path.with_suffix(".fetch"), self._progress):
             if not is_trained(path) and (kept := self._keep.get_small(name)) is not None:
-                _accept_tokenizer(kept, path, self._spec.vocab_size)
+                _accept_tokenizer(kept, path, spec.vocab_size)
             if is_trained(path):
                 return Tokenizer.load(path)
             first.fetch(self._progress)
             started = time.monotonic()
             _, tokenizer = ensure_tokenizer(
-                first.documents(), first.fingerprint, self._spec.vocab_size, self._cache, self._progress
+                first.documents(),
+                first.fingerprint,
+                spec.vocab_size,
+                self._cache,
+                self._progress,
+                chars=spec.tokenizer_chars,
             )
             self._on_phase("tokenizer", time.monotonic() - started)
             self._keep.put(name, path)

@@ -95,7 +95,7 @@ class _Preparation:
         source = open_source(spec.data, cache, self.order.revision)
         if remark := source.remark():
             self.warn("data_left_out", remark)
-        path = tokenizer_path(cache, source.train_part(0).fingerprint, spec.vocab_size)
+        path = tokenizer_path(cache, source.train_part(0).fingerprint, spec.vocab_size, spec.tokenizer_chars)
         while not is_trained(path):
             self.makes.more(self.wanted.first_row)
         tokenizer = Tokenizer.load(path)

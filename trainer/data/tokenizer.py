@@ -145,14 +145,14 @@ def _spelled_alphabet() -> dict[str, int]:
 _BYTE_OF = _spelled_alphabet()
 
 
-def train_chars(vocab_size: int) -> int:
+def train_chars(vocab_size: int, asked: int | None = None) -> int:
     """How much text to train a tokenizer on."""
-    return TRAIN_CHARS_PER_TOKEN * vocab_size
+    return asked or TRAIN_CHARS_PER_TOKEN * vocab_size
 
 
-def tokenizer_path(cache: Path, fingerprint: str, vocab_size: int) -> Path:
-    """Where the tokenizer of this text lies, whether or not it is there yet."""
-    how = (TOKENIZER_VERSION, tokenizers.__version__, SPLIT_PATTERN, SPECIAL_TOKENS, train_chars(vocab_size))
+def tokenizer_path(cache: Path, fingerprint: str, vocab_size: int, chars: int | None = None) -> Path:
+    """Where the tokenizer of this text lies, whether or not it is there yet. `chars`: a spec's tokenizer_chars."""
+    how = (TOKENIZER_VERSION, tokenizers.__version__, SPLIT_PATTERN, SPECIAL_TOKENS, train_chars(vocab_size, chars))
     return cache / "tokenizers" / f"{sha256_text(f'{how} {vocab_size} {fingerprint}')[:16]}.json"
 
 
@@ -163,13 +163,18 @@ def is_trained(path: Path) -> bool:
 
 
 def ensure_tokenizer(
-    texts: Iterable[str], fingerprint: str, vocab_size: int, cache: Path, progress: Progress = no_progress
+    texts: Iterable[str],
+    fingerprint: str,
+    vocab_size: int,
+    cache: Path,
+    progress: Progress = no_progress,
+    chars: int | None = None,
 ) -> tuple[Path, Tokenizer]:
     """The tokenizer of these texts, trained unless the cache has it. `texts` is read only then, and only its start."""
-    path = tokenizer_path(cache, fingerprint, vocab_size)
+    path = tokenizer_path(cache, fingerprint, vocab_size, chars)
     with locked(path, progress):
         if not is_trained(path):
-            limit = train_chars(vocab_size)
+            limit = train_chars(vocab_size, chars)
             progress(f"training a tokenizer of {vocab_size} tokens on up to {limit / 1e6:.0f}M characters", None)
             text = Tokenizer.train(_first_chars(texts, limit), vocab_size).to_json()
             write_atomic(path, text)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from trainer.contract.words import printable
+
 TERMINAL_EVERY_S = 1.0
 PLAIN_EVERY_S = 5.0
 
@@ -59,6 +61,7 @@ class Console:
             return False
 
     def _write(self, text: str, *, keep: bool) -> None:
+        text = printable(text)  # it may quote a path, a document or another machine
         with self._writing:  # training, its saves and its watch speak from threads of their own
             if self._log is not None:
                 self._write_log(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {text}\n")

@@ -1,0 +1,38 @@
+"""What a dryrun measured, beside what was estimated: lines of a table."""
+
+from __future__ import annotations
+
+from patron_core import verbs
+from patron_core.estimate import Estimate
+from patron_core.store.records import Run
+from patron_core.ui import show
+
+
+def measured_beside_estimated(run: Run, repriced: Estimate) -> list[tuple[str, str, str]]:
+    """(what, estimated, measured) of a run whose dryrun has been made; `repriced`: with what it measured."""
+    was, got = run.estimate or {}, (run.dryrun or {})["measured"]
+    return [
+        ("a step", show.between(was["step_s"], show.seconds), show.seconds(got.get("step_s"))),
+        ("MFU", show.percent(was.get("mfu_expected")), show.percent(got.get("mfu"))),
+        (
+            "peak memory",
+            show.between(was["memory"]["peak_bytes"], show.size),
+            show.size(got.get("peak_memory_bytes")),
+        ),
+        ("an evaluation", show.between(was["eval_s"], show.seconds), show.seconds(got.get("eval_s"))),
+        ("start to first step", show.between(verbs.startup_s(was), show.seconds), show.seconds(got.get("start_s"))),
+        (
+            "a checkpoint",
+            show.DASH,
+            f"{show.seconds(got.get('checkpoint_s'))}, {show.size(got.get('checkpoint_bytes'))}",
+        ),
+        ("training stalls for it", show.DASH, show.seconds(got.get("checkpoint_stall_s"))),
+        (
+            "training tokens",
+            show.count(got.get("train_tokens_needed")),
+            f"{show.count(got.get('train_tokens_available'))} there",
+        ),
+        ("wall time", show.between(was["wall_s"], show.seconds), show.between(repriced.wall_s, show.seconds)),
+        ("cost", show.between(was["cost_usd_micros"], show.usd), show.between(repriced.cost_usd_micros, show.usd)),
+        ("val_bpb", show.between(was["val_bpb"], show.bpb), show.between(repriced.val_bpb, show.bpb)),
+    ]
