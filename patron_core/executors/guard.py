@@ -243,7 +243,9 @@ def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str
 
 
 def lost_in_a_row(starts: Sequence[Mapping[str, Any]]) -> int:
-    """Deaths by a signal that nobody explains, or of a source of data that does not answer, since the last start that left a new checkpoint or was told to go."""
+    """Deaths by a signal that nobody explains, or of a source of data that does not answer, since the last start that
+    left a new checkpoint or was told to go.
+    """
     count = 0
     reached = -1
     for start in starts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from mirror import HELD_OUT, Mirror
-from s3 import S3Server
 from training import WORDS, Trainer, events, losses, result, wait_for
 
 from trainer.contract.exits import EXIT_DONE, EXIT_RESUME
