@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from patron_core.errors import Conflict, PatronError
+from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
 from patron_core.lifecycle import bill, holds, trouble, workload
 from patron_core.lifecycle.decide import Action, ActionKind
@@ -109,6 +109,8 @@ def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Execu
         said = {"error": error.message, "next": error.next}
         action = Action(kind=ActionKind.END, why=error.message, reason=EndReason.NOT_STARTED, evidence=said)
         _end(store, scene, attempt, action, executor, now=now)
+    except OnItsWay as error:
+        trouble.note(store, scene.run, error.message, actor=SUPERVISOR, now=now, on_its_way=True)
     except (PatronError, OSError) as error:
         message = error.message if isinstance(error, PatronError) else str(error)
         trouble.note(store, scene.run, message, actor=SUPERVISOR, now=now)

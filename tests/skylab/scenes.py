@@ -179,7 +179,7 @@ def a_core_that_dies_right_after_the_submit(core: Core, spec: dict[str, Any], fo
     process = subprocess.Popen([sys.executable, "-c", code])
     client = skypilot_client.Client()
     name = prefix() + job.key
-    until(lambda: client.is_launching(name) or bool(client.jobs(name=name)), "the launch to be on its way", 0.1)
+    until(lambda: bool(client.launching(name)) or bool(client.jobs(name=name)), "the launch to be on its way", 0.1)
     process.kill()
     process.wait()
     executor = SkyExecutor()
