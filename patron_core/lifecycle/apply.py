@@ -22,7 +22,7 @@ from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
-from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
@@ -133,6 +133,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
+            lab=labs.lab_id(store),
             machine=attempt.price.get("machine") or {},
         )
     )
