@@ -37,6 +37,7 @@ class StopCause(StrEnum):
     DEADLINE = "deadline"
     CAPACITY = "capacity"
     HUNG = "hung"
+    SWITCH = "switch"  # to another kind of machine, for its deadline
 
 
 def verdict(now: Situation, seen: Observation) -> EndReason:
@@ -54,6 +55,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         StopCause.DEADLINE: EndReason.DEADLINE,
         StopCause.CAPACITY: EndReason.NO_CAPACITY,
         StopCause.HUNG: EndReason.HUNG,
+        StopCause.SWITCH: EndReason.SWITCHED,
     }
     if seen.exit_code == EXIT_DONE:
         return EndReason.COMPLETED
