@@ -7,7 +7,9 @@ PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME
 PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
 PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
 PATRON_RUNS             where run directories are: a folder, s3://... or gs://... (default PATRON_HOME/runs)
+PATRON_ADMINS           who may write off the runs of others' lost machines: names, with commas (default nobody)
 PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
+PATRON_TOKEN            whose limits hold for what is run here (default: none, the owner's)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
 
 A relative path means the working folder of whoever gives it; processes that are started elsewhere get `for_children`.
@@ -50,6 +52,15 @@ def shipped(name: str) -> Path:
     return checkout / name if (checkout / "pyproject.toml").is_file() else checkout / "patron_core" / "shipped" / name
 
 
+def checkout() -> Path:
+    """Where the sources are that this process runs."""
+    return Path(__file__).parents[1]
+
+
+def admins() -> frozenset[str]:
+    return frozenset(name.strip() for name in os.environ.get("PATRON_ADMINS", "").split(",") if name.strip())
+
+
 def cache() -> Path:
     return Path(os.environ.get("PATRON_CACHE") or home() / "cache").expanduser().absolute()
 
@@ -85,7 +96,10 @@ def tracking_uri() -> str:
 
 
 def for_children() -> dict[str, str]:
-    """The environment for a process with another working folder: every place in it is absolute."""
+    """The environment for a process with another working folder: every place in it is absolute.
+
+    Without PATRON_TOKEN: what runs in the background runs for the lab, and a workload is no place for a secret.
+    """
     places = {
         "PATRON_HOME": str(home()),
         "PATRON_CACHE": str(cache()),
@@ -93,7 +107,8 @@ def for_children() -> dict[str, str]:
         "PATRON_DATABASE_URL": database_url(),
         "MLFLOW_TRACKING_URI": tracking_uri(),
     }
-    return os.environ | {name: place for name, place in places.items() if os.environ.get(name)}
+    inherited = {name: value for name, value in os.environ.items() if name != "PATRON_TOKEN"}
+    return inherited | {name: place for name, place in places.items() if os.environ.get(name)}
 
 
 def _absolute(path: str) -> str:
@@ -118,6 +133,11 @@ def database_wait_s() -> float:
 def capacity_wait_s() -> float:
     """Raises InvalidInput."""
     return _seconds_above_zero("PATRON_CAPACITY_WAIT_S", "1800")
+
+
+def token() -> str:
+    """The secret of a token; empty: whoever can open the database acts as its owner."""
+    return os.environ.get("PATRON_TOKEN", "").strip()
 
 
 def local_usd_micros_per_hour() -> int:

@@ -21,6 +21,7 @@ from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks
+from patron_core.verbs.access import asks
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
@@ -29,6 +30,7 @@ _LAUNCHED = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING
 _WITH_ATTEMPT = _LAUNCHED | {RunState.DRYRUN}  # an attempt may be alive, so the supervisor has to end it
 
 
+@asks("run")
 @kept_with_the_run
 def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now: float | None = None) -> Run:
     """Start a funded run, exactly once: the intent and the state change are one transaction.
@@ -94,6 +96,7 @@ def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int, *, is
         )
 
 
+@asks("run")
 def cancel(store: Store, run_id: str, *, actor: str, now: float | None = None) -> Run:
     """End a run for good. What it holds goes back to the wallet; what it used stays charged. Safe to repeat."""
     now = time.time() if now is None else now
@@ -111,6 +114,7 @@ def cancel(store: Store, run_id: str, *, actor: str, now: float | None = None) -
         return stopped
 
 
+@asks("run")
 def pause(store: Store, run_id: str, *, actor: str, now: float | None = None) -> Run:
     """Save a checkpoint and stop; the rest of the hold goes back. Funding it again resumes it.
 

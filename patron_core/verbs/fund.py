@@ -24,7 +24,9 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.forecasts import planned
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
@@ -37,6 +39,7 @@ _LOOKS = 5  # at a run that others change at the same moment
 _ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@asks("spend")
 @kept_with_the_run
 def fund(
     store: Store,
@@ -97,7 +100,8 @@ def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, no
         runs.add_event(conn, run.id, kind="topped_up", actor=actor, now=now, detail={"usd_micros": offer.usd_micros})
         return run
     if run.state is RunState.AWAITING_FUNDING:  # a resume does not rewrite the forecast that the run is judged by
-        runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | offer.row.to_dict())
+        estimate = (run.estimate or {}) | planned(run.estimate) | offer.row.to_dict()
+        runs.set_fields(conn, run.id, now=now, estimate=estimate)
     detail = f"{format_usd(offer.usd_micros)} held"
     return runs.transition(conn, run.id, old=run.state, new=RunState.FUNDED, actor=actor, now=now, detail=detail)
 
