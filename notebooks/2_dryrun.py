@@ -280,7 +280,8 @@ def measured(seen, store):
 @app.cell
 def rehearsal(seen):
     mo.stop(not seen.run.dryrun)
-    _told = seen.run.dryrun.get("rehearsal") or {}
+    _told = dict(seen.run.dryrun.get("rehearsal") or {})
+    _told |= {"notice": seen.run.dryrun["notice"]} if seen.run.dryrun.get("notice") else {}
     mo.vstack(
         [
             mo.md("### Kill and resume, rehearsed"),

@@ -273,7 +273,10 @@ def test_a_dryrun_that_found_no_machine_can_be_tried_again() -> None:
     [
         ({"ok": True}, ""),  # of a dryrun that had no step to be told in
         ({"notice_s": 6.2, "notice_saved": True, "notice_durable": True}, "within 6.2 s, in time for every"),
-        ({"notice_s": 41.0, "notice_saved": True, "notice_durable": True}, "GCP gives 30 s: a reclaim there takes back"),
+        (
+            {"notice_s": 41.0, "notice_saved": True, "notice_durable": True},
+            "GCP gives 30 s: a reclaim there takes back",
+        ),
         ({"notice_s": 130.0, "notice_saved": True, "notice_durable": True}, "GCP gives 30 s and AWS gives 120 s"),
         ({"notice_s": 27.0, "notice_saved": True, "notice_durable": False}, "did not come up in 27.0 s"),
         ({"notice_s": 8.0, "notice_saved": False, "notice_durable": False}, "saved no checkpoint in 8.0 s"),
