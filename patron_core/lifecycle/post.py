@@ -1,8 +1,9 @@
-"""A post: what one process of a lab does for everybody, started by whoever finds it empty.
+"""A post: what one process of a machine does for everybody, started by whoever finds it empty.
 
 Two things say that somebody is there. The *lock*, a file in PATRON_HOME, is held by a process of this machine for as
 long as it lives, however slow it is: it is taken by whoever starts that process, and handed on to it, so that of any
-number who look at once one starts one. The *lease*, in the database, speaks to other machines, and lapses.
+number who look at once one starts one. The *leases*, in the database, speak to other machines, and lapse: one for each
+machine, for its local runs, and one for the lab, for all that no machine owns. One process may have both.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from pathlib import Path
 from patron_core import settings
 from patron_core.errors import Busy, PatronError
 from patron_core.executors import processes
-from patron_core.store import Store, leases
+from patron_core.machines.host import this_host
+from patron_core.store import Store, hosts, leases
 from patron_core.store.patience import jittered_s
 from trainer.contract.masking import mask
 from trainer.contract.words import printable
 
 LEASE_TTL_S = 30.0
+HEARD_EVERY_S = 10.0
 IDLE_ROUNDS = 3
 PATIENCE_S = 10.0  # with a busy database, inside one round; between rounds it has all the time in the world
 STUCK_S = 600.0  # without a sign of life of who holds the lock: it is ended, and another takes its place
@@ -40,8 +43,16 @@ log = logging.getLogger("patron.post")
 
 @dataclass(frozen=True, kw_only=True)
 class Post:
-    name: str  # of its lease, its lock and its log
+    name: str  # of the lab's lease, and of the log
     module: str  # what runs there
+
+    def lease(self, host_id: str | None = None) -> str:
+        """The name of the lease for the local runs of that machine, or of this one."""
+        return f"{self.name}/{host_id or this_host().id}"
+
+    def lock_file(self) -> Path:
+        """A machine's own, since machines may share their home."""
+        return settings.home() / f"{self.name}-{this_host().id}.lock"
 
 
 SUPERVISOR = Post(name="supervisor", module="patron_core.lifecycle.supervisor")
@@ -50,18 +61,25 @@ MIRROR = Post(name="mirror", module="patron_core.mirror.process")
 
 def new_holder() -> str:
     """A name for a lease that tells machine and process, and is nobody else's in this process."""
-    return f"{os.uname().nodename}/{os.getpid()}/{processes.mark(os.getpid())}/{uuid.uuid4().hex[:8]}"
+    host, pid = this_host(), os.getpid()
+    return f"{host.name}/{pid}/{processes.mark(pid)}/{host.id}/{uuid.uuid4().hex[:8]}"
 
 
-def holder(post: Post, store: Store) -> str | None:
-    """Machine and process of who is there, by the lease."""
-    held = leases.current(store, post.name)
+def holder(store: Store, lease: str) -> str | None:
+    """Machine and process of who has it."""
+    held = leases.current(store, lease)
     return None if held is None else "/".join(held.holder.split("/")[:2])
 
 
+def is_free(store: Store, lease: str) -> bool:
+    """Whether nobody has it, or a process of this machine that is no more."""
+    held = leases.current(store, lease)
+    return held is None or _is_dead(held.holder)
+
+
 def ensure(post: Post, store: Store) -> bool:
-    """See that a process is at the post. True when this call started it."""
-    if _is_held(post, store):
+    """See that a process of this machine is at the post. True when this call started it."""
+    if not is_free(store, post.lease()):
         return False
     lock = _take(post)
     if lock is None:
@@ -83,6 +101,8 @@ class Watch:
     lock: int | None  # None: it has stepped down
     holder: str = field(default_factory=new_holder)
     _round_at: float = field(default_factory=time.monotonic)
+    _heard_at: float = float("-inf")  # monotonic: when this machine was last said to be there
+    _has_lab: bool = False  # the lab's lease, too
     _guard: threading.Lock = field(default_factory=threading.Lock)  # so that nothing renews a lease given back
 
     def keep(self) -> bool:
@@ -92,15 +112,23 @@ class Watch:
         self.show_life()
         return self.lock is not None and self._renew()
 
+    def keep_lab(self) -> bool:
+        """For what no machine owns. False: another machine sees to it."""
+        with self._guard:
+            self._has_lab = self.lock is not None and self._acquire(self.post.name)
+            return self._has_lab
+
     def show_life(self) -> None:
         self._round_at = time.monotonic()
         if self.lock is not None:
             os.utime(self.lock)
 
     def step_down(self) -> None:
-        """Lease first, then lock: who finds the post taken until then is seen by the look that follows."""
+        """Leases first, then lock: who finds the post taken until then is seen by the look that follows."""
         with self._guard:
-            leases.release(self.store, self.post.name, holder=self.holder)
+            self._has_lab = False
+            for name in (self.post.name, self.post.lease()):
+                leases.release(self.store, name, holder=self.holder)
             if self.lock is not None:
                 os.close(self.lock)
                 self.lock = None
@@ -114,12 +142,23 @@ class Watch:
 
     def _renew(self) -> bool:
         with self._guard:
-            return self.lock is not None and (
-                self._acquire() or (not _is_held(self.post, self.store) and self._acquire())
-            )
+            if self.lock is None or not self._acquire(self.post.lease()):
+                return False
+            self._has_lab = self._has_lab and self._acquire(self.post.name)
+            if time.monotonic() - self._heard_at >= HEARD_EVERY_S:
+                hosts.heard(self.store, this_host())
+                self._heard_at = time.monotonic()
+            return True
 
-    def _acquire(self) -> bool:
-        return leases.acquire(self.store, self.post.name, holder=self.holder, ttl_s=LEASE_TTL_S)
+    def _acquire(self, name: str) -> bool:
+        """With the lock in hand: another process of this machine that had the lease is no more."""
+        if leases.acquire(self.store, name, holder=self.holder, ttl_s=LEASE_TTL_S):
+            return True
+        held = leases.current(self.store, name)
+        if held is not None and _is_dead(held.holder):
+            leases.release(self.store, name, holder=held.holder)
+            held = None
+        return held is None and leases.acquire(self.store, name, holder=self.holder, ttl_s=LEASE_TTL_S)
 
 
 def serve(watch: Watch, work: Callable[[], bool], *, is_needed: Callable[[], bool], every_s: float) -> None:
@@ -216,8 +255,8 @@ def add_lock_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def _take(post: Post) -> int | None:
-    folder = settings.make_home()
-    lock = os.open(folder / f"{post.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    settings.make_home()
+    lock = os.open(post.lock_file(), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -248,24 +287,17 @@ def _start(post: Post, lock: int) -> None:
         )
 
 
-def _is_held(post: Post, store: Store) -> bool:
-    """Whether the lease is somebody's. That of a process of this machine which is no more is given back for it."""
-    held = leases.current(store, post.name)
-    if held is None or not _is_dead(held.holder):
-        return held is not None
-    leases.release(store, post.name, holder=held.holder)
-    return False
-
-
 def _is_dead(holder: str) -> bool:
-    """Whether it names a process of this machine that is no more."""
-    host, _, rest = holder.partition("/")
-    number, its_mark = rest.split("/")[:2] if rest.count("/") == 2 else ("", "")
-    return host == os.uname().nodename and number.isdigit() and not processes.is_alive(int(number), its_mark)
+    """Whether it names a process of this machine and boot that is no more. Of others the lease has to lapse: a copied
+    home has the same id elsewhere."""
+    parts = holder.split("/")
+    number, its_mark, host_id = parts[1:4] if len(parts) == 5 else ("", "", "")
+    ours = host_id == this_host().id and its_mark.startswith(processes.boot_id())
+    return ours and number.isdigit() and not processes.is_alive(int(number), its_mark)
 
 
 def _end_if_stuck(post: Post) -> None:
-    file = settings.home() / f"{post.name}.lock"
+    file = post.lock_file()
     with suppress(OSError, ValueError):  # it changes under our hands: whoever has it now has just shown life
         silent_s = time.time() - file.stat().st_mtime
         number, its_mark = file.read_text().split(" ", 1)

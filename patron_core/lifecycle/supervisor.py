@@ -1,8 +1,9 @@
 """The supervisor: load -> observe -> decide -> apply, for every run that may be burning money.
 
-Any number of processes may call `tick`; a lease lets one act at a time. `patron supervise` works until nothing is left
-to do, so that a run outlives the notebook that started it; `ensure_running` starts that in the background. A supervisor
-that dies loses nothing: everything it knows is in the store.
+Each machine has one for its local runs; that of one machine sees to the lab's rented runs, too. Any number of processes
+may call `tick`; a lease lets one act at a time. `patron supervise` works until nothing is left to do, so that a run
+outlives the notebook that started it; `ensure_running` starts that in the background. A supervisor that dies loses
+nothing: everything it knows is in the store.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from patron_core.errors import Conflict, PatronError
 from patron_core.executors import get_executor
 from patron_core.executors.base import Executor
-from patron_core.lifecycle import post
+from patron_core.lifecycle import ownership, post
 from patron_core.lifecycle.apply import apply
 from patron_core.lifecycle.decide import ActionKind, decide
 from patron_core.lifecycle.observe import look
@@ -52,28 +53,41 @@ class Supervisor:
     executor_named: Callable[[str], Executor] = get_executor
     holder: str = field(default_factory=post.new_holder)
     show_life: Callable[[], None] = lambda: None  # called before each run
+    has_lab: Callable[[], bool] = lambda: True  # whether it has the lab's lease; called where a run is rented
     _said_at: dict[str, float] = field(default_factory=dict)  # monotonic, by what was said
 
     def tick(self, *, now: float | None = None) -> Tick:
-        """One round, if nobody else is at it."""
-        name = post.SUPERVISOR.name
-        if not leases.acquire(self.store, name, holder=self.holder, ttl_s=post.LEASE_TTL_S):
+        """One round, if nobody else of this machine is at it."""
+        mine, labs = post.SUPERVISOR.lease(), post.SUPERVISOR.name
+        if not self._acquire(mine):
             return Tick(acted=False, live=len(runs.active_runs(self.store)))
         try:
-            return self.round(now=now)
+            return replace(self, has_lab=lambda: self._acquire(labs)).round(now=now)
         finally:
-            leases.release(self.store, name, holder=self.holder)
+            for name in (labs, mine):
+                if leases.current(self.store, name) is not None:
+                    leases.release(self.store, name, holder=self.holder)
+
+    def _acquire(self, lease: str) -> bool:
+        return leases.acquire(self.store, lease, holder=self.holder, ttl_s=post.LEASE_TTL_S)
 
     def round(self, *, now: float | None = None) -> Tick:
-        """Look at every live run once and do what is due. For who has the lease."""
-        now = time.time() if now is None else now
+        """Look at every live run of this machine, and of the lab where it has its lease, and do what is due.
+
+        `now`: unix seconds; the database's clock where it is not given.
+        """
+        now = leases.database_now(self.store) if now is None else now
         actions: list[str] = []
         errors: list[str] = []
-        for run in runs.active_runs(self.store):
+        for run in self._its_runs():
             self.show_life()
             self._advance(run, actions, errors, now=now)
-        live = len(runs.active_runs(self.store))
-        return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=live)
+        return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=len(self._its_runs()))
+
+    def _its_runs(self) -> list[Run]:
+        live = runs.active_runs(self.store)
+        has_lab = not all(map(ownership.is_local, live)) and self.has_lab()
+        return [run for run in live if ownership.is_here(self.store, run) or (has_lab and not ownership.is_local(run))]
 
     def _advance(self, run: Run, actions: list[str], errors: list[str], *, now: float) -> None:
         """One run. What goes wrong here is this run's, and is reported; the others are looked at all the same."""
@@ -107,7 +121,8 @@ class Supervisor:
 
 def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = get_executor) -> None:
     """Round after round until no run needs it, whatever fails."""
-    supervisor = Supervisor(store=watch.store, executor_named=executor_named, show_life=watch.show_life)
+    supervisor = Supervisor(store=watch.store, executor_named=executor_named)
+    supervisor.show_life, supervisor.has_lab = watch.show_life, watch.keep_lab
     threading.Thread(target=_end_orphans, args=(watch.store,), name="orphans", daemon=True).start()
 
     def work() -> bool:
@@ -115,7 +130,7 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
         _see_to_the_mirror(watch.store)
         return seen.live > 0 or bool(seen.errors)
 
-    post.serve(watch, work, is_needed=lambda: bool(runs.active_runs(watch.store)), every_s=TICK_EVERY_S)
+    post.serve(watch, work, is_needed=lambda: is_needed(watch.store), every_s=TICK_EVERY_S)
 
 
 def _see_to_the_mirror(store: Store) -> None:
@@ -141,12 +156,20 @@ def _end_orphans(store: Store) -> None:
         log.exception("orphans: unexpected")
 
 
-def ensure_running(store: Store) -> bool:
-    """See that somebody is at what this lab needs: supervision of live runs, the mirror of any. True: one was started.
+def is_needed(store: Store) -> bool:
+    """Whether this machine has something to see to: a live run of its own, or a rented one that nobody looks at."""
+    live = runs.active_runs(store)
+    rented = not all(map(ownership.is_local, live))
+    return any(ownership.is_here(store, run) for run in live) or (rented and post.is_free(store, post.SUPERVISOR.name))
 
-    Everybody who opens the store calls this: after a reboot, or a kill, the first look brings both back.
+
+def ensure_running(store: Store) -> bool:
+    """See that somebody does what is this machine's: supervises live runs, mirrors them. True: one was started.
+
+    Everybody who opens the store calls this: after a reboot, or a kill, the first look brings both back. Nobody is
+    started for the local runs of other machines.
     """
-    started = bool(runs.active_runs(store)) and post.ensure(post.SUPERVISOR, store)
+    started = is_needed(store) and post.ensure(post.SUPERVISOR, store)
     return (bool(due(store)) and post.ensure(post.MIRROR, store)) or started
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from patron_core import settings
 from patron_core.errors import Unavailable
+from patron_core.machines.host import this_host
 from patron_core.prices import Price, local_price
 from patron_core.store import Store, calibrations
 from trainer.contract.devices import Device, describe_cpu, local_device
@@ -19,9 +20,8 @@ MEASURE_TIMEOUT_S = 120.0
 
 
 def machine_key() -> str:
-    """The name measurements of this machine are kept under."""
-    cpu = describe_cpu()
-    return f"{cpu['model']} x{cpu['cores']}"
+    """The name measurements of this machine are kept under: its own, whatever others have the same CPU."""
+    return this_host().id
 
 
 def busy_words() -> str:

@@ -9,6 +9,7 @@ import argparse
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from patron_core.errors import PatronError
@@ -33,12 +34,13 @@ class Mirroring:
     """Rounds over the runs that are due. One that fails is left alone for a while, and does not hold up the others."""
 
     store: Store
+    has_lab: Callable[[], bool] | None = None  # whether it has the lab's lease; called where a run is rented
     failures: Counter[str] = field(default_factory=Counter)  # in a row, by run
     retry_at: dict[str, float] = field(default_factory=dict)  # monotonic
 
     def due(self) -> list[Run]:
         """Without those that rest and have failed too often."""
-        return [run for run in due(self.store) if run.state in ACTIVE or self.failures[run.id] < TRIES]
+        return [run for run in due(self.store, self.has_lab) if run.state in ACTIVE or self.failures[run.id] < TRIES]
 
     def round(self, *, now: float | None = None) -> list[str]:
         """Each run once. Returns what went wrong, as sentences."""
@@ -85,14 +87,14 @@ def mirror_run(store: Store, run: Run, *, now: float) -> str | None:
 
 def run_loop(watch: post.Watch) -> None:
     """Round after round until every run that rests is mirrored, whatever fails."""
-    mirroring = Mirroring(watch.store)
+    mirroring = Mirroring(watch.store, watch.keep_lab)
 
     def work() -> bool:
         for error in mirroring.round():
             log.warning("%s", error)
         return bool(mirroring.due())
 
-    post.serve(watch, work, is_needed=lambda: bool(mirroring.due()), every_s=EVERY_S)
+    post.serve(watch, work, is_needed=lambda: bool(due(watch.store)), every_s=EVERY_S)
 
 
 def main() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from patron_core.store import attempts, calibrations, leases, ledger, mirrors, notes, requests, runs, searches
+from patron_core.store import attempts, calibrations, hosts, leases, ledger, mirrors, notes, requests, runs, searches
 from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
     Calibration,
+    Host,
     Lease,
     LedgerEntry,
     Mirror,
@@ -23,6 +24,7 @@ from patron_core.store.records import (
 __all__ = [
     "Attempt",
     "Calibration",
+    "Host",
     "Lease",
     "LedgerEntry",
     "Mirror",
@@ -37,6 +39,7 @@ __all__ = [
     "Wallet",
     "attempts",
     "calibrations",
+    "hosts",
     "leases",
     "ledger",
     "mirrors",

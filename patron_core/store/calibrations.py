@@ -45,3 +45,8 @@ def _read(store: Store | Connection, machine: str | None, kind: str | None, limi
         query = query.where(calibrations.c.kind == kind)
     with reading(store) as conn:
         return [Calibration(**row._mapping) for row in conn.execute(query)]
+
+
+def move(conn: Connection, run_id: str, *, machine: str) -> None:
+    """What a run measured is that machine's from now on; it was kept under the name of a CPU."""
+    conn.execute(sa.update(calibrations).where(calibrations.c.run_id == run_id).values(machine=machine))

@@ -52,6 +52,12 @@ def now_s(conn: Connection) -> ColumnElement[float]:
     return (sa.func.julianday("now", type_=sa.Double) - 2440587.5) * 86400.0
 
 
+def database_now(store: Store | Connection) -> float:
+    """Unix seconds by the clock that all who share a lab agree on."""
+    with reading(store) as conn:
+        return float(conn.execute(sa.select(now_s(conn))).scalar_one())
+
+
 def _valid(conn: Connection) -> ColumnElement[bool]:
     now = now_s(conn)
     return (leases.c.expires_at > now) & (leases.c.expires_at <= now + _SANE_TTLS * leases.c.ttl_s)

@@ -28,6 +28,7 @@ class RunSummary:
     stop_requested: StopRequest | None
     failures: int
     actor: str
+    host_id: str | None  # whose a local run is; None: rented, or from before there were hosts
     created_at: float
     updated_at: float
 
@@ -143,6 +144,18 @@ class RunMoney:
     funded_usd_micros: int  # everything that was ever held for it
     # what was charged, by what for (ledger.CHARGES)
     by_kind_usd_micros: dict[str, int] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """A machine, with the home and the user that runs there belong to."""
+
+    id: str
+    name: str
+    user: str
+    home: str
+    boot_id: str
+    silent_s: float = 0.0  # since it was last heard, by the database's clock
 
 
 @dataclass(frozen=True, kw_only=True)

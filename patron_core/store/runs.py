@@ -37,6 +37,7 @@ __all__ = [
     "StaleState",
     "active_runs",
     "add_event",
+    "adopt",
     "create_run",
     "events",
     "find_by_key",
@@ -87,6 +88,7 @@ def create_run(
     actor: str,
     key: str | None,
     now: float,
+    host_id: str | None = None,
     max_usd_micros: int | None = None,
     estimate: dict[str, Any] | None = None,
     terms: dict[str, Any] | None = None,
@@ -110,6 +112,7 @@ def create_run(
         "executor": executor,
         "run_dir": run_dir if isinstance(run_dir, str) else run_dir(run_id),
         "actor": actor,
+        "host_id": host_id,
         "key": key,
         "max_usd_micros": max_usd_micros,
         "estimate": estimate,
@@ -213,6 +216,12 @@ def amend(
             actual=run.state,
         )
     return by_id(conn, run_id)
+
+
+def adopt(conn: Connection, run_id: str, *, host_id: str) -> bool:
+    """Give a local run from before there were hosts to one. False where it is somebody's."""
+    nobodys = (runs.c.id == run_id) & runs.c.host_id.is_(None)
+    return conn.execute(sa.update(runs).where(nobodys).values(host_id=host_id)).rowcount == 1
 
 
 def add_event(

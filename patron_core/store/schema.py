@@ -110,6 +110,7 @@ runs = Table(
     Column("failures", Integer, nullable=False),
     _name("key", nullable=True),
     _name("actor"),
+    Column("host_id", String(80), nullable=True),  # whose a local run is; None: rented, or from before there were hosts
     _time("created_at"),
     _time("updated_at"),
     # last, since they are wide: a list of summaries need not read past them
@@ -123,6 +124,8 @@ runs = Table(
     Index("ix_runs_state_created_at", "state", "created_at"),
     Index("ix_runs_name_created_at", "name", "created_at"),
 )
+
+_TO_BE_STOPPED = "reason = 'written_off' AND stop_cause IS NULL"
 
 attempts = Table(
     "attempts",
@@ -155,6 +158,10 @@ attempts = Table(
         unique=True,
         sqlite_where=text("state <> 'ended'"),
         postgresql_where=text("state <> 'ended'"),
+    ),
+    # given up while its machine was away, and not stopped yet
+    Index(
+        "ix_attempts_written_off", "run_id", sqlite_where=text(_TO_BE_STOPPED), postgresql_where=text(_TO_BE_STOPPED)
     ),
 )
 
@@ -236,6 +243,17 @@ note_revisions = Table(
     _json("links"),
     _name("actor"),
     _time("time"),
+)
+
+hosts = Table(
+    "hosts",
+    metadata,
+    _id(),
+    _name("name"),
+    _name("user"),
+    _name("home"),
+    _name("boot_id"),
+    _time("last_heard_at"),  # by the database's clock
 )
 
 leases = Table(

@@ -18,6 +18,7 @@ from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks
+from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 
@@ -39,6 +40,7 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
         if _is_launched(conn, run, key):
             return run
     _check_funded(run)
+    check_here(store, run)
     free_checks.before_launch(run)
     quote = target_of(run).quote(now=now)
     hourly = quote["usd_micros_per_hour"]

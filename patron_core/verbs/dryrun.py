@@ -18,6 +18,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks
+from patron_core.verbs.here import check_here
 from patron_core.verbs.plan import fit_of
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.spec import TrainSpec
@@ -48,6 +49,7 @@ def dryrun(
         if _is_begun(conn, run, key, asked):
             return run
     _check_waiting(run)
+    check_here(store, run)
     free_checks.before_dryrun(run)
     quote = target_of(run).quote(now=now)
     hourly = quote["usd_micros_per_hour"]

@@ -25,6 +25,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.keys import dryrun_folder, kind_and_number
@@ -117,6 +118,7 @@ def _offer_for(store: Store, run: Run, usd_micros: int | None) -> _Offer:
         return _Offer(usd_micros=usd_micros, row=None)
     if run.state not in _FUNDABLE:
         raise Refused(f"run {run.id} is {run.state}, not awaiting funding", next=next_step(run))
+    check_here(store, run)
     check_proof(run)
     row = repriced(store, run)
     return _Offer(usd_micros=hold_for(run, row) if usd_micros is None else usd_micros, row=row)

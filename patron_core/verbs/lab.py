@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, ledger, runs, searches
-from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Search, Wallet
+from patron_core.store import Store, hosts, ledger, runs, searches
+from patron_core.store.records import Host, LedgerEntry, RunMoney, RunSummary, Search, Wallet
+from patron_core.verbs.health import host_dict
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
 from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
 
@@ -32,12 +34,17 @@ class Lab:
     burn_usd_micros_per_hour: int  # of all projects
     statement: list[LedgerEntry]  # newest first
     late: list[Lag]  # mirrors that lag by more than 30 s, of all projects
-    supervisor: str | None  # machine and process of who supervises, while anybody does
+    hosts: dict[str, Host]  # the lab's machines, by id
+    supervisors: dict[str, str]  # machine and process of who supervises: by host id, and "lab" for rented runs
     problems: list[str]  # what does not add up in the books; nothing is as it should be
 
     @property
     def attention(self) -> list[RunSummary]:
         return [run for run in self.runs if run.state in ATTENTION]
+
+    def host_of(self, run: RunSummary) -> str | None:
+        """The name of its machine; None where that is rented, or was never heard."""
+        return self.hosts[run.host_id].name if run.host_id in self.hosts else None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -52,6 +59,8 @@ class Lab:
                     "name": run.name,
                     "state": run.state.value,
                     "reason": run.reason.value if run.reason else None,
+                    "owner": run.actor,
+                    "host": self.host_of(run),
                     "charged_usd_micros": self.money[run.id].charged_usd_micros,
                     "held_usd_micros": self.money[run.id].held_usd_micros,
                 }
@@ -59,7 +68,8 @@ class Lab:
             ],
             "searches": [{"search": s.id, "key": s.key, "state": s.state} for s in self.searches],
             "late_mirrors": [{"run": lag.run_id, "mirror_lag_s": lag.seconds, "why": lag.why} for lag in self.late],
-            "supervisor": self.supervisor,
+            "hosts": [host_dict(host) for host in self.hosts.values()],
+            "supervisors": self.supervisors,
             "problems": self.problems,
         }
 
@@ -90,6 +100,7 @@ def project_to_show(store: Store, asked: str = "") -> str:
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
     found = runs.list_summaries(store, project=project, limit=limit)
+    machines = hosts.everybody(store)
     return Lab(
         project=project,
         projects=runs.projects(store),
@@ -100,6 +111,12 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
         statement=ledger.statement(store, project, 50),
         late=lags(store),
-        supervisor=post.holder(post.SUPERVISOR, store),
+        hosts=machines,
+        supervisors=_supervisors(store, machines),
         problems=ledger.verify(store),
     )
+
+
+def _supervisors(store: Store, machines: Iterable[str]) -> dict[str, str]:
+    names = {"lab": post.SUPERVISOR.name} | {host_id: post.SUPERVISOR.lease(host_id) for host_id in machines}
+    return {key: who for key, name in names.items() if (who := post.holder(store, name)) is not None}

@@ -11,13 +11,15 @@ from patron_core import settings
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
 from patron_core.estimate.verdict import judge
+from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import WORKLOAD, check_spec
 from patron_core.machines import this_machine
+from patron_core.machines.host import this_host
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
 from patron_core.scaling import Fit, Observation, refit
-from patron_core.store import Store, calibrations, runs
+from patron_core.store import Store, calibrations, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.spec_door import spec_on
@@ -116,6 +118,9 @@ def plan(
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
     if row.verdict is Verdict.OUT_OF_MEMORY:
         raise InvalidInput([row.sentence], next="take a smaller device_batch_size or depth")
+    host = this_host() if target.executor == ownership.LOCAL else None
+    if host is not None:
+        hosts.heard(store, host)
     return runs.create_run(
         store,
         project=project,
@@ -128,6 +133,7 @@ def plan(
         actor=actor,
         key=key,
         now=now,
+        host_id=host.id if host else None,
         max_usd_micros=max_usd_micros,
         estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict()},
         terms={"budget_s": budget_s},

@@ -14,6 +14,7 @@ from patron_core.store.records import Run, Wallet
 from patron_core.verbs.control import launch
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.fund import fund, hold_for
+from patron_core.verbs.here import check_here
 from patron_core.verbs.money import deposit
 from patron_core.verbs.next_steps import next_step
 
@@ -57,6 +58,8 @@ def offer(store: Store, run_id: str, *, usd_micros: int | None = None, key: str 
     is_done = _is_done(store, run, key, usd_micros)
     if not is_done and run.state not in _OPEN and (run.state not in _TOP_UP or usd_micros is None):
         raise Refused(f"run {run.id} is {run.state}; there is nothing to launch", next=next_step(run))
+    if not is_done and run.state in _OPEN:
+        check_here(store, run)
     row = repriced(store, run)
     hold = 0 if is_done else usd_micros
     if hold is None:
@@ -79,6 +82,8 @@ def fund_and_launch(
     asked again it is answered with the run as it is by then, and with another amount it is a Conflict.
     """
     run = runs.get_run(store, run_id)
+    if run.state in _OPEN:
+        check_here(store, run)
     if deposit_usd_micros:
         paid = f"deposit:{run.id}:{key}"
         deposit(store, project=run.project, usd_micros=deposit_usd_micros, key=paid, actor=actor)

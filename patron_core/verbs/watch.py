@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core.lifecycle import supervisor, trouble
+from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
 from patron_core.mirror.position import EVAL_KEYS
@@ -15,7 +15,7 @@ from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
-from patron_core.verbs.health import Health, health
+from patron_core.verbs.health import Health, health, host_dict
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import newest_refusal
 
@@ -61,6 +61,12 @@ class RunView:
         """What was last asked of it and not done, where nothing happened since: {verb, message, next}."""
         return newest_refusal(self.history)
 
+    @property
+    def zone(self) -> str | None:
+        """Where its newest machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a."""
+        evidence = self.attempts[-1].evidence if self.attempts else {}
+        return "/".join(str(evidence[part]) for part in ("cloud", "region", "zone") if evidence.get(part)) or None
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "run": self.run.id,
@@ -92,6 +98,9 @@ class RunView:
                 }
                 for a in self.attempts
             ],
+            "owner": self.run.actor,
+            "host": host_dict(self.health.host),
+            "zone": self.zone,
             "supervisor": self.health.supervisor,
             "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
@@ -112,9 +121,10 @@ def view(store: Store, run_id: str) -> RunView:
     num_steps = next((e.data.get("num_steps") for e in reversed(events) if e.kind == "start"), None)
     warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
     warnings += [f"the checkpoint of step {step} is damaged, and passed over" for step in damaged[:3]]
-    if not directory.exists() and run.result is not None:
-        warnings.append(f"the run directory {run.run_dir} is missing")
     around = health(store, run)
+    if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
+        where = f"on {around.host.name}" if around.host and around.is_elsewhere else "missing"
+        warnings.append(f"the run directory {run.run_dir} is {where}")
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -135,7 +145,7 @@ def view(store: Store, run_id: str) -> RunView:
         health=around,
         warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(events),
-        sentence=_sentence(run, made[-1] if made else None),
+        sentence=_sentence(run, made[-1] if made else None) + _place(run, around),
         next=_next(run, made[-1] if made else None, history),
     )
 
@@ -237,6 +247,11 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
+
+
+def _place(run: Run, around: Health) -> str:
+    """Of a live run of another machine."""
+    return f" It {ownership.words(around.host)}." if around.is_elsewhere and run.state in ACTIVE else ""
 
 
 def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:

@@ -148,6 +148,7 @@ def make_run() -> Callable[..., Run]:
         key: str | None = None,
         now: float = 100.0,
         executor: str = "local",
+        host_id: str | None = None,
     ) -> Run:
         return runs.create_run(
             store,
@@ -159,6 +160,7 @@ def make_run() -> Callable[..., Run]:
             executor=executor,
             run_dir=lambda run_id: f"/runs/{run_id}",
             actor="ada",
+            host_id=host_id,
             key=key,
             now=now,
         )

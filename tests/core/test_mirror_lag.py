@@ -15,6 +15,7 @@ from patron_core import verbs
 from patron_core.errors import Unavailable
 from patron_core.executors.fake import Script
 from patron_core.lifecycle import post
+from patron_core.machines.host import this_host
 from patron_core.mirror import process, tracking
 from patron_core.mirror.lag import lags
 from patron_core.mirror.process import Mirroring
@@ -56,9 +57,9 @@ def test_a_run_that_nobody_supervises_says_so(world: World, training: Run) -> No
         return seen.to_dict()["supervisor"], any("nobody supervises" in warning for warning in seen.warnings)
 
     assert said() == (None, True)
-    leases.acquire(world.store, post.SUPERVISOR.name, holder="host/7/mark/x", ttl_s=60.0)
+    leases.acquire(world.store, post.SUPERVISOR.lease(), holder="host/7/mark/id/x", ttl_s=60.0)
     assert said() == ("host/7", False)
-    assert verbs.lab(world.store).to_dict()["supervisor"] == "host/7"
+    assert verbs.lab(world.store).to_dict()["supervisors"] == {this_host().id: "host/7"}
 
 
 def test_one_that_comes_by_is_not_late_and_one_that_fails_says_why(

@@ -22,6 +22,7 @@ from patron_core import settings
 from patron_core.errors import Busy
 from patron_core.executors import processes
 from patron_core.lifecycle import post, supervisor
+from patron_core.machines.host import this_host
 from patron_core.states import RunState
 from patron_core.store import Run, Store, leases, patience, runs
 
@@ -120,7 +121,7 @@ def test_a_killed_one_is_replaced_at_once_and_a_stuck_one_ended(store: Store, li
         conn.execute(sa.text("UPDATE leases SET expires_at = 0"))
     assert not post.ensure(post.SUPERVISOR, store)  # it may be slow: as many as look, there is one
     assert at(post.SUPERVISOR.module, home) == [process]
-    os.utime(home / "supervisor.lock", (1.0, 1.0))
+    os.utime(post.SUPERVISOR.lock_file(), (1.0, 1.0))
     assert not post.ensure(post.SUPERVISOR, store)
     until(lambda: not at(post.SUPERVISOR.module, home), "it is still there")
     assert post.ensure(post.SUPERVISOR, store)
@@ -182,7 +183,7 @@ def test_what_fails_is_said_backed_off_and_carried_on(
     assert len(rounds) == post.IDLE_ROUNDS
     said = [record for record in caplog.records if record.name == "patron.post"]
     assert len(said) == len(faults)
-    assert leases.current(sqlite_store, "supervisor") is None
+    assert leases.current(sqlite_store, post.SUPERVISOR.lease()) is None
 
 
 def test_waiting_grows_and_differs_between_those_who_wait() -> None:
@@ -261,33 +262,56 @@ def test_a_long_round_keeps_its_lease_and_a_stuck_one_does_not(
     loop = threading.Thread(target=post.serve, args=(watch, work), kwargs=args)
     loop.start()
     assert in_round.wait(30)
-    first = leases.current(sqlite_store, "supervisor")
+    name = post.SUPERVISOR.lease()
+    first = leases.current(sqlite_store, name)
     assert first is not None
-    until(lambda: (now := leases.current(sqlite_store, "supervisor")) and now.expires_at > first.expires_at, "lapsed")
+    until(lambda: (now := leases.current(sqlite_store, name)) and now.expires_at > first.expires_at, "lapsed")
     monkeypatch.setattr(post, "STUCK_S", 0.0)
-    until(lambda: leases.current(sqlite_store, "supervisor") is None, "it is kept for ever")
+    until(lambda: leases.current(sqlite_store, name) is None, "it is kept for ever")
     over.set()
     loop.join(30)
     assert not loop.is_alive()
 
 
-def test_two_homes_of_one_database_share_their_supervisor(
-    postgres_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_homes_have_a_supervisor_each_and_share_the_labs_lease(
+    postgres_store: Store, make_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The locks are two, the lease is one: who comes from elsewhere sees it, and goes home when it is too late."""
+    """Local runs are their home's alone; a rented one is seen to by one of them, and by the other when that goes."""
     started: list[str] = []
-    monkeypatch.setattr(post, "_start", lambda which, lock: started.append(str(settings.home())))
-    mine = watch_of(postgres_store)
-    assert mine.keep()
-    monkeypatch.setenv("PATRON_HOME", str(tmp_path / "another"))
-    assert not post.ensure(post.SUPERVISOR, postgres_store)
-    other = watch_of(postgres_store)
-    assert not other.keep()  # started all the same, at the very moment
-    assert other.lock is not None
-    os.close(other.lock)
-    mine.step_down()
+    monkeypatch.setattr(post, "_start", lambda which, lock: started.append(settings.home().name))
+    homes = {name: tmp_path / name for name in ("one", "two")}
+    watches = {}
+    for name, folder in homes.items():
+        monkeypatch.setenv("PATRON_HOME", str(folder))
+        watches[name] = watch_of(postgres_store)
+        assert watches[name].keep()
+    assert watches["one"].keep_lab()
+    assert not watches["two"].keep_lab()
+
+    def live(executor: str, host_id: str | None) -> None:
+        run = make_run(postgres_store, executor=executor, host_id=host_id)
+        with postgres_store.begin() as conn:
+            runs.transition(conn, run.id, old=RunState.DRAFT, new=RunState.DRYRUN, actor="ada", now=1.0)
+
+    def needed_at(name: str) -> bool:
+        monkeypatch.setenv("PATRON_HOME", str(homes[name]))
+        return supervisor.is_needed(postgres_store)
+
+    live("nowhere", None)
+    assert not needed_at("two")  # a rented run that the other sees to
+    monkeypatch.setenv("PATRON_HOME", str(homes["one"]))
+    watches["one"].step_down()
+    assert needed_at("two")
+    assert watches["two"].keep_lab()
+    assert not needed_at("one")
+    monkeypatch.setenv("PATRON_HOME", str(homes["two"]))
+    live("local", this_host().id)
+    assert not needed_at("one")
+    assert needed_at("two")
+    watches["two"].step_down()
+    assert needed_at("two")
     assert post.ensure(post.SUPERVISOR, postgres_store)
-    assert started == [str(tmp_path / "another")]
+    assert started == ["two"]
 
 
 def test_what_lasts_is_said_now_and_then(
@@ -366,13 +390,15 @@ def test_the_unit_has_the_settings_and_no_secret(home: Path, monkeypatch: pytest
 def test_a_holder_of_this_machine_that_is_no_more_is_dead() -> None:
     mine = post.new_holder()
     assert not post._is_dead(mine)
-    host, number, its_mark, rest = mine.split("/")
-    assert post._is_dead(f"{host}/{number}/{its_mark}0/{rest}")  # its number was given to another
+    host, number, its_mark, host_id, _ = mine.split("/")
+    assert post._is_dead(f"{host}/{number}/{its_mark}0/{host_id}/x")  # its number was given to another
+    for other in (f"{its_mark}0/another/x", f"another:boot0/{host_id}/x"):  # a copy of this home, on another machine
+        assert not post._is_dead(f"{host}/{number}/{other}")
     child = subprocess.Popen(["sleep", "60"])
-    its = f"{host}/{child.pid}/{processes.mark(child.pid)}/x"
+    its = f"{host}/{child.pid}/{processes.mark(child.pid)}/{host_id}/x"
     assert not post._is_dead(its)
     child.send_signal(signal.SIGKILL)
     until(lambda: post._is_dead(its), "a zombie counts as alive")
     child.wait()
-    for strange in ("tests", "", "elsewhere/1/x/y", f"{host}/x/y/z"):
+    for strange in ("tests", "", "elsewhere/1/x/y", f"{host}/x/y/{host_id}/z"):
         assert not post._is_dead(strange)

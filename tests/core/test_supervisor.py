@@ -234,10 +234,10 @@ def test_a_lost_run_directory_is_said_and_not_paid_for_twice(world: World) -> No
 
 def test_two_supervisors_one_acts(world: World) -> None:
     run = world.launched()
-    leases.acquire(world.store, post.SUPERVISOR.name, holder="other", ttl_s=0.2)
+    leases.acquire(world.store, post.SUPERVISOR.lease(), holder="other", ttl_s=0.2)
     assert not world.tick().acted
     assert world.state(run) is RunState.LAUNCHING
-    while leases.current(world.store, post.SUPERVISOR.name) is not None:
+    while leases.current(world.store, post.SUPERVISOR.lease()) is not None:
         time.sleep(0.02)
     assert world.tick().acted
     assert world.state(run) is RunState.RUNNING

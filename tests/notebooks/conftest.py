@@ -27,7 +27,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
         store = Store.open()
         runs = labs.fill(store)
         for each in (post.SUPERVISOR, post.MIRROR):
-            leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
+            for name in (each.name, each.lease()):
+                leases.acquire(store, name, holder="tests", ttl_s=1e6)
         store.close()
     yield folder, runs
     shutil.rmtree(folder, ignore_errors=True)
@@ -43,6 +44,7 @@ def runs(home: Path, filled: tuple[Path, dict[str, Run]]) -> dict[str, Run]:
         conn.exec_driver_sql("PRAGMA wal_checkpoint")
     source.close()
     shutil.copy(folder / "patron.db", home / "patron.db")
+    shutil.copytree(folder / "hosts", home / "hosts")  # the same machine as before
     return made
 
 
