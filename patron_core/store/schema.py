@@ -312,3 +312,11 @@ search_decisions = Table(
     _json("decision"),
     _time("time"),
 )
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    Column("run_id", String(80), ForeignKey("runs.id"), primary_key=True),
+    Column("tag", String(100), primary_key=True),
+    Index("ix_run_tags_tag", "tag"),
+)

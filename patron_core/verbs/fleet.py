@@ -29,6 +29,7 @@ from trainer.contract.spec import TrainSpec, canonical_json
 
 LOOK_EVERY_S = 1.0
 MOST_LAUNCHES = 3  # of a run for which no machine is found
+MOST_TOP_UPS = 2  # of a run that came no further since the first of them
 OnLook = Callable[[RunView], None]
 
 
@@ -173,6 +174,8 @@ class Fleet:
         if amount < holds.for_one_start(row.to_dict(), row.price.usd_micros_per_hour, stop_s=stop_s):
             return False
         seen = view(self.store, run.id)
+        if len(self.log.all_of("top_up", run=run.id, step=seen.step)) >= MOST_TOP_UPS:
+            return False
         self.log.decide(
             "top_up",
             f"{run.name} is slower than its dryrun was: {format_usd(amount)} more to go on from step {seen.step} of "

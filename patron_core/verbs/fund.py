@@ -92,7 +92,7 @@ def fund_together(
     total = sum(offer.usd_micros for _, offer in offers.values())
     if total > max_usd_micros:
         raise Refused(
-            f"the upper bounds of {len(offers)} runs come to {format_usd(total)}; {format_usd(max_usd_micros)} are allowed",
+            f"{len(offers)} runs need up to {format_usd(total)}; {format_usd(max_usd_micros)} of the budget are left",
             next="allow more money, or plan fewer or shorter runs",
         )
     with store.begin() as conn:

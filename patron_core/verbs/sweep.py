@@ -94,9 +94,7 @@ def sweep(
     """
     check_names(project=project, actor=actor)
     question.runs()
-    log = SearchLog(
-        store, question, project=project, actor=actor, key=key, on_progress=on_progress, letter="w"
-    )
+    log = SearchLog(store, question, project=project, actor=actor, key=key, on_progress=on_progress, letter="w")
     return _Sweep(store, question, log).run()
 
 

@@ -91,15 +91,22 @@ class Sweep:
             problems.append(f"{count} runs; allowed 1 to {MOST_RUNS}")
         if not 1 <= self.max_parallel <= 100:
             problems.append(f"max_parallel: {self.max_parallel}; allowed 1 to 100")
-        for check in (
-            lambda: check_usd_micros(self.budget_usd_micros, "budget"),
-            lambda: check_names(name=self.name, **{f"tag {tag!r}": tag for tag in self.tags}),
-            self.where.check,
-        ):
-            try:
-                check()
-            except InvalidInput as error:
-                problems += error.problems
+        return [*problems, *self._problems_of_names_and_money()]
+
+    def _problems_of_names_and_money(self) -> list[str]:
+        problems: list[str] = []
+        try:
+            check_usd_micros(self.budget_usd_micros, "budget")
+        except InvalidInput as error:
+            problems += error.problems
+        try:
+            check_names(name=self.name, **{f"tag {tag!r}": tag for tag in self.tags})
+        except InvalidInput as error:
+            problems += error.problems
+        try:
+            self.where.check()
+        except InvalidInput as error:
+            problems += error.problems
         return problems
 
 
