@@ -95,6 +95,7 @@ PAGES: dict[str, tuple[str, set[str]]] = {  # page: the run in its address, and 
     "5_compare": ("", {"name", "corpus"}),
     "6_journal": ("", {"title", "author"}),
     "search": ("", set()),
+    "sweep": ("", set()),
 }
 
 
