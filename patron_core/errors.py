@@ -7,6 +7,7 @@
     │   ├── Conflict      3   somebody else changed it first
     │   └── Unavailable   3   a tool, server or credential is missing or does not answer
     │       └── Busy      5   busy or unreachable for now: the same command may do in a moment
+    │           └── OnItsWay      it was asked for, takes minutes, and nothing is wrong
     ├── ConfirmationNeeded 4  costs money, and the confirmation is missing
     ├── InternalError     1   a broken promise of our own
     └── Interrupted     130   Ctrl-C
@@ -75,6 +76,10 @@ class Busy(Unavailable):
     code = "busy"
     exit_code = 5
     retryable = True
+
+
+class OnItsWay(Busy):
+    pass
 
 
 class ConfirmationNeeded(PatronError):

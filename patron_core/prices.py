@@ -25,8 +25,8 @@ _FALLBACK: dict[str, tuple[int, int]] = {
     "L4": (710_000, 290_000),
     "RTX4090": (700_000, 350_000),
 }
-# Spot markets and small clouds go far below list price, so the floor is low; it is there to catch catalog errors.
-_LOWEST_SHARE_OF_SPOT = 0.12
+# Spot markets and small clouds go far below list price, so the floors are low; they are there to catch catalog errors.
+_LOWEST_SHARE = 0.12  # of the list price of its kind: what a spot market may fall to is no price for an hour on demand
 _HIGHEST_SHARE_OF_ON_DEMAND = 10
 
 
@@ -119,7 +119,8 @@ def checked_price(price: Price | None, *, device: str = "") -> Price:
             f"{price.source} gives {price.device} at {hourly!r} micro-dollars an hour; a price must be above 0",
             next="give the real price: --usd-per-hour 1.50",
         )
-    low, high = (price.num_gpus * bound for bound in plausible_usd_micros_per_hour(price.device))
+    bounds = plausible_usd_micros_per_hour(price.device, spot=price.spot)
+    low, high = (price.num_gpus * bound for bound in bounds)
     if not low <= hourly <= high:
         raise Refused(
             f"{price.source} gives {price.machine} at {format_usd(hourly)} an hour; plausible is "
@@ -129,13 +130,15 @@ def checked_price(price: Price | None, *, device: str = "") -> Price:
     return price
 
 
-def plausible_usd_micros_per_hour(device: str) -> tuple[int, int]:
-    """Lowest and highest hourly price that is believed for one device."""
+def plausible_usd_micros_per_hour(device: str, *, spot: bool) -> tuple[int, int]:
+    """Lowest and highest hourly price that is believed for one device of that kind."""
     found = find_device(device)
     if found is None or found.name not in _FALLBACK:
         return 1, 1_000_000_000
     on_demand_micros, spot_micros = _FALLBACK[found.name]
-    return round(_LOWEST_SHARE_OF_SPOT * spot_micros), _HIGHEST_SHARE_OF_ON_DEMAND * on_demand_micros
+    return round(
+        _LOWEST_SHARE * (spot_micros if spot else on_demand_micros)
+    ), _HIGHEST_SHARE_OF_ON_DEMAND * on_demand_micros
 
 
 assert set(_FALLBACK) == set(DEVICES), set(_FALLBACK) ^ set(DEVICES)

@@ -15,7 +15,6 @@ A relative path means the working folder of whoever gives it; processes that are
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -119,14 +118,6 @@ def database_wait_s() -> float:
 def capacity_wait_s() -> float:
     """Raises InvalidInput."""
     return _seconds_above_zero("PATRON_CAPACITY_WAIT_S", "1800")
-
-
-def lab_id() -> str:
-    """Eight hex digits that tell this lab's jobs from others' on the same server. Those who share a database agree."""
-    where = database_url()
-    # a file is this machine's own; of a server's address, who asks is no part
-    where = f"{where}@{os.uname().nodename}" if where.startswith("sqlite:") else where.rpartition("@")[2]
-    return hashlib.sha256(where.encode()).hexdigest()[:8]
 
 
 def local_usd_micros_per_hour() -> int:

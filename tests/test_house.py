@@ -29,7 +29,7 @@ ALLOWED = {
 }
 LAZY_ONLY = {
     "mlflow": {"patron_core/mirror/tracking.py", "patron_core/mirror/tracker.py"},
-    "sky": {"patron_core/machines/sky_catalog.py", "patron_core/executors/skypilot_client.py"},
+    "sky": {f"patron_core/executors/sky_worker/{name}.py" for name in ("__main__", "catalog", "jobs", "site")},
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+import re
 import shlex
 import sys
 import time
@@ -21,19 +23,30 @@ from trainer.contract.code import code_hash
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
 
-def prefix() -> str:
-    """What the names of all jobs of this lab begin with."""
-    return f"patron-{settings.lab_id()}-"
+ALL_LABS = "patron-"  # what the names of Patron's jobs begin with, whosever they are
+_NAME = re.compile(ALL_LABS + r"(?P<lab>[0-9a-f]{8})-(?P<key>.+)")
 
 
-def job_name(key: str) -> str:
-    return prefix() + key
+def prefix(lab: str) -> str:
+    """What the names of all jobs of a lab begin with."""
+    return f"{ALL_LABS}{lab}-"
+
+
+def job_name(lab: str, key: str) -> str:
+    return prefix(lab) + key
+
+
+def key_of(name: str) -> str | None:
+    """The key of a job that some lab of Patron's named so. A key is random: whoever knows it, by whatever lab's name
+    the job goes, is its owner. (Until 0.3 that name came from how a database's URL was spelled.)"""
+    found = _NAME.fullmatch(name)
+    return found["key"] if found else None
 
 
 def make_task(job: Job) -> dict[str, Any]:
     """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
     task = _task_file("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
-    task["name"] = job_name(job.key)
+    task["name"] = job_name(job.lab, job.key)
     task["resources"] = _resources(task["resources"], job.machine)
     python = os.environ.get("PATRON_SKY_PYTHON", "")
     if python:
@@ -59,8 +72,15 @@ def setup_of_machines() -> dict[str, str]:
     """What every machine is set up with: a plan that was proven with one setup is not proven with another."""
     if python := os.environ.get("PATRON_SKY_PYTHON"):
         return {"PATRON_SKY_PYTHON": python}
-    requirements = _task_file("train.yaml")["envs"]["PATRON_REQUIREMENTS"]
-    return {"PATRON_REQUIREMENTS": requirements, "the trainer's sources": code_hash()}
+    return {"its packages": _pins_hash(), "the trainer's sources": code_hash()}
+
+
+def _pins_hash() -> str:
+    try:
+        return hashlib.sha256((settings.shipped("skypilot") / "requirements.txt").read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        advice = "uv sync --reinstall-package patron"
+        raise Refused(f"the pinned packages cannot be read: {error}", next=advice) from error
 
 
 def _task_file(name: str) -> dict[str, Any]:
@@ -75,15 +95,31 @@ def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[
     """What to ask SkyPilot for: the attempt's accelerator, spot or not, in the places that are allowed."""
     found = copy.deepcopy(template)
     spot = bool(machine.get("spot", found.get("use_spot")))
+    count = int(machine.get("num_gpus") or 1)
     if machine.get("accelerator"):
-        found["accelerators"] = f"{machine['accelerator']}:1"
+        found["accelerators"] = f"{machine['accelerator']}:{count}"
+    elif machine:  # a machine without GPUs
+        found.pop("accelerators", None)
     only = settings.sky_infra()
-    places = list(machine.get("places") or ()) or ([only] if only else [])
+    places = [_place(place, count) for place in machine.get("places") or ([only] if only else ())]
     if places:
         found.pop("any_of", None)
-        found["ordered"] = [{"infra": place} for place in places]
+        found["ordered"] = places
     else:  # the file's own, without those that have another accelerator, or no spot machines
         kept = [p for p in found["any_of"] if "accelerators" not in p and p.get("use_spot", spot) == spot]
         found["any_of"] = [{"infra": place["infra"]} for place in kept]
-    found["use_spot"] = spot and not any(place.startswith(_NO_SPOT) for place in places)
+    found["use_spot"] = spot and not any(place["infra"].startswith(_NO_SPOT) for place in places)
     return found
+
+
+def _place(place: str | dict[str, Any], count: int) -> dict[str, Any]:
+    """By the name and the instance type of the very row that was planned with: a card's plain name finds nothing at one
+    cloud (RunPod's is H100-SXM), and at another its slower sister (Lambda's H100 is the PCIe card)."""
+    if isinstance(place, str):  # named by hand
+        return {"infra": place}
+    asked = {"infra": place["infra"]}
+    if place.get("accelerator"):
+        asked["accelerators"] = f"{place['accelerator']}:{count}"
+    if place.get("instance_type"):
+        asked["instance_type"] = place["instance_type"]
+    return asked

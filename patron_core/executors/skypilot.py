@@ -23,10 +23,11 @@ from typing import Any
 import yaml
 
 from patron_core import settings
-from patron_core.errors import Busy, Conflict, PatronError, Unavailable
+from patron_core.errors import Conflict, OnItsWay, PatronError, Unavailable
+from patron_core.executors import skypilot_client
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.sky_task import job_name, make_task, prefix
+from patron_core.executors.sky_task import job_name, key_of, make_task
 from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
@@ -84,7 +85,7 @@ class Watch:
         self._asked_at = time.monotonic()
 
 
-_client = Client()
+_client = skypilot_client.shared
 _watch = Watch(_client)
 _unwritten_since: dict[int, float] = {}  # job id -> since when its wish cannot be written
 _cancelled_at: dict[int, float] = {}  # job id -> when this process last asked SkyPilot to cancel it
@@ -100,10 +101,12 @@ class SkyExecutor:
         with _claimed(job.key):
             handle = self.find(job.key)
             if handle is None:
-                if _client.is_launching(job_name(job.key)):
-                    raise _on_its_way(job.key, "ask again in a few seconds")
-                task = make_task(job)
-                handle = _handle(job.key, _client.launch(task, job_name(job.key)), job.run_dir)
+                job_id = None
+                if not (stage := _client.launching(job.key)):
+                    job_id = _client.launch(make_task(job), job_name(job.lab, job.key))
+                if job_id is None:
+                    raise _on_its_way(job.key, stage or _client.launching(job.key))
+                handle = _handle(job.key, job_id, job.run_dir)
                 _watch.forget()
         if handle["run_dir"] != job.run_dir:
             raise Conflict(
@@ -113,20 +116,24 @@ class SkyExecutor:
         return handle
 
     def find(self, key: str) -> Handle | None:
-        same = [job for job in _client.jobs(name=job_name(key), yaml=True) if job["job_name"] == job_name(key)]
+        same = [job for job in _client.jobs(name=key, yaml=True) if key_of(str(job["job_name"])) == key]
         if not same:
             return None
         first = min(same, key=lambda job: int(job["job_id"]))
         if not first["user_yaml"]:  # SkyPilot counts a job some moments before it knows what it is to do
-            raise _on_its_way(key, f"ask again in a few seconds; if it stays so: sky jobs cancel {first['job_id']}")
+            raise _on_its_way(key, next=f"ask again in a few seconds; or give it up: sky jobs cancel {first['job_id']}")
         return _handle(key, int(first["job_id"]), _run_dir_of(first))
 
     def forbid(self, key: str, run_dir: str) -> Handle | None:
         """By the word that a guard reads before it starts anything: a late submit costs a machine's first minute."""
         with _claimed(key):
+            stage = _client.launching(key)
+            if stage == "controller":  # no job yet, and minutes until there is one
+                _client.abandon(key)
+                stage = ""
             if (handle := self.find(key)) is None:
-                if _client.is_launching(job_name(key)):
-                    raise _on_its_way(key, "ask again in a few seconds")
+                if stage:
+                    raise _on_its_way(key, stage)
                 with suppress(OSError):  # what cannot be written to cannot be trained in
                     Records(run_dir, key).write_stop({"at": time.time(), "kill_after_s": 0.0})
         return handle
@@ -178,7 +185,7 @@ class SkyExecutor:
 
 def check_server() -> None:
     """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
-    _client.is_launching(prefix())
+    _client.server()
 
 
 def poll_s() -> float:
@@ -189,8 +196,9 @@ def _handle(key: str, job_id: int, run_dir: str) -> Handle:
     return {"executor": "sky", "key": key, "job_id": job_id, "run_dir": run_dir}
 
 
-def _on_its_way(key: str, what_next: str) -> Unavailable:
-    return Busy(f"the launch of {key} is still on its way", next=what_next)
+def _on_its_way(key: str, stage: str = "", *, next: str = "ask again in a few seconds") -> OnItsWay:
+    first = ": SkyPilot makes the machine of its jobs controller first, which can take ten minutes"
+    return OnItsWay(f"the launch of {key} is still on its way{first if stage == 'controller' else ''}", next=next)
 
 
 def _by_records(handle: Handle, said: dict[str, Any]) -> Observation:

@@ -1,6 +1,6 @@
 """SkyPilot's SDK behind one door, in a process of its own: importing it takes 2 s and 160 MB, and any call may hang.
 
-`Client` starts `python -m patron_core.executors.skypilot_client` when it is first asked, speaks JSON lines with it, and
+`Client` starts `python -m patron_core.executors.sky_worker` when it is first asked, speaks JSON lines with it, and
 bounds every answer in time; a worker that does not answer is killed, and the next call starts another. It ends with us.
 
 Nothing here starts a SkyPilot API server by the way: where none runs, the error says how to start it.
@@ -9,33 +9,27 @@ Nothing here starts a SkyPilot API server by the way: where none runs, the error
 from __future__ import annotations
 
 import atexit
-import importlib.util
-import io
 import json
 import os
 import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from patron_core.errors import Busy, PatronError, Refused, Unavailable
+from patron_core.errors import Busy, OnItsWay, PatronError, Refused, Unavailable
 
 START_S = 30.0  # to import SkyPilot, on a busy machine; on top of a call's own time
 QUERY_S = 60.0  # on a busy machine SkyPilot takes half of it to cancel a job
 LAUNCH_S = 120.0  # uploads the code
-NOT_INSTALLED = Refused(
-    "SkyPilot is not installed here; its extras are gcp, aws, lambda, runpod, kubernetes and slurm",
-    next="uv sync --extra gcp",
-)
-_JOB_FIELDS = (
-    "job_id", "job_name", "status", "schedule_state", "failure_reason", "details", "recovery_count",
-    "last_recovered_at", "job_duration", "submitted_at", "start_at", "end_at", "cloud", "region", "zone",
-)  # fmt: skip
+LAUNCH_SEEN_S = 10.0  # of that, for the launch itself; without a controller it goes on for minutes
 _NEXT = {  # what went wrong -> the command that mends it
     "server_down": "sky api start",
+    "server_away": "sky api info",
+    "server_login": "sky api login",
+    "waking": "sky status",
     "no_cloud": "sky check",
     "no_resources": "sky show-gpus",
     "bad_task": "correct the file in skypilot/",
@@ -57,13 +51,19 @@ class Client:
         ids = list(job_ids) if job_ids is not None else None
         return list(self.ask("jobs", job_ids=ids, name=name, live=live, yaml=yaml))
 
-    def launch(self, task: dict[str, Any], name: str) -> int:
-        """The id of the managed job. If it raises, it may have been launched all the same."""
-        return int(self.ask("launch", timeout_s=LAUNCH_S, task=task, name=name))
+    def launch(self, task: dict[str, Any], name: str) -> int | None:
+        """The managed job's id; None while it is on its way. If it raises, it may have been launched all the same."""
+        job_id = self.ask("launch", timeout_s=LAUNCH_S, task=task, name=name, wait_s=LAUNCH_SEEN_S)
+        return None if job_id is None else int(job_id)
 
-    def is_launching(self, name: str) -> bool:
-        """Whether a launch of that name is on its way through the server, and may not be a job yet."""
-        return bool(self.ask("is_launching", name=name))
+    def launching(self, name: str) -> str:
+        """Where a launch of that name is: "launch" on its way through the server, perhaps not a job yet; "controller"
+        waiting for SkyPilot's own machine; "" nowhere."""
+        return str(self.ask("launching", name=name))
+
+    def abandon(self, name: str) -> bool:
+        """End the launches of that name that are on their way; whether there were any."""
+        return bool(self.ask("abandon", name=name))
 
     def cancel(self, job_ids: Sequence[int]) -> None:
         self.ask("cancel", job_ids=list(job_ids))
@@ -75,13 +75,27 @@ class Client:
         """Clusters whose name begins with `prefix`: name, status, launched_at, usd_per_hour."""
         return list(self.ask("clusters", prefix=prefix))
 
+    def server(self, *, timeout_s: float = QUERY_S) -> dict[str, Any]:
+        """sky_worker.site.server: what answers, and its version."""
+        return dict(self.ask("server", timeout_s=timeout_s))
+
+    def clouds(self, *, timeout_s: float = QUERY_S) -> list[str]:
+        """The clouds that the last `sky check` enabled, in lower case."""
+        return list(self.ask("clouds", timeout_s=timeout_s))
+
+    def controller(self, *, timeout_s: float = QUERY_S) -> dict[str, Any]:
+        """sky_worker.site.controller: where SkyPilot keeps its jobs."""
+        return dict(self.ask("controller", timeout_s=timeout_s))
+
+    def check_feasible(self, task: dict[str, Any], *, timeout_s: float = QUERY_S) -> None:
+        """Raises Refused where no enabled cloud offers what the task asks for, by SkyPilot's own catalog."""
+        self.ask("check_feasible", task=task, timeout_s=timeout_s)
+
     def down(self, cluster: str) -> None:
         self.ask("down", cluster=cluster, timeout_s=LAUNCH_S)
 
     def ask(self, call: str, *, timeout_s: float = QUERY_S, **arguments: Any) -> Any:
         """Raises Unavailable or Refused, saying which command mends it; within `timeout_s` and the time of a start."""
-        if importlib.util.find_spec("sky") is None:
-            raise NOT_INSTALLED
         with self._lock:
             if self._worker is None or self._worker.poll() is not None:
                 self._start()
@@ -105,7 +119,7 @@ class Client:
         self.close()
         environ = {"SKYPILOT_DISABLE_LOCAL_API_SERVER": "1", "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
         self._worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "patron_core.executors.skypilot_client"],
+            [sys.executable, "-P", "-m", "patron_core.executors.sky_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -136,132 +150,8 @@ class Client:
 
 
 def _error(kind: str, message: str) -> PatronError:
-    what = {"bad_task": Refused, "no_resources": Refused, "no_cloud": Unavailable}.get(kind, Busy)
+    what = {"bad_task": Refused, "no_resources": Refused, "no_cloud": Unavailable, "waking": OnItsWay}.get(kind, Busy)
     return what(f"SkyPilot: {message}", next=_NEXT[kind])
 
 
-# --- the worker
-
-
-def serve(requests: io.TextIOBase, answers: io.TextIOBase) -> None:
-    """Answer until whoever asks is gone."""
-    for line in iter(requests.readline, ""):
-        asked = json.loads(line)
-        call = asked.pop("call")
-        try:
-            answer = {"value": _CALLS[call](**asked)}
-        except Exception as error:  # the process boundary: whatever it was, the other side decides
-            kind = _kind(error)
-            answer = {"error": kind, "message": _nobody_answers() if kind == "server_down" else _words(error)}
-        answers.write(json.dumps(answer, default=str) + "\n")
-        answers.flush()
-
-
-def _kind(error: Exception) -> str:
-    name, names = type(error).__name__, {each.__name__ for each in type(error).__mro__}
-    # for some seconds SkyPilot believes in a server that it has seen, and what it raises is its HTTP library's
-    if names & {"ApiServerConnectionError", "ConnectionError"} or "LOCAL_API_SERVER" in str(error):
-        return "server_down"
-    if name == "NoCloudAccessError":
-        return "no_cloud"
-    if name == "ResourcesUnavailableError":
-        return "no_resources"
-    return "bad_task" if name in ("InvalidSkyPilotConfigError", "ValueError", "ParserError") else "failed"
-
-
-def _nobody_answers() -> str:
-    from sky.server.common import get_server_url
-
-    return f"no API server answers at {get_server_url()}"
-
-
-def _words(error: Exception) -> str:
-    import re
-
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    return " ".join(plain.split())[:500] or type(error).__name__
-
-
-def _jobs(*, job_ids: list[int] | None, name: str | None, live: bool, yaml: bool) -> list[dict[str, Any]]:
-    import sky
-
-    fields = [*_JOB_FIELDS, "user_yaml"] if yaml else list(_JOB_FIELDS)
-    request = sky.jobs.queue_v2(
-        refresh=False, skip_finished=live, all_users=True, job_ids=job_ids, name_match=name, fields=fields
-    )
-    records = sky.get(request)[0]
-    return [{field: _plain(getattr(record, field, None)) for field in fields} for record in records]
-
-
-def _plain(value: Any) -> Any:
-    return getattr(value, "value", value)
-
-
-def _launch(*, task: dict[str, Any], name: str) -> int:
-    import sky
-
-    job_ids, _ = sky.get(sky.jobs.launch(sky.Task.from_yaml_config(task), name=name))
-    return int(job_ids[0])
-
-
-def _is_launching(*, name: str) -> bool:
-    import sky
-
-    requests = sky.api_status(all_status=False, limit=None)
-    return any("jobs.launch" in request.name and name in json.dumps(vars(request), default=str) for request in requests)
-
-
-def _cancel(*, job_ids: list[int]) -> None:
-    import sky
-
-    sky.get(sky.jobs.cancel(job_ids=job_ids))
-
-
-def _logs(*, job_id: int, lines: int) -> str:
-    import sky
-
-    output = io.StringIO()
-    sky.jobs.tail_logs(job_id=job_id, follow=False, tail=lines, output_stream=output)
-    return output.getvalue()
-
-
-def _clusters(*, prefix: str) -> list[dict[str, Any]]:
-    import sky
-
-    found = []
-    for cluster in sky.get(sky.status(all_users=True)):
-        if cluster["name"].startswith(prefix):
-            hourly = None
-            with suppress(Exception):  # a catalog without its price must not hide a cluster that burns money
-                hourly = cluster["handle"].launched_resources.get_cost(3600)
-            found.append(
-                {
-                    "name": cluster["name"],
-                    "status": _plain(cluster["status"]),
-                    "launched_at": cluster["launched_at"],
-                    "usd_per_hour": hourly,
-                }
-            )
-    return found
-
-
-def _down(*, cluster: str) -> None:
-    import sky
-
-    sky.get(sky.down(cluster))
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "jobs": _jobs,
-    "launch": _launch,
-    "is_launching": _is_launching,
-    "cancel": _cancel,
-    "logs": _logs,
-    "clusters": _clusters,
-    "down": _down,
-}
-
-if __name__ == "__main__":
-    answers_out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # SkyPilot prints; only answers may go where they are read
-    serve(sys.stdin, answers_out)  # type: ignore[arg-type]
+shared = Client()  # one worker for a process, whoever asks

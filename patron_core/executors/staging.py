@@ -23,7 +23,8 @@ from trainer.contract.commit import COMMIT_FILE, commit_of
 from trainer.contract.words import printable
 
 PACKAGES = ("patron_core", "trainer")
-FILES = ("pyproject.toml", "README.md", "LICENSE")  # what installing the two packages reads
+# what installing the two packages reads, and the pinned ones that they need
+FILES = ("pyproject.toml", "README.md", "LICENSE", "skypilot/requirements.txt")
 WITH_WHEEL = Path("patron_core", "shipped")  # where pyproject.toml puts FILES in a wheel; settings.shipped
 SOURCES = frozenset({".py", ".cpp", ".mako"})
 KEPT_S = 86_400.0  # a launch may still be uploading an older copy

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from patron_core.errors import Conflict, PatronError
+from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
 from patron_core.lifecycle import bill, holds, trouble, workload
 from patron_core.lifecycle.decide import Action, ActionKind
@@ -22,7 +22,7 @@ from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
-from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
@@ -109,6 +109,8 @@ def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Execu
         said = {"error": error.message, "next": error.next}
         action = Action(kind=ActionKind.END, why=error.message, reason=EndReason.NOT_STARTED, evidence=said)
         _end(store, scene, attempt, action, executor, now=now)
+    except OnItsWay as error:
+        trouble.note(store, scene.run, error.message, actor=SUPERVISOR, now=now, on_its_way=True)
     except (PatronError, OSError) as error:
         message = error.message if isinstance(error, PatronError) else str(error)
         trouble.note(store, scene.run, message, actor=SUPERVISOR, now=now)
@@ -131,6 +133,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
+            lab=labs.lab_id(store),
             machine=attempt.price.get("machine") or {},
         )
     )

@@ -49,6 +49,7 @@ class Situation:
     slowest_s: float = 0.0  # the slowest part of the dryrun: how long this workload may well be silent
     trouble: str | None = None  # why what the attempt left cannot be read, or why it could not be submitted
     since_trouble_s: float = 0.0
+    on_its_way: bool = False  # that is no trouble: what was asked for takes minutes
     failures: int = 0  # unexplained deaths in a row without a new checkpoint
     since_end_s: float = 0.0  # since the last attempt ended
     recovers_itself: bool = False
@@ -102,7 +103,11 @@ def _with_intent(now: Situation) -> Action:
     if now.stop_requested:
         reason = _wished(now.stop_requested)
         return Action(kind=ActionKind.END, why="stopped before it was submitted", reason=reason)
-    if now.trouble and now.since_trouble_s > TROUBLE_S:
+    if now.without_machine_s > now.capacity_wait_s:
+        new_state = RunState.DRAFT if now.attempt_kind == "dryrun" else NEXT_STATE[EndReason.NO_CAPACITY]
+        why = f"no machine within {now.capacity_wait_s:.0f} s" + (f": {now.trouble}" if now.trouble else "")
+        return Action(kind=ActionKind.END, why=why, reason=EndReason.NO_CAPACITY, new_state=new_state)
+    if now.trouble and now.since_trouble_s > TROUBLE_S and not now.on_its_way:
         reason = EndReason.NOT_STARTED
         return Action(kind=ActionKind.END, why=now.trouble, reason=reason, evidence={"error": now.trouble})
     return Action(kind=ActionKind.SUBMIT, why="intent recorded, not yet submitted")

@@ -133,6 +133,7 @@ def _situation(
         result=left.result,
         run_dir_exists=left.run_dir_exists,
         trouble=left.unreadable or (noted.message if noted else None),
+        on_its_way=bool(noted and noted.on_its_way and not left.unreadable),
         since_trouble_s=_since(noted.since if noted else None, now),
         slowest_s=_slowest_s(run),
         had_checkpoint=known_checkpoint_step is not None,
@@ -147,7 +148,9 @@ def _situation(
         failures=run.failures,
         since_end_s=_since(attempt.ended_at, now),
         recovers_itself=executor.recovers_itself,
-        without_machine_s=_since(run.updated_at if run.state is RunState.RECOVERING else attempt.started_at, now),
+        without_machine_s=_since(
+            run.updated_at if run.state is RunState.RECOVERING else attempt.started_at or attempt.created_at, now
+        ),
         capacity_wait_s=(attempt.price.get("machine") or {}).get("wait_s") or float("inf"),
     )
 

@@ -17,6 +17,7 @@ KIND = "trouble"
 class Trouble:
     message: str
     since: float  # when it was first noted
+    on_its_way: bool = False  # what was asked for takes minutes, and nothing is wrong
 
 
 def standing(history: list[RunEvent]) -> Trouble | None:
@@ -27,12 +28,18 @@ def standing(history: list[RunEvent]) -> Trouble | None:
             noted = []
         elif event.kind == KIND:
             noted.append(event)
-    return Trouble(message=str(noted[-1].detail.get("message", "")), since=noted[0].time) if noted else None
+    if not noted:
+        return None
+    last = noted[-1].detail
+    same = [event for event in noted if bool(event.detail.get("on_its_way")) == bool(last.get("on_its_way"))]
+    return Trouble(message=str(last.get("message", "")), since=same[0].time, on_its_way=bool(last.get("on_its_way")))
 
 
-def note(store: Store, run: Run, message: str, *, actor: str, now: float) -> None:
+def note(store: Store, run: Run, message: str, *, actor: str, now: float, on_its_way: bool = False) -> None:
     """Again with the same message it writes nothing."""
     known = standing(runs.events(store, run.id))
     if known is None or known.message != message:
         with store.begin() as conn:
-            runs.add_event(conn, run.id, kind=KIND, actor=actor, now=now, detail={"message": message})
+            runs.add_event(
+                conn, run.id, kind=KIND, actor=actor, now=now, detail={"message": message, "on_its_way": on_its_way}
+            )

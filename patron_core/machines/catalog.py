@@ -6,7 +6,6 @@ read_market(["A100-40GB", "H100"])        live or from the cache; raises Unavail
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import signal
@@ -15,10 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from patron_core import settings
-from patron_core.errors import InvalidInput, Unavailable
+from patron_core.errors import InvalidInput, PatronError, Unavailable
+from patron_core.executors import skypilot_client
 from patron_core.market.accelerators import names_of
 from patron_core.market.offers import Market, catalog_market
 from patron_core.rundir.files import read_json, write_json
@@ -27,8 +28,12 @@ from trainer.contract.devices import DEVICES
 CLOUDS = ("gcp", "aws", "lambda", "runpod")  # those that patron's extras install
 PRICED_CLOUDS = frozenset({*CLOUDS, "azure", "oci", "ibm", "do", "nebius", "vast", "fluidstack", "paperspace", "cudo"})
 TIMEOUT_S = 60.0
+ENABLED_TIMEOUT_S = 10.0
+ENABLED_AGE_S = 60.0
 MAX_AGE_S = 6 * 3600.0  # SkyPilot itself fetches its catalogs again after 7 hours
-INSTALL = "uv sync --extra gcp"
+
+
+_enabled: list[tuple[float, list[str] | None]] = []  # when it was asked, and the answer
 
 
 def read_market(
@@ -51,7 +56,7 @@ def read_market(
     stale = [cloud for cloud, answer in kept.items() if answer is None or now - answer["read_at"] > max_age_s]
     problems: list[str] = []
     if stale:
-        read, problems = _read(wanted, stale, timeout_s, has_kept=any(kept.values()))
+        read, problems = _read(wanted, stale, timeout_s)
         for cloud, answer in read.items():
             kept[cloud] = answer = answer | {"read_at": now}
             _keep(cloud, wanted, answer)
@@ -70,9 +75,15 @@ def read_market(
     return catalog_market(answers, as_of=as_of, problems=problems)
 
 
-def has_sky() -> bool:
-    """Whether SkyPilot is installed, without the two seconds of importing it."""
-    return importlib.util.find_spec("sky") is not None
+def enabled_clouds(*, timeout_s: float = ENABLED_TIMEOUT_S) -> list[str] | None:
+    """The clouds that SkyPilot may use here, in lower case; None where its server does not say. Asked once a minute."""
+    now = time.monotonic()
+    if not _enabled or now - _enabled[0][0] > ENABLED_AGE_S:
+        clouds: list[str] | None = None
+        with suppress(PatronError):  # no server: nothing can be launched either, and prices are worth a look without
+            clouds = skypilot_client.shared.clouds(timeout_s=timeout_s)
+        _enabled[:] = [(now, clouds)]
+    return _enabled[0][1]
 
 
 def _accelerators(devices: Iterable[str]) -> tuple[str, ...]:
@@ -97,19 +108,9 @@ def _check_clouds(clouds: Sequence[str]) -> None:
         )
 
 
-def _read(
-    names: Sequence[str], clouds: Sequence[str], timeout_s: float, *, has_kept: bool
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """({cloud: answer}, problems) from the reading process, ended at the deadline; what it said until then counts.
-
-    Raises Unavailable without SkyPilot where nothing kept could stand in.
-    """
-    if not has_sky():
-        problem = f"SkyPilot is not installed, so its catalog cannot be read ({INSTALL})"
-        if not has_kept:
-            raise Unavailable(f"{problem}; --fallback-prices takes the dated table of list prices", next=INSTALL)
-        return {}, [problem]
-    command = [sys.executable, "-P", "-m", "patron_core.machines.sky_catalog"]
+def _read(names: Sequence[str], clouds: Sequence[str], timeout_s: float) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """({cloud: answer}, problems) from the reading process, ended at the deadline; what it said until then counts."""
+    command = [sys.executable, "-P", "-m", "patron_core.executors.sky_worker.catalog"]
     command += ["--accelerators", ",".join(names), "--clouds", ",".join(clouds)]
     # files, not pipes: a grandchild that lives on would keep a pipe open, and half an answer is worth keeping
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:

@@ -90,8 +90,8 @@ class Target:
     def _market(self) -> list[Price]:
         """The cheapest zone, and those that cost little more: any of them may be where the machine is found."""
         device = self.find_device(None).name
-        market = catalog.read_market([device])
         only = self._only()
+        market = catalog.read_market([device], clouds=_usable_clouds(only))
         place = only.split("/") if only else []  # a cloud, a region, a zone
         found = [
             p
@@ -125,6 +125,16 @@ class Target:
             return [self._only()] if self._only() else []
         return [price.infra for price in self._market() if price.infra]
 
+    def _asked(self) -> list[str | dict[str, Any]]:
+        """The places as the executor is told: with the accelerator and instance type of the row that was chosen."""
+        if self._is_priced_by_hand:
+            return list(self.places())
+        return [
+            {"infra": price.infra, "accelerator": price.accelerator, "instance_type": price.instance_type}
+            for price in self._market()
+            if price.infra
+        ]
+
     def _only(self) -> str:
         return self.only or settings.sky_infra()
 
@@ -141,7 +151,7 @@ class Target:
         machine = {
             "accelerator": self.find_device(None).accelerator,
             "spot": self.spot,
-            "places": self.places(),
+            "places": self._asked(),
             "wait_s": self.wait_s or settings.capacity_wait_s(),
         }
         market = [] if self._is_priced_by_hand else [price.to_dict() for price in self._market()]
@@ -180,6 +190,27 @@ class Target:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Target:
         return cls(**values)
+
+
+def _usable_clouds(only: str) -> list[str]:
+    """Those that are priced and that SkyPilot may use: a place on another would be waited for in vain. Raises Refused
+    where there is none."""
+    enabled = catalog.enabled_clouds()
+    if enabled is None:
+        return list(catalog.CLOUDS)
+    usable = [cloud for cloud in enabled if cloud in catalog.PRICED_CLOUDS]
+    asked = only.partition("/")[0]
+    if asked and asked not in enabled:
+        raise Refused(f"{asked} is not enabled in SkyPilot ({_listed(enabled)})", next=f"sky check {asked}")
+    if not usable and not asked:
+        raise Refused(
+            f"no cloud whose prices are known is enabled in SkyPilot ({_listed(enabled)})", next="sky check gcp aws"
+        )
+    return usable or list(catalog.CLOUDS)
+
+
+def _listed(clouds: list[str]) -> str:
+    return f"enabled: {', '.join(clouds) or 'none'}"
 
 
 def target_of(run: Run) -> Target:

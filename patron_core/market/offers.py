@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from patron_core.errors import Refused
@@ -61,7 +61,7 @@ class Market:
 def catalog_market(
     answers: Sequence[Mapping[str, Any]], *, as_of: Mapping[str, str], problems: Iterable[str] = ()
 ) -> Market:
-    """From what `sky_catalog` read: one answer a cloud, {"cloud", "rows": [...]}; a row may hold both prices."""
+    """From what `sky_worker.catalog` read: one answer a cloud, {"cloud", "rows": [...]}; a row may hold both prices."""
     prices: list[Price] = []
     left_out: list[LeftOut] = []
     for answer in answers:
@@ -105,7 +105,7 @@ def _add_row(row: Mapping[str, Any], cloud: str, as_of: str, prices: list[Price]
             continue
         price = Price(
             device=accelerator.device,
-            usd_micros_per_hour=math.ceil(round(1e6 * usd, 3)) if math.isfinite(usd) else 0,  # up, but not for an ulp
+            usd_micros_per_hour=_micros(usd),
             source=CATALOG_SOURCE,
             as_of=as_of,
             spot=spot,
@@ -117,6 +117,14 @@ def _add_row(row: Mapping[str, Any], cloud: str, as_of: str, prices: list[Price]
             instance_type=row["instance_type"],
         )
         try:
+            alone = row.get("gpu_spot_price" if spot else "gpu_price")
+            if alone is not None:  # the host's price must not hide a GPU that is listed at nothing
+                checked_price(replace(price, usd_micros_per_hour=_micros(alone), source=f"the GPU alone in {place}"))
             prices.append(checked_price(price))
         except Refused as refused:
             left_out.append(LeftOut(what=f"{what}, {price.kind}", why=refused.message))
+
+
+def _micros(usd: float) -> int:
+    """Up, but not for an ulp; 0, which is refused, for what is no number."""
+    return math.ceil(round(1e6 * usd, 3)) if math.isfinite(usd) else 0

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from patron_core.store import attempts, calibrations, hosts, leases, ledger, mirrors, notes, requests, runs, searches
+from patron_core.store import (
+    attempts,
+    calibrations,
+    hosts,
+    labs,
+    leases,
+    ledger,
+    mirrors,
+    notes,
+    requests,
+    runs,
+    searches,
+)
 from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
@@ -40,6 +52,7 @@ __all__ = [
     "attempts",
     "calibrations",
     "hosts",
+    "labs",
     "leases",
     "ledger",
     "mirrors",

@@ -92,6 +92,15 @@ def _run_id(*, nullable: bool = False) -> Column[str]:
     return Column("run_id", String(80), ForeignKey("runs.id"), nullable=nullable)
 
 
+lab = Table(
+    "lab",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),  # 1: there is one
+    _name("id"),
+    _name("readable_from"),  # the oldest checkout that can read this database, by its newest migration
+    _time("created_at"),
+)
+
 runs = Table(
     "runs",
     metadata,

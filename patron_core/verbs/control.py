@@ -84,7 +84,7 @@ def cancel(store: Store, run_id: str, *, actor: str, now: float | None = None) -
     """End a run for good. What it holds goes back to the wallet; what it used stays charged. Safe to repeat."""
     now = time.time() if now is None else now
     named = runs.get_run(store, run_id)
-    with store.begin() as conn:
+    with store.begin(any_version=True) as conn:
         run = runs.lock(conn, named.id)
         if run.state in TERMINAL or run.stop_requested == "cancel":
             return run
@@ -104,7 +104,7 @@ def pause(store: Store, run_id: str, *, actor: str, now: float | None = None) ->
     """
     now = time.time() if now is None else now
     named = runs.get_run(store, run_id)
-    with store.begin() as conn:
+    with store.begin(any_version=True) as conn:
         run = runs.lock(conn, named.id)
         if run.state is RunState.PAUSED or run.stop_requested == "pause":
             return run

@@ -12,7 +12,7 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, hosts, ledger, runs, searches
+from patron_core.store import Store, hosts, labs, ledger, runs, searches
 from patron_core.store.records import Host, LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.verbs.health import host_dict
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
@@ -25,6 +25,7 @@ log = logging.getLogger("patron.lab")
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
+    lab: str  # the lab's own id
     project: str
     projects: dict[str, int]  # runs in each
     runs: list[RunSummary]  # of this project, newest first
@@ -48,6 +49,7 @@ class Lab:
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "lab": self.lab,
             "project": self.project,
             "projects": self.projects,
             "wallet": wallet_dict(self.wallet),
@@ -102,6 +104,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
     found = runs.list_summaries(store, project=project, limit=limit)
     machines = hosts.everybody(store)
     return Lab(
+        lab=labs.lab_id(store),
         project=project,
         projects=runs.projects(store),
         runs=found,

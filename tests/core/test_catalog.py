@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,16 +10,19 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from skyserver import write_catalog
+
 from patron_core.errors import InvalidInput, Unavailable
+from patron_core.executors.base import Job
+from patron_core.executors.sky_task import make_task
 from patron_core.machines import catalog
 from patron_core.market.accelerators import ACCELERATORS, names_of
 from patron_core.market.offers import catalog_market, fallback_market
 from patron_core.ui import price_view
 from trainer.contract.devices import DEVICES
 
-needs_sky = pytest.mark.skipif(
-    importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra gcp"
-)
 GPU = "\"{{'Gpus': [{{'Name': '{name}', 'MemoryInfo': {{'SizeInMiB': {mib}}}}}]}}\""
 HEAD = "InstanceType,vCPUs,MemoryGiB,AcceleratorName,AcceleratorCount,GpuInfo,Region,AvailabilityZone,Price,SpotPrice"
 A100, A100_80 = GPU.format(name="A100", mib=40960), GPU.format(name="A100-80GB", mib=81920)
@@ -31,11 +33,13 @@ a2-highgpu-1g,12,85,,,,us-central1,us-central1-b,0.74,0.15
 a2-highgpu-1g,12,85,,,,europe-west4,europe-west4-a,0.81,0.16
 a2-ultragpu-1g,12,170,,,,us-central1,us-central1-a,1.10,0.22
 a3-highgpu-1g,26,234,,,,us-central1,us-central1-a,1.00,0.60
+a3-highgpu-1g,26,234,,,,us-west1,us-west1-a,1.00,0.60
 ,,,A100,1,{A100},us-central1,us-central1-a,2.93,0.88
 ,,,A100,1,{A100},us-central1,us-central1-b,2.93,
 ,,,A100,1,{A100},europe-west4,europe-west4-a,3.22,0.97
 ,,,A100-80GB,1,{A100_80},us-central1,us-central1-a,3.93,1.57
 ,,,H100,1,{H100},us-central1,us-central1-a,10.06,2.50
+,,,H100,1,{H100},us-west1,us-west1-a,0.0,0.01
 """
 AWS = f"""{HEAD}
 p5.48xlarge,192,2048,H100,8,{H100},us-east-1,use1-az1,98.32,0.01
@@ -112,6 +116,16 @@ def test_a_lying_row_hides_no_good_one() -> None:
     assert all(one.why and "H100" in one.what for one in found.left_out)
 
 
+@pytest.mark.parametrize("gpu", [0.0, 0.01])
+def test_a_gpu_at_nothing_does_not_hide_behind_its_hosts_price(gpu: float) -> None:
+    """GCP lists them apart: an H100 at nothing and its host made $0.61 an hour, which a spot market might ask."""
+    found = market(row(price=1.0 + gpu, gpu_price=gpu, spot_price=0.6 + gpu, gpu_spot_price=gpu), cloud="gcp")
+    assert not found.prices
+    assert ["the GPU alone" in one.why for one in found.left_out] == [True, True]
+    found = market(row(price=11.06, gpu_price=10.06, spot_price=3.1, gpu_spot_price=2.5), cloud="gcp")
+    assert [p.usd_micros_per_hour for p in found.prices] == [3_100_000, 11_060_000]
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -174,7 +188,6 @@ def test_the_market_becomes_a_frame_and_a_chart_that_is_drawn_of_whatever_there_
 # ---- reading
 
 
-@needs_sky
 def test_prices_come_by_cloud_region_and_zone_from_the_real_catalog(catalogs: Path) -> None:
     found = catalog.read_market(["A100-40GB", "A100-80GB", "H100"], clouds=["gcp", "aws"])
     assert not found.problems
@@ -198,6 +211,7 @@ def test_prices_come_by_cloud_region_and_zone_from_the_real_catalog(catalogs: Pa
     assert {(one.what.split(" in ")[0], one.why.split(" at ")[0]) for one in found.left_out} == {
         ("8x H100 (p5.48xlarge)", "skypilot catalog gives 8x H100"),
         ("1x H100 (p5.4xlarge)", "skypilot catalog gives H100"),
+        ("1x H100 (a3-highgpu-1g)", "the GPU alone in gcp/us-west1/us-west1-a gives H100"),
         ("1x H100 (odd.xlarge)", "the catalog gives it 16 GiB, and H100 has 80"),
     }
     json.dumps(found.to_dict())
@@ -225,13 +239,12 @@ def reader(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Puts a reading process of the test's own in the place of the real one."""
 
     def put(code: str) -> None:
-        package = tmp_path / "fake" / "patron_core" / "machines"
+        package = tmp_path / "fake" / "patron_core" / "executors" / "sky_worker"
         package.mkdir(parents=True, exist_ok=True)
-        for folder in (package.parent, package):
+        for folder in (package.parent.parent, package.parent, package):
             (folder / "__init__.py").write_text("")
-        (package / "sky_catalog.py").write_text(code)
+        (package / "catalog.py").write_text(code)
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
-        monkeypatch.setattr(catalog, "has_sky", lambda: True)
 
     monkeypatch.chdir(tmp_path)  # `python -m` looks here first
     return put
@@ -274,13 +287,6 @@ def test_no_price_at_all_is_unavailable_and_says_what_to_do(reader) -> None:
     assert "--fallback-prices" in refused.value.message + refused.value.next
 
 
-def test_without_skypilot_the_error_says_which_command_installs_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "has_sky", lambda: False)
-    with pytest.raises(Unavailable, match="not installed") as refused:
-        catalog.read_market(["H100"], clouds=["gcp"])
-    assert refused.value.next.startswith("uv sync --extra gcp")
-
-
 def test_wrong_names_are_refused_before_anything_is_read(home: Path) -> None:
     with pytest.raises(InvalidInput, match="V100"):
         catalog.read_market(["V100"])
@@ -299,31 +305,63 @@ def test_reading_prices_never_imports_sky_here() -> None:
 # ---- the optimizer
 
 
-@needs_sky
-def test_skypilots_own_optimizer_agrees_on_the_cheapest_of_a_believable_catalog(catalogs: Path) -> None:
-    """`sky.Optimizer` picks the machine that we list first; from a catalog with a lie it would take the lie."""
-    (catalogs / "aws" / "vms.csv").write_text(f"{HEAD}\np5.4xlarge,16,256,H100,1,{H100},us-east-1,use1-az1,6.88,4.2\n")
-    found = catalog.read_market(["H100"], clouds=["gcp", "aws"])
-    code = """
-import sys
-out, sys.stdout = sys.stdout, sys.stderr
-import sky
-from sky import clouds, global_user_state, sky_logging
-from sky.clouds import cloud as cloud_lib
-enabled = [(clouds.GCP(), cloud_lib.CloudCapability.COMPUTE), (clouds.AWS(), cloud_lib.CloudCapability.COMPUTE)]
-from sky import check
-check.get_cached_enabled_clouds_or_refresh = lambda *a, **k: [clouds.GCP(), clouds.AWS()]
-with sky_logging.silent(), sky.Dag() as dag:
-    task = sky.Task(run="true").set_resources(
-        [sky.Resources(accelerators="H100:1", use_spot=spot) for spot in (True, False)]
-    )
-    sky.Optimizer.optimize(dag, quiet=True)
-best = task.best_resources
-print(best.cloud, best.region, best.use_spot, round(best.get_cost(3600), 2), file=out)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+def sky_says(code: str, *arguments: str) -> list[dict[str, object]]:
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
-    cheapest = min((p for p in found.prices if p.num_gpus == 1), key=lambda p: p.usd_micros_per_hour)
-    cloud, region, spot, usd = done.stdout.split()
-    assert (cloud.lower(), region, spot) == (cheapest.cloud, cheapest.region, str(cheapest.spot))
-    assert float(usd) == pytest.approx(cheapest.usd_micros_per_hour / 1e6)
+    answer: list[dict[str, object]] = json.loads(done.stdout.rpartition("ANSWER ")[2])
+    return answer
+
+
+_FEASIBLE = """
+import json, sys
+import sky
+from sky import check, optimizer, sky_logging
+from sky.utils.registry import CLOUD_REGISTRY
+names = ("gcp", "aws", "lambda", "runpod")
+check.get_cached_enabled_clouds_or_refresh = lambda *a, **k: [CLOUD_REGISTRY.from_str(name) for name in names]
+answers = []
+for asked in json.loads(sys.argv[1]):
+    task = sky.Task.from_yaml_config({"run": "true", "resources": asked})
+    with sky_logging.silent():
+        launchable = optimizer._fill_in_launchable_resources(task, None, quiet=True)[0]
+    answers.append([
+        {"infra": "/".join(filter(None, (str(one.cloud).lower(), one.region, one.zone))),
+         "instance_type": one.instance_type, "accelerators": dict(one.accelerators or {}), "spot": one.use_spot,
+         "usd": one.get_cost(3600)}
+        for each in launchable.values() for one in each
+    ])
+print("ANSWER", json.dumps(answers))
+"""
+
+
+def test_skypilots_own_list_of_feasible_machines_holds_every_row_that_can_be_planned(
+    catalogs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked by the row's accelerator and instance type it is that row, at that price. By the device's plain name it is
+    Lambda's PCIe card, and at RunPod another card too."""
+    write_catalog(tmp_path / "runtime")
+    monkeypatch.setattr(catalog, "enabled_clouds", lambda: list(catalog.CLOUDS))
+    read = catalog.read_market(["A100-40GB", "H100"])
+    rows = [price for price in read.prices if price.num_gpus == 1]
+    assert {price.cloud for price in rows} == set(catalog.CLOUDS)
+    asked = []
+    for price in rows:
+        place = {"infra": price.infra, "accelerator": price.accelerator, "instance_type": price.instance_type}
+        machine = {"accelerator": names_of(price.device)[0], "spot": price.spot, "places": [place]}
+        job = Job(key="r1-train-1", command=("true",), run_dir="s3://b/r1", deadline_s=9, grace_s=9, machine=machine)
+        monkeypatch.setenv("PATRON_SKY_PYTHON", sys.executable)
+        asked.append(make_task(job)["resources"])
+    plain = [{"infra": "lambda", "accelerators": "H100:1"}, {"infra": "runpod", "accelerators": "H100:1"}]
+    *feasible, on_lambda, on_runpod = sky_says(_FEASIBLE, json.dumps([*asked, *plain]))
+    for price, found in zip(rows, feasible, strict=True):
+        assert found == [
+            {
+                "infra": price.infra,
+                "instance_type": price.instance_type,
+                "accelerators": {price.accelerator: 1},
+                "spot": price.spot,
+                "usd": pytest.approx(price.usd_micros_per_hour / 1e6),
+            }
+        ]
+    assert [one["instance_type"] for one in on_lambda][:1] == ["gpu_1x_h100_pcie"]
+    assert [one["instance_type"] for one in on_runpod] == ["1x_H100_SECURE"]

@@ -44,6 +44,9 @@ def silent(seconds: float, longest: float = 0.0) -> Observation:
     return Observation(status=ObservedStatus.RUNNING, uptime_s=10.0, evidence=evidence)
 
 
+_ON_ITS_WAY: dict[str, Any] = {
+    "attempt_state": "intent", "trouble": "x", "on_its_way": True, "since_trouble_s": 9999.0, "capacity_wait_s": 1800.0,
+}  # fmt: skip
 RUNNING = Observation(status=ObservedStatus.RUNNING, uptime_s=10.0)
 KILLED = signal.SIGKILL.value
 
@@ -119,6 +122,10 @@ def test_the_verdict_comes_from_evidence(seen: Observation, changes: dict[str, A
         ),
         ({"attempt_state": "intent", "trouble": "x", "since_trouble_s": TROUBLE_S}, ActionKind.SUBMIT, None),
         ({"attempt_state": "intent", "trouble": "x", "since_trouble_s": TROUBLE_S + 1}, ActionKind.END, None),
+        # the first launch builds SkyPilot's controller, which takes longer than trouble may; and has a limit of its own
+        (_ON_ITS_WAY | {"without_machine_s": 1799.0}, ActionKind.SUBMIT, None),
+        (_ON_ITS_WAY | {"without_machine_s": 1801.0}, ActionKind.END, RunState.FUNDED),
+        (_ON_ITS_WAY | {"without_machine_s": 1801.0, "attempt_kind": "dryrun"}, ActionKind.END, RunState.DRAFT),
         ({"observation": ended(0)}, ActionKind.END, RunState.SUCCEEDED),
         ({"observation": ended(75)}, ActionKind.END, RunState.RECOVERING),
         ({"observation": ended(76)}, ActionKind.END, RunState.FAILED),

@@ -1,5 +1,7 @@
 """Prices: a dated fallback for every device, and no belief in the impossible."""
 
+from dataclasses import replace
+
 import pytest
 
 from patron_core.errors import InvalidInput, Refused
@@ -50,16 +52,24 @@ def test_missing_price_is_refused():
 
 
 def test_refusal_shows_the_plausible_range():
-    with pytest.raises(Refused, match=r"\$0\.01 an hour; plausible is \$0\.84 to \$170\.00"):
+    with pytest.raises(Refused, match=r"\$0\.01 an hour; plausible is \$2\.04 to \$170\.00"):
         checked_price(price("B200", 10_000))
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_the_range_holds_real_markets(device):
     """Spot on small clouds has been seen at a quarter of a large one's."""
-    low, high = plausible_usd_micros_per_hour(device)
-    assert low < 0.25 * fallback_price(device, spot=True).usd_micros_per_hour
-    assert high > 2 * fallback_price(device, spot=False).usd_micros_per_hour
+    for spot in (True, False):
+        low, high = plausible_usd_micros_per_hour(device, spot=spot)
+        assert low < 0.25 * fallback_price(device, spot=spot).usd_micros_per_hour
+        assert high > 2 * fallback_price(device, spot=False).usd_micros_per_hour
+
+
+def test_on_demand_has_a_floor_of_its_own():
+    """An H100 at 41 cents may be a spot market in a bad hour; nobody sells it on demand for that."""
+    assert checked_price(replace(price("H100", 410_000), spot=True))
+    with pytest.raises(Refused, match=r"plausible is \$1\.32 to"):
+        checked_price(price("H100", 410_000))
 
 
 def test_local_price_may_be_tiny_and_not_zero():

@@ -20,7 +20,8 @@ SECRET = "planted-secret-4711"
 PLANTED = (
     ".env", ".netrc", "id_rsa", "key.pem", "credentials.json", "scratch.py", "notebooks/scratch.py", "data/corpus.txt",
     "patron_core/.env", "patron_core/key.pem", "trainer/service-account.json", "trainer/.hidden/token.py",
-    "trainer/__pycache__/secret.py", "trainer/notes.txt", "patron_core/ui/scratch.ipynb", ".sky/config.yaml",
+    "skypilot/.env", "skypilot/mine.yaml", "trainer/__pycache__/secret.py", "trainer/notes.txt",
+    "patron_core/ui/scratch.ipynb", ".sky/config.yaml",
 )  # fmt: skip
 
 
@@ -31,7 +32,8 @@ def checkout(tmp_path: Path) -> Path:
     shared = shutil.ignore_patterns("__pycache__")
     for name in ("patron_core", "trainer"):
         shutil.copytree(ROOT / name, root / name, ignore=shared)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    (root / "skypilot").mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "skypilot/requirements.txt"):
         shutil.copy(ROOT / name, root / name)
     git = ("git", "-C", str(root), "-c", "user.name=ada", "-c", "user.email=ada@example.org")
     for arguments in (("init", "-q"), ("add", "."), ("commit", "-qm", "first")):
@@ -54,7 +56,7 @@ def test_only_sources_are_sent_and_no_secret(home: Path, checkout: Path) -> None
     ).stdout.split()
     assert sent == {*tracked, "trainer/commit.json"}
     assert {Path(name).parts[0] for name in sent} == {
-        "patron_core", "trainer", "pyproject.toml", "README.md", "LICENSE",
+        "patron_core", "trainer", "pyproject.toml", "README.md", "LICENSE", "skypilot",
     }  # fmt: skip
     for path in stage(checkout).rglob("*"):
         assert path.is_dir() or SECRET not in path.read_text(), path

@@ -111,13 +111,6 @@ def test_processes_open_a_fresh_postgresql_database_at_once(empty_postgres_url: 
     _race_to_open(empty_postgres_url)
 
 
-def test_a_database_from_the_future_is_refused(store: Store) -> None:
-    with store.begin() as conn:
-        conn.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(Unavailable, match="version 9999"):
-        Store.open(store.url.render_as_string(hide_password=False))
-
-
 def test_a_failed_write_leaves_nothing(store: Store) -> None:
     def fail_half_way() -> None:
         with store.begin() as conn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import re
@@ -20,10 +19,8 @@ from trainer.contract.grace import STOP_WITHIN_S
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "skypilot").glob("*.yaml"))
+PINS = ROOT / "skypilot" / "requirements.txt"
 RECOVERY_KEYS = {"strategy", "max_restarts_on_errors", "recover_on_exit_codes"}
-needs_sky = pytest.mark.skipif(
-    importlib.util.find_spec("sky") is None, reason="SkyPilot is not installed: uv sync --extra slurm"
-)
 
 # SkyPilot keeps what it knows in HOME, so that it is asked in a process of its own with a home of its own
 _OPTIMIZE = """
@@ -93,7 +90,6 @@ def test_there_is_a_file_for_each_kind_of_job() -> None:
     assert [path.name for path in FILES] == ["dryrun.yaml", "train-multi.yaml", "train.yaml"]
 
 
-@needs_sky
 def test_skypilot_takes_every_file_and_its_optimizer_finds_the_cheapest_place(tmp_path: Path) -> None:
     write_catalog(tmp_path, cheap_region="europe-west4")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("SKYPILOT_")}
@@ -134,9 +130,35 @@ def test_the_shell_ends_with_the_guard_and_setup_hides_no_failure(path: Path) ->
         subprocess.run(["bash", "-n", "-c", config[name]], check=True)
 
 
+def pins_of(path: Path) -> dict[str, set[str]]:
+    """Package -> the versions that are pinned, one for each set of markers."""
+    found: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==([\w.+]+)", path.read_text(), re.MULTILINE):
+        found.setdefault(name, set()).add(version)
+    return found
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_setup_installs_what_the_trainer_imports_in_fixed_versions(path: Path) -> None:
-    pins = dict(item.split("==") for item in load(path)["envs"]["PATRON_REQUIREMENTS"].split())
+def test_setup_installs_pinned_packages_by_their_hashes_and_nothing_else(path: Path) -> None:
+    installs = [line for line in load(path)["setup"].replace("\\\n", "").splitlines() if " pip install " in line]
+    packages, ours = installs
+    assert packages.endswith(" --require-hashes -r skypilot/requirements.txt")
+    assert "--no-deps --no-build-isolation" in ours  # what builds it is pinned too
+    assert ours.endswith("--reinstall-package patron .")
+
+
+def test_every_pin_has_its_hashes_and_no_file_of_pins_names_an_index() -> None:
+    machines, tests = pins_of(PINS), pins_of(ROOT / ".ci" / "constraints.txt")
+    assert all(versions <= tests[name] for name, versions in machines.items() if name in tests)  # as they were tested
+    blocks = re.split(r"\n(?=\S)", PINS.read_text().strip())
+    assert all("--hash=sha256:" in block for block in blocks)
+    assert len(blocks) == sum(map(len, machines.values())) > 40
+    assert machines["torch"] == {"2.13.0"}  # the index's own build, which is CUDA's on Linux
+    for path in (PINS, ROOT / ".ci" / "constraints.txt"):
+        assert not re.search(r"://|--index|--find-links|\+cpu|\.whl", path.read_text()), path
+
+
+def test_what_the_trainer_and_the_guard_import_is_pinned() -> None:
     imported = set()
     for source in [*(ROOT / "trainer").rglob("*.py"), ROOT / "patron_core" / "executors" / "guard.py"]:
         for node in ast.walk(ast.parse(source.read_text())):
@@ -145,8 +167,7 @@ def test_setup_installs_what_the_trainer_imports_in_fixed_versions(path: Path) -
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
                 imported.add(node.module.split(".")[0])
     outside = imported - set(sys.stdlib_module_names) - {"trainer", "patron_core", "triton"}  # torch brings triton
-    assert outside == set(pins)
-    assert all(re.fullmatch(r"[0-9.]+", version) for version in pins.values())
+    assert outside | {"hatchling"} <= set(pins_of(PINS))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -140,14 +140,6 @@ def test_estimate_says_where_to_run_and_why_not_elsewhere(home: Path, capsys: py
     assert "dated table" in capsys.readouterr().out
 
 
-def test_estimate_without_skypilot_says_which_command_installs_it(
-    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("patron_core.machines.catalog.has_sky", lambda: False)
-    assert as_script("1_estimate", "--prices", "--json") == 3
-    assert answer(capsys)["error"]["next"].startswith("uv sync --extra gcp")
-
-
 def test_an_unknown_device_is_refused_with_the_names_there_are(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert as_script("1_estimate", "--devices", "abacus", "--json") == 2
     assert "A100-40GB" in answer(capsys)["error"]["message"]

@@ -1,9 +1,9 @@
-"""Reads SkyPilot's catalog; one of the two modules that import sky. A short-lived process runs it, and nothing else.
+"""Reads SkyPilot's catalog, in a short-lived process.
 
-    python -m patron_core.machines.sky_catalog --accelerators A100,H100 --clouds gcp,aws   one JSON line a cloud
+    python -m patron_core.executors.sky_worker.catalog --accelerators A100,H100 --clouds gcp,aws   one JSON line a cloud
 
-Importing SkyPilot takes 2 s and 158 MB, and the catalog's download has no timeout, so no notebook does either:
-`patron_core.machines.catalog` starts this with a deadline and keeps what it printed.
+The catalog's download has no timeout: `patron_core.machines.catalog` starts this with a deadline, and keeps what it
+printed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _QUIET = {"SKYPILOT_DISABLE_USAGE_COLLECTION": "1", "SKYPILOT_DISABLE_LOCAL_API_
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m patron_core.machines.sky_catalog", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m patron_core.executors.sky_worker.catalog", description=__doc__)
     parser.add_argument("--accelerators", required=True, help="SkyPilot's exact names, A,B,...")
     parser.add_argument("--clouds", required=True, help="gcp,aws,...")
     args = parser.parse_args(argv)
@@ -48,7 +48,8 @@ def _answer(cloud: str, names: list[str]) -> dict[str, Any]:
 
 def read_cloud(cloud: str, names: list[str]) -> Iterator[dict[str, Any]]:
     """Every machine with one of the accelerators, by zone: {instance_type, accelerator, count, device_memory_gib,
-    region, zone, price, spot_price}; dollars an hour of host and GPUs together, None where there is no such price.
+    region, zone, price, spot_price, gpu_price, gpu_spot_price}; dollars an hour of host and GPUs together, and of the
+    GPUs alone where the catalog prices them apart. None where there is no such price.
     """
     import sky.catalog
 
@@ -65,6 +66,8 @@ def read_cloud(cloud: str, names: list[str]) -> Iterator[dict[str, Any]]:
                 "zone": None,
                 "price": _number(info.price),
                 "spot_price": _number(info.spot_price),
+                "gpu_price": None,
+                "gpu_spot_price": None,
             }
             zones = _zones(sky.catalog, cloud, row)
             if zones:
@@ -74,16 +77,19 @@ def read_cloud(cloud: str, names: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _zones(catalog: Any, cloud: str, row: dict[str, Any]) -> dict[str, dict[str, float | None]]:
-    """Both prices in each zone of the row's region; empty where the cloud has no zones, or tells no price of them."""
+    """The prices in each zone of the row's region; empty where the cloud has no zones, or tells no price of them."""
     prices: dict[str, dict[str, float | None]] = {}
     for key, spot in (("price", False), ("spot_price", True)):
         try:
             for zone in _zones_with_price(catalog, cloud, row, spot):
                 at = {"use_spot": spot, "region": row["region"], "zone": zone, "clouds": cloud}
+                found = prices.setdefault(zone, {"price": None, "spot_price": None})
                 usd = catalog.get_hourly_cost(row["instance_type"], **at)
                 if cloud == "gcp":  # there the host and its GPUs are priced apart
-                    usd += catalog.get_accelerator_hourly_cost(row["accelerator"], int(row["count"]), **at)
-                prices.setdefault(zone, {"price": None, "spot_price": None})[key] = _number(usd)
+                    gpus = catalog.get_accelerator_hourly_cost(row["accelerator"], int(row["count"]), **at)
+                    found[f"gpu_{key}"] = _number(gpus)
+                    usd += gpus
+                found[key] = _number(usd)
         except (ValueError, AssertionError, KeyError, NotImplementedError):
             return {}
     return prices

@@ -1,0 +1,37 @@
+"""Loaded by the tests' SkyPilot API server (plugins.yaml): what would make or start a machine in a cloud waits."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from sky import exceptions
+from sky.server import plugins
+
+
+def stubbed(what):
+    """Noted, then as long as nothing is let happen: on its way, as a machine that is not to be had."""
+
+    def call(*_args, **asked):
+        folder = Path(os.environ["PATRON_STUB"])
+        with (folder / "asked.jsonl").open("a") as file:
+            file.write(json.dumps({"what": what, "cluster": str(asked.get("cluster_name"))}) + "\n")
+        while not (folder / "fail").exists():
+            time.sleep(0.1)
+        raise exceptions.ResourcesUnavailableError("no machine for the controller")
+
+    return call
+
+
+class StubPlugin(plugins.BasePlugin):
+    def install(self, extension_context):
+        from sky import check, core, execution, global_user_state
+        from sky.utils.registry import CLOUD_REGISTRY
+
+        def enabled(*_args, **_asked):  # as a `sky check` with credentials would have noted
+            return [CLOUD_REGISTRY.from_str(name) for name in ("gcp", "aws")]
+
+        check.get_cached_enabled_clouds_or_refresh = enabled
+        global_user_state.get_cached_enabled_clouds = enabled
+        execution.launch = stubbed("launch")
+        core.start = stubbed("start")
