@@ -70,6 +70,7 @@ class EndReason(StrEnum):
     OUT_OF_FUNDS = "out_of_funds"
     OVER_BUDGET = "over_budget"
     DEADLINE = "deadline"
+    SWITCHED = "switched"
     PAUSED = "paused"
     CANCELLED = "cancelled"
 
@@ -91,11 +92,12 @@ NEXT_STATE: dict[EndReason, RunState] = {
     EndReason.OUT_OF_FUNDS: RunState.PAUSED,
     EndReason.OVER_BUDGET: RunState.FAILED,
     EndReason.DEADLINE: RunState.PAUSED,
+    EndReason.SWITCHED: RunState.RECOVERING,
     EndReason.PAUSED: RunState.PAUSED,
     EndReason.CANCELLED: RunState.CANCELLED,
 }
 # Retried without counting: the machine went away, the run did nothing wrong.
-FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE})
+FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE, EndReason.SWITCHED})
 # Retried, but it counts against the failure budget: nobody knows why it died, or did nothing.
 COUNTED_RETRY = frozenset({EndReason.LOST, EndReason.HUNG})
 
@@ -116,6 +118,7 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.OUT_OF_FUNDS: "The money held for it is used up. Fund it again to go on.",
     EndReason.OVER_BUDGET: "The plan costs more than the budget allows.",
     EndReason.DEADLINE: "Its deadline passed. Fund it again to go on.",
+    EndReason.SWITCHED: "Stopped, to go on with another kind of machine, so that it is done in time.",
     EndReason.PAUSED: "Paused on request. Fund it again to go on.",
     EndReason.CANCELLED: "Cancelled on request.",
 }
@@ -128,7 +131,14 @@ MESSAGE_CHARS = 1000
 
 # ended by somebody who gave it time to save: people want to know what is left
 _ASKED_TO_SAVE = frozenset(
-    {EndReason.NOTICE, EndReason.OUT_OF_FUNDS, EndReason.DEADLINE, EndReason.PAUSED, EndReason.HUNG}
+    {
+        EndReason.NOTICE,
+        EndReason.OUT_OF_FUNDS,
+        EndReason.DEADLINE,
+        EndReason.SWITCHED,
+        EndReason.PAUSED,
+        EndReason.HUNG,
+    }
 )
 
 

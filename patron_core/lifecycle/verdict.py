@@ -36,6 +36,7 @@ class StopCause(StrEnum):
     DEADLINE = "deadline"
     CAPACITY = "capacity"
     HUNG = "hung"
+    SWITCH = "switch"  # to another kind of machine, for its deadline
 
 
 def verdict(now: Situation, seen: Observation) -> EndReason:
@@ -53,6 +54,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         StopCause.DEADLINE: EndReason.DEADLINE,
         StopCause.CAPACITY: EndReason.NO_CAPACITY,
         StopCause.HUNG: EndReason.HUNG,
+        StopCause.SWITCH: EndReason.SWITCHED,
     }
     if seen.exit_code == EXIT_DONE:
         return EndReason.COMPLETED

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, NotFound
 from patron_core.states import EndReason
-from patron_core.store import runs
+from patron_core.store import allowances, runs
 from patron_core.store.engine import Store, insert_new, reading
 from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
@@ -26,7 +26,7 @@ def create(
     now: float,
 ) -> Attempt:
     """Write down the intent to launch. Raises Conflict while another attempt of the run has not ended."""
-    runs.lock(conn, run.id)
+    allowances.check_machine(conn, runs.lock(conn, run.id), usd_micros_per_hour)
     same_kind = (attempts.c.run_id == run.id) & (attempts.c.kind == kind)
     number = 1 + (conn.execute(sa.select(sa.func.max(attempts.c.number)).where(same_kind)).scalar() or 0)
     alive = (attempts.c.run_id == run.id) & (attempts.c.state != "ended")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlencode
 
 from patron_core.interval import Interval
 from patron_core.lifecycle.evidence import words
@@ -14,6 +13,7 @@ from patron_core.money import format_usd
 from patron_core.states import why
 from patron_core.ui import inert
 from patron_core.ui.inert import Html
+from patron_core.ui.pages import page as page
 from trainer.contract.words import REPLACEMENT, is_hidden
 
 if TYPE_CHECKING:
@@ -238,15 +238,6 @@ def plain(words: str) -> str:
 
 
 # --- what several notebooks show ------------------------------------------------------------------------------------
-
-
-def page(params: Mapping[str, Any], notebook: str, **query: str) -> str | None:
-    """The address of another notebook, where this one is served from a folder (`marimo run notebooks`)."""
-    if "file" not in params:
-        return None
-    folder = str(params["file"]).rpartition("/")[0]
-    file = f"{folder}/{notebook}.py" if folder else f"{notebook}.py"
-    return "?" + urlencode({"file": file, **query})
 
 
 def attempt_columns() -> list[Column]:

@@ -12,6 +12,7 @@ from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import from_usd, to_usd
 from patron_core.states import ACTIVE, TERMINAL, RunState
 from patron_core.store.searches import has_key as has_search
+from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
@@ -68,12 +69,14 @@ __all__ = [
     "Target",
     "amend",
     "asked_fields",
+    "audit_log",
     "burn_usd_micros_per_hour",
     "cancel",
     "compare",
     "compare_by",
     "comparison_frame",
     "curves",
+    "decide",
     "defaults_for",
     "deposit",
     "device_named",
@@ -93,7 +96,9 @@ __all__ = [
     "hold_for",
     "lab",
     "launch",
+    "list_tokens",
     "log_tail",
+    "make_token",
     "next_step",
     "offer",
     "open_lab",
@@ -109,6 +114,7 @@ __all__ = [
     "read_note",
     "read_notes",
     "repriced",
+    "revoke_token",
     "scaling_fit",
     "search",
     "spec_on",
@@ -119,6 +125,7 @@ __all__ = [
     "to_usd",
     "view",
     "wait",
+    "waiting",
     "wallet",
     "wallet_dict",
     "where_next",

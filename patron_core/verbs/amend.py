@@ -15,10 +15,12 @@ from patron_core.lifecycle.workload import check_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
 from trainer.contract.spec import FIELDS, UNMEASURED, TrainSpec, unknown_field
 
 
+@asks("run")
 def amend(store: Store, run_id: str, *, changes: Mapping[str, Any], actor: str, now: float | None = None) -> Run:
     """The run with other values of these fields, repriced. Raises InvalidInput for a field that a dryrun measures,
     Refused unless the run awaits funding and its data lasts."""

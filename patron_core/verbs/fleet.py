@@ -24,7 +24,6 @@ from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.plan import plan
 from patron_core.verbs.search_log import SearchLog
 from patron_core.verbs.watch import RESTING, RunView, view
-from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import TrainSpec, canonical_json
 
 LOOK_EVERY_S = 1.0
@@ -121,7 +120,9 @@ class Fleet:
 
     def dryrun_hold(self, run: Run) -> int:
         hourly = target_of(run).quote()["usd_micros_per_hour"]
-        return holds.for_dryrun(run.estimate, hourly, BURST_STEPS, stop_s=kill_after_s(run.run_dir))
+        return holds.for_dryrun(
+            run.estimate, hourly, BURST_STEPS, stop_s=holds.stop_s(run.run_dir, is_rented=not target_of(run).is_local)
+        )
 
     def _share(self, label: str, group: Sequence[str]) -> None:
         proven = runs.get_run(self.store, self.ids[label])
@@ -170,7 +171,7 @@ class Fleet:
         """A machine that became busier than its dryrun eats up the hold: it goes on while money lasts."""
         row = repriced(self.store, run)
         amount = min(hold_for(run, row), self.money_left())
-        stop_s = kill_after_s(run.run_dir)
+        stop_s = holds.stop_s(run.run_dir, is_rented=not target_of(run).is_local)
         if amount < holds.for_one_start(row.to_dict(), row.price.usd_micros_per_hour, stop_s=stop_s):
             return False
         seen = view(self.store, run.id)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,6 +17,7 @@ from patron_core.errors import Conflict, Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
+from patron_core.lifecycle.deadline import hold_usd_micros, terms_of
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
@@ -24,6 +25,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
@@ -37,6 +39,7 @@ _LOOKS = 5  # at a run that others change at the same moment
 _ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@asks("spend")
 @kept_with_the_run
 def fund(
     store: Store,
@@ -140,7 +143,13 @@ def hold_for(run: Run, row: Estimate) -> int:
     newest = RunDir(run.run_dir).newest_checkpoint()
     left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
     stop_s = holds.stop_s(run.run_dir, is_rented=not row.local)
-    return holds.for_run(row, stop_s=stop_s, left=left)
+    alone = holds.for_run(row, stop_s=stop_s, left=left)
+    target, finish_s = target_of(run), (run.estimate or {}).get("finish_s")
+    if not target.spot or not finish_s:
+        return alone
+    spot, on_demand = (replace(target, spot=spot).find_price().usd_micros_per_hour for spot in (True, False))
+    terms = terms_of(row.to_dict() | {"finish_s": finish_s}, stop_s=stop_s, spot_price_share=spot / on_demand)
+    return max(alone, hold_usd_micros(terms, spot=spot, on_demand=on_demand, stop_s=stop_s, left=left))
 
 
 def proof_folder(run: Run) -> str:

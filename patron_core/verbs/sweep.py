@@ -24,7 +24,6 @@ from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.plan import estimate_on
 from patron_core.verbs.search_log import Progress, SearchLog
 from patron_core.verbs.sweep_question import Sweep, SweepReport, SweepRow, SweepRun, compare_by, table_text
-from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
 
@@ -58,7 +57,7 @@ class SweepEstimate:
 def estimate_sweep(store: Store, question: Sweep) -> SweepEstimate:
     """Spends nothing and plans nothing. Raises InvalidInput with every problem of every run at once."""
     target = question.where
-    stop_s = kill_after_s(target.run_dir("r"))
+    stop_s = holds.stop_s(target.run_dir("r"), is_rented=not target.is_local)
     rows: list[tuple[SweepRun, Estimate]] = []
     known: dict[str, Estimate] = {}  # a seed or a rate changes nothing here
     bursts: dict[str, int] = {}

@@ -174,7 +174,7 @@ def test_preemption_never_eats_the_failure_budget(reason: EndReason) -> None:
     if reason in (EndReason.LOST, EndReason.HUNG):
         assert after == 2
         assert failures_after(reason, 2, progressed=True) == 1
-    elif reason in (EndReason.PREEMPTED, EndReason.NOTICE):
+    elif reason in (EndReason.PREEMPTED, EndReason.NOTICE, EndReason.SWITCHED):
         assert after == 1
     else:
         assert after == 0

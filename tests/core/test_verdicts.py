@@ -54,6 +54,10 @@ CASES = [
         state=RunState.SUCCEEDED,
     ),
     Case(
+        label="spot was given up for its deadline", status="CANCELLED", starts=(start(75),),
+        situation={"stop_cause": "switch"}, reason=EndReason.SWITCHED, state=RunState.RECOVERING,
+    ),
+    Case(
         label="it finished after two reclaims", status="SUCCEEDED", starts=(LOST_MACHINE, LOST_MACHINE, start(0)),
         recovery_count=2, reason=EndReason.COMPLETED, state=RunState.SUCCEEDED,
     ),
