@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -156,3 +157,11 @@ def _change(conn: Connection, attempt_id: str, **values: Any) -> Attempt:
 
 def _attempt(row: Row[Any]) -> Attempt:
     return Attempt(**{**row._mapping, "reason": EndReason(row.reason) if row.reason else None})
+
+
+def train_totals(conn: Connection, run_ids: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """(machine seconds, micro-dollars) that all train attempts of each run were charged, in one query."""
+    of = attempts.c.run_id.in_(run_ids) & (attempts.c.kind == "train")
+    sums = sa.func.sum(attempts.c.charged_s), sa.func.sum(attempts.c.charged_usd_micros)
+    query = sa.select(attempts.c.run_id, *sums).where(of).group_by(attempts.c.run_id)
+    return {row[0]: (float(row[1]), int(row[2])) for row in conn.execute(query)}
