@@ -199,7 +199,7 @@ def test_a_patch_of_python_is_no_drift_and_a_minor_version_is(tmp_path: Path, mo
         is_cuda=False, device=SimpleNamespace(type="cpu"), device_name="c", dtype_name="float32", compile=False,
         has_cpu_kernel=True,
     )  # fmt: skip
-    data: Any = SimpleNamespace(data_hash="d", tokenizer_hash="t")
+    data: Any = SimpleNamespace(data_hash="d", tokenizer_hash="t", where="here", source=None)
 
     def on(version: str) -> dict[str, Any]:
         monkeypatch.setattr(platform, "python_version", lambda: version)
