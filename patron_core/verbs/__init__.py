@@ -28,6 +28,7 @@ from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
+from patron_core.verbs.stop import stop_all
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -112,6 +113,7 @@ __all__ = [
     "spec_on",
     "startup_s",
     "statement",
+    "stop_all",
     "target_for",
     "to_usd",
     "view",
