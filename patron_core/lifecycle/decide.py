@@ -202,20 +202,21 @@ def _ended(now: Situation, seen: Observation) -> Action:
         new_state = RunState.AWAITING_FUNDING if reason is EndReason.COMPLETED else RunState.FAILED
         if reason is EndReason.CANCELLED:
             new_state = RunState.CANCELLED
-        if reason is EndReason.NO_CAPACITY:
+        if reason in (EndReason.NO_CAPACITY, EndReason.SOURCE_UNREACHABLE):
             new_state = RunState.DRAFT  # it was never tried
     else:
         new_state = NEXT_STATE[reason]
         if new_state is RunState.RECOVERING and now.recovers_itself and reason is not EndReason.SWITCHED:
             # it has given up on bringing it back, and nobody else may; a person can fund the run again
             new_state, evidence["judged"] = RunState.PAUSED, reason.value
-            reason = reason if reason is EndReason.HUNG else EndReason.LOST
+            reason = reason if reason in (EndReason.HUNG, EndReason.SOURCE_UNREACHABLE) else EndReason.LOST
         if now.stop_requested == StopCause.CANCEL and new_state is not RunState.SUCCEEDED:
             new_state, reason = RunState.CANCELLED, EndReason.CANCELLED
         elif now.stop_requested == StopCause.PAUSE and new_state in (RunState.FUNDED, RunState.RECOVERING):
             new_state, evidence["judged"], reason = RunState.PAUSED, reason.value, EndReason.PAUSED
         elif reason in COUNTED_RETRY and now.failures + 1 >= FAILURE_BUDGET and not now.recovers_itself:
-            new_state = RunState.FAILED
+            # a source may answer tomorrow: it waits for somebody to fund it again
+            new_state = RunState.PAUSED if reason is EndReason.SOURCE_UNREACHABLE else RunState.FAILED
             evidence["failures"] = now.failures + 1
     return Action(kind=ActionKind.END, why=reason.value, reason=reason, new_state=new_state, evidence=evidence)
 

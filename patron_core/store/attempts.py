@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from patron_core.store import allowances, runs
 from patron_core.store.engine import Store, insert_new, reading
 from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
+from patron_core.store.schema import runs as runs_table
 from trainer.contract.keys import attempt_key
 
 
@@ -142,11 +144,24 @@ def for_run(store: Store | Connection, run_id: str) -> list[Attempt]:
         return [_attempt(row) for row in conn.execute(query)]
 
 
+def zone_of(attempt: Attempt) -> str:
+    """Where its machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a; empty where nobody said."""
+    return "/".join(str(attempt.evidence[part]) for part in ("cloud", "region", "zone") if attempt.evidence.get(part))
+
+
 def live(store: Store | Connection) -> list[Attempt]:
     """Every attempt that has not ended, oldest first."""
     query = sa.select(attempts).where(attempts.c.state != "ended").order_by(attempts.c.created_at, attempts.c.id)
     with reading(store) as conn:
         return [_attempt(row) for row in conn.execute(query)]
+
+
+def to_be_stopped(store: Store | Connection, host_id: str) -> list[Attempt]:
+    """Those that were written off while that machine was away, and that it has not stopped yet."""
+    query = sa.select(attempts).join(runs_table, runs_table.c.id == attempts.c.run_id)
+    left = (attempts.c.reason == EndReason.WRITTEN_OFF.value) & attempts.c.stop_cause.is_(None)
+    with reading(store) as conn:
+        return [_attempt(row) for row in conn.execute(query.where(left, runs_table.c.host_id == host_id))]
 
 
 def _change(conn: Connection, attempt_id: str, **values: Any) -> Attempt:
@@ -156,3 +171,11 @@ def _change(conn: Connection, attempt_id: str, **values: Any) -> Attempt:
 
 def _attempt(row: Row[Any]) -> Attempt:
     return Attempt(**{**row._mapping, "reason": EndReason(row.reason) if row.reason else None})
+
+
+def train_totals(conn: Connection, run_ids: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """(machine seconds, micro-dollars) that all train attempts of each run were charged, in one query."""
+    of = attempts.c.run_id.in_(run_ids) & (attempts.c.kind == "train")
+    sums = sa.func.sum(attempts.c.charged_s), sa.func.sum(attempts.c.charged_usd_micros)
+    query = sa.select(attempts.c.run_id, *sums).where(of).group_by(attempts.c.run_id)
+    return {row[0]: (float(row[1]), int(row[2])) for row in conn.execute(query)}

@@ -276,6 +276,8 @@ def progress_line(seen: RunView) -> str:
     parts.append(f"{usd(seen.money.charged_usd_micros)} of {usd(seen.money.funded_usd_micros)}")
     if seen.eta_s is not None:
         parts.append(f"{seconds(seen.eta_s)} left")
+    if seen.place:
+        parts.append(seen.place)
     return " | ".join(parts)
 
 
@@ -289,13 +291,13 @@ def comparison_columns(link: Callable[[str], str | None] = lambda run: None) -> 
         Column("tokens", lambda r: count(r.train_tokens)),
         Column("predicted bpb", lambda r: _predicted(r)),
         Column("val_bpb", lambda r: bpb(r.val_bpb)),
-        Column("error", lambda r: percent(r.bpb_error, signed=True)),
+        Column("bpb error", lambda r: percent(r.bpb_error, signed=True)),
         Column("predicted time", lambda r: seconds(r.predicted_wall_s)),
         Column("time", lambda r: seconds(r.wall_s) if r.wall_s else DASH),
-        Column("error", lambda r: percent(r.wall_error, signed=True)),
+        Column("time error", lambda r: percent(r.wall_error, signed=True)),
         Column("predicted cost", lambda r: usd(r.predicted_usd_micros)),
         Column("cost", lambda r: usd(r.train_usd_micros) if r.train_usd_micros else DASH),
-        Column("error", lambda r: percent(r.cost_error, signed=True)),
+        Column("cost error", lambda r: percent(r.cost_error, signed=True)),
     ]
 
 

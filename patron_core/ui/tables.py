@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 _GOES_ON_IN = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
 
 
-def runs(money: Mapping[str, RunMoney], page: Callable[[str, str], str | None]) -> list[Column]:
-    """Runs of a lab. `page(notebook, run_id)` makes the address of a run in a notebook."""
+def runs(
+    money: Mapping[str, RunMoney], page: Callable[[str, str], str | None], whose: Mapping[str, str]
+) -> list[Column]:
+    """Runs of a lab. `page(notebook, run_id)` makes the address of a run in a notebook; `whose` says of each, where it
+    is not always the same, who planned it and where it runs."""
     return [
         Column(
             "run",
@@ -29,6 +32,7 @@ def runs(money: Mapping[str, RunMoney], page: Callable[[str, str], str | None]) 
         Column("held", lambda r: show.usd(money[r.id].held_usd_micros)),
         Column("charged", lambda r: show.usd(money[r.id].charged_usd_micros)),
         Column("changed", lambda r: show.moment(r.updated_at), "left"),
+        *([Column("whose", lambda r: whose[r.id], "left")] if whose else []),
     ]
 
 
@@ -116,3 +120,42 @@ def notes() -> list[Column]:
         Column("rev", lambda n: str(n.revision)),
         Column("id", lambda n: n.id, "left"),
     ]
+
+
+def accuracy() -> list[Column]:
+    """How good the forecasts of each quantity were."""
+    return [
+        Column("of", lambda a: a.group, "left"),
+        Column("forecast of", lambda a: _QUANTITIES[a.quantity][0], "left"),
+        Column("made", lambda a: _STAGES[a.stage], "left"),
+        Column("runs", lambda a: str(a.runs)),
+        Column("mean error", lambda a: show.percent(a.mean_abs_error)),
+        Column("bias", lambda a: show.percent(a.bias, signed=True)),
+        Column("inside the interval", lambda a: show.percent(a.coverage)),
+        Column("interval should be", lambda a: show.DASH if a.stretch is None else f"{a.stretch:.2f} x as wide"),
+    ]
+
+
+def forecasts() -> list[Column]:
+    """Each forecast beside what came out."""
+    return [
+        Column("run", lambda f: f.name, "left"),
+        Column("device", lambda f: f.device, "left"),
+        Column("corpus", lambda f: f.corpus, "left"),
+        Column("depth", lambda f: str(f.depth)),
+        Column("forecast of", lambda f: _QUANTITIES[f.quantity][0], "left"),
+        Column("made", lambda f: _STAGES[f.stage], "left"),
+        Column("said", lambda f: show.between((f.low, f.mid, f.high), _QUANTITIES[f.quantity][1])),
+        Column("came out", lambda f: _QUANTITIES[f.quantity][1](f.actual)),
+        Column("error", lambda f: show.percent(f.error, signed=True)),
+        Column("inside", lambda f: show.yes_no(f.is_inside)),
+    ]
+
+
+_QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "val_bpb": ("val_bpb", show.bpb),
+    "wall_s": ("time", show.seconds),
+    "cost_usd_micros": ("cost", lambda micros: show.usd(round(micros))),
+    "peak_memory_bytes": ("memory", show.size),
+}
+_STAGES = {"plan": "before the dryrun", "funding": "at funding"}

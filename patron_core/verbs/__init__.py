@@ -6,6 +6,7 @@ Each verb is a function of the store, plain arguments, an actor and, where it sp
 plain typed data and raises a PatronError that says what to do next.
 """
 
+from patron_core.estimate.accuracy import accuracy
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
@@ -17,6 +18,7 @@ from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
@@ -42,6 +44,7 @@ from patron_core.verbs.watch import (
     view,
     wait,
 )
+from patron_core.verbs.write_off import write_off
 
 __all__ = [
     "ACTIVE",
@@ -63,6 +66,7 @@ __all__ = [
     "RunView",
     "SearchReport",
     "Target",
+    "accuracy",
     "amend",
     "asked_fields",
     "audit_log",
@@ -82,6 +86,7 @@ __all__ = [
     "estimates",
     "exit_code",
     "find_run",
+    "forecasts",
     "from_usd",
     "fund",
     "fund_and_launch",
@@ -124,4 +129,5 @@ __all__ = [
     "where_next",
     "withdraw",
     "write_note",
+    "write_off",
 ]

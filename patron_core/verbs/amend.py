@@ -48,11 +48,9 @@ def amend(store: Store, run_id: str, *, changes: Mapping[str, Any], actor: str, 
 def with_proven_data(spec: TrainSpec, changes: Mapping[str, Any], measured: Mapping[str, Any]) -> TrainSpec:
     """The spec with these changes, on the very data that the dryrun `measured`. Raises Refused where it is too short.
 
-    What a horizon would choose, the batch and the number of shards, stays as it was proven.
+    The batch, which a horizon would choose, stays as it was proven; the data is the same whatever the horizon.
     """
     kept: dict[str, Any] = {"batch_tokens": spec.recipe().batch_tokens}
-    if spec.data_shards is None and measured.get("train_shards"):
-        kept["data_shards"] = measured["train_shards"]
     if "num_steps" not in changes and changes.keys() & {"ratio", "horizon_tokens"}:
         kept["num_steps"] = None
     changed = check_spec(spec.to_dict() | kept | dict(changes))

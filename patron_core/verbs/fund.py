@@ -26,6 +26,7 @@ from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.forecasts import planned
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
@@ -99,7 +100,8 @@ def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, no
         runs.add_event(conn, run.id, kind="topped_up", actor=actor, now=now, detail={"usd_micros": offer.usd_micros})
         return run
     if run.state is RunState.AWAITING_FUNDING:  # a resume does not rewrite the forecast that the run is judged by
-        runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | offer.row.to_dict())
+        estimate = (run.estimate or {}) | planned(run.estimate) | offer.row.to_dict()
+        runs.set_fields(conn, run.id, now=now, estimate=estimate)
     detail = f"{format_usd(offer.usd_micros)} held"
     return runs.transition(conn, run.id, old=run.state, new=RunState.FUNDED, actor=actor, now=now, detail=detail)
 

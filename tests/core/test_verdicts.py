@@ -186,6 +186,10 @@ CASES = [
         reason=EndReason.HUNG, state=RunState.PAUSED,
     ),
     Case(
+        label="the source of its data answered at no start", status="FAILED", failure_reason=USER.format(79),
+        starts=(start(75, source_unreachable=True),) * 3, reason=EndReason.SOURCE_UNREACHABLE, state=RunState.PAUSED,
+    ),
+    Case(
         label="the money was used up", status="FAILED", failure_reason=USER.format(79),
         starts=(start(75, deadline_hit=True),), situation={"deadline_cause": "funds"}, reason=EndReason.OUT_OF_FUNDS,
         state=RunState.PAUSED,
