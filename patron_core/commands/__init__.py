@@ -24,6 +24,7 @@ TABLE = {
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),
     "gc": ("patron_core.commands.gc", "List, or end, what runs at SkyPilot for this lab and no run owns."),
     "serve": ("patron_core.commands.serve", "Serve the lab on one port: the notebooks as apps, and the API."),
+    "skill": ("patron_core.commands.skill", "The page for agents; installs it as a skill."),
     "stop": ("patron_core.commands.stop", "The kill switch: pause what runs, with checkpoints, and cancel dryruns."),
     "token": ("patron_core.commands.token", "Make, list and revoke tokens for people and agents."),
     "supervise": ("patron_core.lifecycle.supervisor", "Look after live runs until none is left."),

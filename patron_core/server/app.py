@@ -21,6 +21,7 @@ from patron_core.server.apps import notebook_apps
 from patron_core.server.entry import COOKIE_S, Entry, Visitor
 from patron_core.server.gate import Gate
 from patron_core.server.pages import Notebook
+from patron_core.server.skill import skill
 from patron_core.store import Store, audit
 from patron_core.store.tokens import Unauthorised
 
@@ -100,6 +101,10 @@ def _add_pages(app: FastAPI, store: Store, entry: Entry, notebooks: Sequence[Not
         answer = RedirectResponse("/login", status_code=303)
         answer.delete_cookie(entry.cookie_name)
         return answer
+
+    @app.get("/skill.md", **page)
+    def skill_page() -> Response:
+        return Response(skill(), media_type="text/markdown; charset=utf-8")
 
     @app.get("/audit", **page)
     def audited() -> HTMLResponse:

@@ -7,7 +7,12 @@ from fastapi import FastAPI
 from patron_core.server.api import access, events, looking, money, notes, runs
 from patron_core.server.api.common import PREFIX
 
+__all__ = ["PARTS", "PREFIX", "add_api"]
+
+
+PARTS = (runs, looking, events, money, notes, access)
+
 
 def add_api(app: FastAPI) -> None:
-    for part in (runs, looking, events, money, notes, access):
+    for part in PARTS:
         app.include_router(part.router, prefix=PREFIX)
