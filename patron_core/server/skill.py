@@ -110,8 +110,8 @@ def _tables() -> Iterator[str]:
     for name, file in notebooks().items():
         yield f"- `patron {name}`: {' '.join(flags(file))}"
     yield "- " + ", ".join(f"`patron {name}`" for name in TABLE) + ": `--help` says more, and which flags a spec has"
-    yield "\nExit codes: 0 done, 1 our fault, 2 bad arguments (all at once), 3 refused, 4 a confirmation (--yes) is"
-    yield "missing, 5 busy, try again, 6 what was followed did not succeed, 7 --timeout-s is over and the run goes on.\n"
+    yield "\nExit codes: 0 done, 1 our fault, 2 bad arguments (all at once), 3 refused, 4 a --yes is missing,"
+    yield "5 busy, try again, 6 what was followed did not succeed, 7 --timeout-s is over and the run goes on.\n"
     yield "## Routes (schemas: GET /api/openapi.json)\n"
     yield from (f"- {method} {path}: {summary}" for method, path, summary in routes())
     yield "\nHTTP status by error code: " + ", ".join(f"{code} {status}" for code, status in STATUS.items()) + "."
