@@ -9,7 +9,7 @@ from patron_core.errors import InvalidInput, Unavailable
 from patron_core.mirror.lag import lags
 from patron_core.mirror.tracking import metrics_frame
 from patron_core.store import Store, mirrors, runs
-from patron_core.verbs.watch import curves
+from patron_core.verbs.curves import curves
 
 MAX_POINTS = 10_000
 Points = list[tuple[int, float, float]]  # step, value, unix seconds

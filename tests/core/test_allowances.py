@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -193,3 +194,11 @@ def test_a_script_with_a_token_acts_as_it(sqlite_store: Store, monkeypatch: pyte
     with pytest.raises(PatronError):
         verbs.open_lab()
     store.close()
+
+
+def test_every_verb_that_has_an_actor_asks_for_a_scope() -> None:
+    """Whoever adds one that changes something says what a token needs for it, and it is in the audit log."""
+    for name in verbs.__all__:
+        verb = getattr(verbs, name)
+        if inspect.isfunction(verb) and "actor" in inspect.signature(verb).parameters and name != "audit_log":
+            assert getattr(verb, "scope", None) in tokens.SCOPES, name

@@ -66,7 +66,7 @@ def test_an_agent_goes_through_the_loop_by_the_client(lab: Lab) -> None:
         assert client.estimate([1, 2], fields="depth")["rows"] == [{"depth": 1}, {"depth": 2}]
         run = client.plan({"depth": 1, "num_steps": 40}, key="plan", name="first")["run"]
         assert client.plan({"depth": 1, "num_steps": 40}, key="plan", name="first")["run"] == run
-        with pytest.raises(ApiError, match="no dryrun") as refused:
+        with pytest.raises(ApiError, match="not awaiting funding") as refused:
             client.fund(run, key="fund")
         assert (refused.value.code, refused.value.retryable) == ("refused", False)
         assert client.dryrun(run, key="burst")["state"] == "dryrun"
