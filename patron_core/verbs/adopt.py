@@ -16,7 +16,7 @@ from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.fund import proof_folder
 
 
-@asks("admin")
+@asks("run")
 def adopt(store: Store, run_id: str, proven_id: str, *, actor: str, now: float | None = None) -> Run:
     """The draft, awaiting funding with the proof of the other run. One that is past it is returned as it is.
 
