@@ -30,6 +30,7 @@ _ROWS = (
     Setting("MLFLOW_TRACKING_URI", "sqlite:///PATRON_HOME/mlflow.db", "URL", "any MLflow server"),
     Setting("PATRON_RUNS", "PATRON_HOME/runs", "folder or URL", "where run directories are; `s3://` or `gs://` too"),
     Setting("PATRON_CACHE", "PATRON_HOME/cache", "folder", "downloads, tokenizers, token shards"),
+    Setting("PATRON_TOKEN", "", "secret", "whose limits hold for what is run here; unset, the owner's"),
     Setting("PATRON_LOCAL_USD_PER_HOUR", "0.10", "dollars", "what an hour of this machine counts for"),
     Setting("PATRON_MAX_USD_PER_HOUR", "", "dollars", "no machine that costs more is considered"),
     Setting("PATRON_DATABASE_WAIT_S", "60", "seconds", "how long a busy or restarting database is waited for"),
@@ -113,7 +114,10 @@ def tracking_uri() -> str:
 
 
 def for_children() -> dict[str, str]:
-    """The environment for a process with another working folder: every place in it is absolute."""
+    """The environment for a process with another working folder: every place in it is absolute.
+
+    Without PATRON_TOKEN: what runs in the background runs for the lab, and a workload is no place for a secret.
+    """
     places = {
         "PATRON_HOME": str(home()),
         "PATRON_CACHE": str(cache()),
@@ -121,7 +125,8 @@ def for_children() -> dict[str, str]:
         "PATRON_DATABASE_URL": database_url(),
         "MLFLOW_TRACKING_URI": tracking_uri(),
     }
-    return os.environ | {name: place for name, place in places.items() if os.environ.get(name)}
+    inherited = {name: value for name, value in os.environ.items() if name != "PATRON_TOKEN"}
+    return inherited | {name: place for name, place in places.items() if os.environ.get(name)}
 
 
 def _absolute(path: str) -> str:
@@ -151,6 +156,11 @@ def sky_poll_s() -> float:
 def capacity_wait_s() -> float:
     """Raises InvalidInput."""
     return _seconds_above_zero("PATRON_CAPACITY_WAIT_S")
+
+
+def token() -> str:
+    """The secret of a token; empty: whoever can open the database acts as its owner."""
+    return _text("PATRON_TOKEN").strip()
 
 
 def local_usd_micros_per_hour() -> int:

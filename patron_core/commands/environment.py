@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from patron_core.settings import SETTINGS
+from patron_core.settings import SETTINGS, Setting
 from patron_core.ui.script import Arguments, open_command
 from trainer.contract.urls import mask
 
@@ -18,7 +18,7 @@ class SettingsArguments(Arguments):
 
 def main(argv: Sequence[str]) -> int:
     session = open_command(SettingsArguments, argv, prog="settings", description=__doc__ or "")
-    values = {name: mask(os.environ.get(name, "")) for name in SETTINGS}
+    values = {name: _shown(row) for name, row in SETTINGS.items()}
     width = max(map(len, SETTINGS))
     lines = [
         f"{name:<{width}}  {values[name] or row.default or 'not set'}{'' if values[name] else ' (default)'}\n"
@@ -31,6 +31,11 @@ def main(argv: Sequence[str]) -> int:
     }
     session.emit({"settings": answer}, markdown() if session.args.markdown else "\n".join(lines))
     return 0
+
+
+def _shown(row: Setting) -> str:
+    value = os.environ.get(row.name, "")
+    return "(a secret)" if value and row.kind == "secret" else mask(value)
 
 
 def markdown() -> str:
