@@ -30,6 +30,9 @@ _ROWS = (
     Setting("MLFLOW_TRACKING_URI", "sqlite:///PATRON_HOME/mlflow.db", "URL", "any MLflow server"),
     Setting("PATRON_RUNS", "PATRON_HOME/runs", "folder or URL", "where run directories are; `s3://` or `gs://` too"),
     Setting("PATRON_CACHE", "PATRON_HOME/cache", "folder", "downloads, tokenizers, token shards"),
+    Setting(
+        "PATRON_ADMINS", "", "names", "who may write off the runs of others' lost machines; with commas between them"
+    ),
     Setting("PATRON_TOKEN", "", "secret", "whose limits hold for what is run here; unset, the owner's"),
     Setting("PATRON_LOCAL_USD_PER_HOUR", "0.10", "dollars", "what an hour of this machine counts for"),
     Setting("PATRON_MAX_USD_PER_HOUR", "", "dollars", "no machine that costs more is considered"),
@@ -75,8 +78,17 @@ def keep_private() -> None:
 def shipped(name: str) -> Path:
     """A folder or file that comes with Patron: `notebooks`, `skypilot`, `README.md`. Beside the packages in a checkout,
     inside this one where it was installed from a wheel."""
-    checkout = Path(__file__).parents[1]
-    return checkout / name if (checkout / "pyproject.toml").is_file() else checkout / "patron_core" / "shipped" / name
+    root = checkout()
+    return root / name if (root / "pyproject.toml").is_file() else root / "patron_core" / "shipped" / name
+
+
+def checkout() -> Path:
+    """Where the sources are that this process runs."""
+    return Path(__file__).parents[1]
+
+
+def admins() -> frozenset[str]:
+    return frozenset(name.strip() for name in _text("PATRON_ADMINS").split(",") if name.strip())
 
 
 def cache() -> Path:
