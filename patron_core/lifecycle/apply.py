@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
 from patron_core.lifecycle import bill, holds, trouble, workload
+from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
@@ -54,7 +55,7 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
         case ActionKind.END if attempt is not None:
             _end(store, scene, attempt, action, executor, now=now)
         case ActionKind.RELAUNCH:
-            _relaunch(store, scene, now=now)
+            _relaunch(store, scene, action, now=now)
         case ActionKind.CLOSE if action.new_state is not None:
             with _as_judged(store, scene) as conn:
                 _move(conn, run, action.new_state, reason=action.reason, now=now, detail=action.why)
@@ -81,21 +82,18 @@ def _as_judged(store: Store, scene: Scene) -> Iterator[Connection]:
         yield conn
 
 
-def _relaunch(store: Store, scene: Scene, *, now: float) -> None:
-    """Record the intent of another attempt at the price of the one before."""
+def _relaunch(store: Store, scene: Scene, action: Action, *, now: float) -> None:
+    """Record the intent of another attempt at the price of the one before, or of the other kind of machine."""
     run, previous = scene.run, scene.attempt
     if previous is None:
         raise ValueError(f"run {run.id} has no attempt to follow")
+    price, hourly = previous.price, previous.usd_micros_per_hour
+    if action.other_machine:
+        price = on_the_other(price)
+        hourly = int(price["usd_micros_per_hour"])
     with _as_judged(store, scene) as conn:
-        attempts.create(
-            conn,
-            run,
-            kind="train",
-            usd_micros_per_hour=previous.usd_micros_per_hour,
-            price=previous.price,
-            now=now,
-        )
-        _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail="resume from the newest checkpoint")
+        attempts.create(conn, run, kind="train", usd_micros_per_hour=hourly, price=price, now=now)
+        _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail=action.why)
 
 
 def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Executor, *, now: float) -> None:
@@ -162,7 +160,12 @@ def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Ex
     with store.begin() as conn:
         attempts.stop_asked(conn, attempt.id, cause=str(action.stop_cause), now=now)
         runs.add_event(
-            conn, run.id, kind="stop_asked", actor=SUPERVISOR, now=now, detail={"cause": str(action.stop_cause)}
+            conn,
+            run.id,
+            kind="stop_asked",
+            actor=SUPERVISOR,
+            now=now,
+            detail={"cause": str(action.stop_cause), "why": action.why},
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from patron_core.store import (
+    approvals,
     attempts,
+    audit,
     calibrations,
     hosts,
     labs,
@@ -14,6 +16,7 @@ from patron_core.store import (
     requests,
     runs,
     searches,
+    tokens,
 )
 from patron_core.store.engine import Store
 from patron_core.store.records import (
@@ -49,7 +52,9 @@ __all__ = [
     "Search",
     "Store",
     "Wallet",
+    "approvals",
     "attempts",
+    "audit",
     "calibrations",
     "hosts",
     "labs",
@@ -60,4 +65,5 @@ __all__ = [
     "requests",
     "runs",
     "searches",
+    "tokens",
 ]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Row, Table, event
@@ -30,6 +30,9 @@ from patron_core import settings
 from patron_core.errors import InternalError, InvalidInput, Unavailable
 from patron_core.store import faults, older, upgrade
 from patron_core.store.patience import patiently
+
+if TYPE_CHECKING:
+    from patron_core.store.tokens import Token
 
 TRY_S = 2.0  # of it in one wait inside SQLite, which can be neither said nor interrupted
 LOCK_TIMEOUT_S = 15.0  # PostgreSQL's, for a row that another transaction holds
@@ -50,6 +53,16 @@ class Store:
             self._reads = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._local = threading.local()
         self._pid = os.getpid()
+        self.token: Token | None = None  # whose limits hold for what is written; None: the owner's
+        self.origin = "script"  # where its calls come from, for the audit log
+
+    def acting_as(self, token: Token | None, *, origin: str) -> Store:
+        """The same database, for somebody with a token."""
+        other = Store(self._engine, self.url, self.patience_s)
+        other._writes = self._writes.execution_options(patron_token=token)
+        other._reads = self._reads.execution_options(patron_token=token)
+        other._local, other.token, other.origin = self._local, token, origin
+        return other
 
     @classmethod
     def open(cls, url: str | None = None, *, patience_s: float | None = None, to_migrate: bool = False) -> Store:

@@ -171,6 +171,7 @@ def _fill(conn: sa.Connection) -> None:
         "entries": {"transfer_id": 1, "account": "wallet:p", "project": "p", "book": "wallet", "usd_micros": 1},
         "searches": {"id": "s1", "project": "p", "key": "k", "question": {}, "state": "s", **made},
         "search_decisions": {"search_id": "s1", "number": 1, "decision": {}, "time": 1.0},
+        "audit": {"time": 1.0, "actor": "a", "origin": "script", "verb": "v", "outcome": "done", "detail": {}},
     }
     for table, values in rows.items():
         conn.execute(sa.insert(metadata.tables[table]).values(**values))
