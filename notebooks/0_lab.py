@@ -153,52 +153,9 @@ def attention(found, table):
 
 
 @app.cell
-def approvals_known():
-    get_waiting, set_waiting = mo.state([])
-    _seen = []
-
-    def look_at(waiting):
-        if waiting != _seen:  # what is typed beside them survives every other tick
-            _seen[:] = waiting
-            set_waiting(waiting)
-
-    return get_waiting, look_at
-
-
-@app.cell
-def approvals_now(found, look_at, session):
-    None if session.is_script else look_at(found.approvals)
-    return
-
-
-@app.cell
-def approvals(actor, get_pressed, get_waiting, session, set_pressed, store):
-    mo.stop(not get_waiting())
-    _names = {f"{show.usd(each.usd_micros)} for {each.run_id} {each.id}": each.id for each in get_waiting()}
-    _chosen = mo.ui.dropdown(_names, value=next(iter(_names)), label="Hold")
-    _word = mo.ui.text(label="With a word", full_width=True)
-
-    def _decide(decision):
-        _done = session.call(verbs.decide, store, _chosen.value, decision, word=_word.value, actor=actor)
-        set_pressed(get_pressed() + 1)
-        return _done
-
-    mo.vstack(
-        [
-            mo.md("## Asked of you"),
-            mo.Html(show.html_table(get_waiting(), tables.approvals())),
-            mo.hstack(
-                [
-                    _chosen,
-                    _word,
-                    mo.ui.button(label="Approve", kind="success", on_click=lambda _: _decide("approved")),
-                    mo.ui.button(label="Refuse", kind="danger", on_click=lambda _: _decide("refused")),
-                ],
-                justify="start",
-                align="end",
-            ),
-        ]
-    )
+def approvals(found):
+    mo.stop(not found.approvals)
+    mo.vstack([mo.md("## Asked of you"), mo.Html(show.html_table(found.approvals, tables.approvals()))])
     return
 
 

@@ -209,4 +209,5 @@ def approvals() -> list[show.Column]:
         show.Column("by", lambda a: a.token, "left"),
         show.Column("for run", lambda a: a.run_id, "left"),
         show.Column("to hold", lambda a: show.usd(a.usd_micros)),
+        show.Column("decide", lambda a: f"patron approve --id {a.id} --word WHY --yes", "left"),
     ]
