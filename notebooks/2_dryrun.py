@@ -23,7 +23,7 @@ with app.setup:
 
 
 @app.class_definition
-class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments):
+class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, target_flags.LimitArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
     amend: bool = Field(
@@ -105,7 +105,7 @@ def form(args, get_run, place, session, store):
     depth = mo.ui.number(1, 64, value=args.depth or 2, label="Depth")
     plan = mo.ui.dictionary(
         {
-            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
             for name, one in _fields.items()
         }
     )
@@ -280,7 +280,8 @@ def measured(seen, store):
 @app.cell
 def rehearsal(seen):
     mo.stop(not seen.run.dryrun)
-    _told = seen.run.dryrun.get("rehearsal") or {}
+    _told = dict(seen.run.dryrun.get("rehearsal") or {})
+    _told |= {"notice": seen.run.dryrun["notice"]} if seen.run.dryrun.get("notice") else {}
     mo.vstack(
         [
             mo.md("### Kill and resume, rehearsed"),

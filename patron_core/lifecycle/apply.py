@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, holds, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
@@ -25,6 +25,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.contract import control
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
@@ -100,10 +101,12 @@ def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Execu
     try:
         with _as_judged(store, scene):
             pass
+        if attempt.kind == "train" and attempt.executor == ownership.LOCAL:
+            drift.check(scene.run)
         _submit(store, scene.run, attempt, executor, now=now)
     except runs.StaleState:
         raise
-    except Conflict as error:  # the run directory holds another run, or the key another job
+    except Conflict as error:  # another checkout proved it, its directory holds another run, or the key another job
         said = {"error": error.message, "next": error.next}
         action = Action(kind=ActionKind.END, why=error.message, reason=EndReason.NOT_STARTED, evidence=said)
         _end(store, scene, attempt, action, executor, now=now)
@@ -127,7 +130,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env(),
+            env=workload.workload_env() | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
@@ -286,7 +289,7 @@ def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
     deadline_s = uptime_s + holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=kill_after_s(directory))
     if attempt.stop_cause is not None or deadline_s < attempt.deadline_s + _WORTH_MOVING_S:
         return
-    RunDir(directory).move_deadline(attempt.id, deadline_s)
+    RunDir(directory).move_deadline(attempt.id, deadline_s, attempt.control_key)
     with store.begin() as conn:
         attempts.moved_deadline(conn, attempt.id, deadline_s=deadline_s)
         detail = {"attempt": attempt.id, "deadline_s": deadline_s}

@@ -17,6 +17,7 @@ from patron_core.verbs.access import audit_log, decide, list_tokens, make_token,
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
+from patron_core.verbs.curves import curves
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
@@ -28,14 +29,15 @@ from patron_core.verbs.plan import device_named, device_names, estimate_local, e
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
-from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, spec_on
+from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
+from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
+from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
     RunView,
     burn_usd_micros_per_hour,
-    curves,
     exit_code,
     find_run,
     log_tail,
@@ -43,6 +45,7 @@ from patron_core.verbs.watch import (
     view,
     wait,
 )
+from patron_core.verbs.write_off import write_off
 
 __all__ = [
     "ACTIVE",
@@ -63,6 +66,9 @@ __all__ = [
     "RunState",
     "RunView",
     "SearchReport",
+    "Sweep",
+    "SweepEstimate",
+    "SweepReport",
     "Target",
     "accuracy",
     "amend",
@@ -71,6 +77,7 @@ __all__ = [
     "burn_usd_micros_per_hour",
     "cancel",
     "compare",
+    "compare_by",
     "comparison_frame",
     "curves",
     "decide",
@@ -81,6 +88,7 @@ __all__ = [
     "dryrun",
     "ensure_running",
     "estimate_local",
+    "estimate_sweep",
     "estimates",
     "exit_code",
     "find_run",
@@ -88,6 +96,7 @@ __all__ = [
     "from_usd",
     "fund",
     "fund_and_launch",
+    "grid_of",
     "has_search",
     "hold_for",
     "lab",
@@ -116,6 +125,7 @@ __all__ = [
     "spec_on",
     "startup_s",
     "statement",
+    "sweep",
     "target_for",
     "to_usd",
     "view",
@@ -126,4 +136,5 @@ __all__ = [
     "where_next",
     "withdraw",
     "write_note",
+    "write_off",
 ]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
-from patron_core.mirror.position import EVAL_KEYS
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
@@ -20,7 +19,7 @@ from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import newest_refusal
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 ATTENTION = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FAILED, RunState.FUNDED})
 RESTING = TERMINAL | {RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.FUNDED, RunState.DRAFT}
@@ -51,6 +50,7 @@ class RunView:
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
     health: Health  # of those who work for it
+    place: str  # of a live run: which other machine it runs on, or whose account pays for a rented one; else empty
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -63,9 +63,8 @@ class RunView:
 
     @property
     def zone(self) -> str | None:
-        """Where its newest machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a."""
-        evidence = self.attempts[-1].evidence if self.attempts else {}
-        return "/".join(str(evidence[part]) for part in ("cloud", "region", "zone") if evidence.get(part)) or None
+        """Where its newest machine was rented."""
+        return (attempts.zone_of(self.attempts[-1]) or None) if self.attempts else None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -101,6 +100,7 @@ class RunView:
             "owner": self.run.actor,
             "host": host_dict(self.health.host),
             "zone": self.zone,
+            "payer": self.health.payer,
             "supervisor": self.health.supervisor,
             "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
@@ -125,6 +125,7 @@ def view(store: Store, run_id: str) -> RunView:
     if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
         where = f"on {around.host.name}" if around.host and around.is_elsewhere else "missing"
         warnings.append(f"the run directory {run.run_dir} is {where}")
+    place = _place(run, around) if run.state in ACTIVE else ""
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -145,7 +146,8 @@ def view(store: Store, run_id: str) -> RunView:
         health=around,
         warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(events),
-        sentence=_sentence(run, made[-1] if made else None) + _place(run, around),
+        place=place,
+        sentence=_sentence(run, made[-1] if made else None) + (f" It {place}." if place else ""),
         next=_next(run, made[-1] if made else None, history),
     )
 
@@ -153,30 +155,6 @@ def view(store: Store, run_id: str) -> RunView:
 def find_run(store: Store, words: str) -> Run:
     """The run of an id, a name or the beginning of an id. Raises NotFound."""
     return runs.get_run(store, words)
-
-
-def curves(store: Store, run_id: str) -> pl.DataFrame:
-    """The run's true history as a frame: key, step, value, time, attempt. Resumed-over points are not in it."""
-    import polars as pl
-
-    run = runs.get_run(store, run_id)
-    rows: list[tuple[str, int, float, float, str]] = []
-    for event in lineage(events_so_far(RunDir(run.run_dir))):
-        if event.step is None:
-            continue
-        if event.kind == "metrics":
-            values = event.data.get("metrics", {})
-        elif event.kind == "eval":
-            values = {key: event.data.get(name) for name, key in EVAL_KEYS.items()}
-        else:
-            continue
-        rows += [
-            (key, event.step, float(value), event.time, event.attempt)
-            for key, value in values.items()
-            if isinstance(value, int | float)
-        ]
-    schema = {"key": pl.String, "step": pl.Int64, "value": pl.Float64, "time": pl.Float64, "attempt": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def log_tail(store: Store, run_id: str, lines: int = 40) -> str:
@@ -250,8 +228,9 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
 
 
 def _place(run: Run, around: Health) -> str:
-    """Of a live run of another machine."""
-    return f" It {ownership.words(around.host)}." if around.is_elsewhere and run.state in ACTIVE else ""
+    if around.is_elsewhere:
+        return ownership.words(around.host)
+    return f"is rented by {around.payer}" if around.payer else ""
 
 
 def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:

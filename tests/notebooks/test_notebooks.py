@@ -61,6 +61,7 @@ def test_there_is_a_notebook_for_every_step() -> None:
         "6_journal",
         "7_forecasts",
         "search",
+        "sweep",
     ]
 
 
