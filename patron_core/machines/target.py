@@ -167,7 +167,7 @@ class Target:
     def run_dir(self, run_id: str) -> str:
         """Where a run there keeps its record: its machine has to reach it, too. Raises InvalidInput."""
         place = settings.runs_place()
-        if "://" not in place and not self._shares_files:
+        if "://" not in place and not self.shares_files:
             raise InvalidInput(
                 [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],
                 next="export PATRON_RUNS=gs://BUCKET/runs",
@@ -176,7 +176,7 @@ class Target:
 
     def check_data(self, data: str) -> None:
         """Raises InvalidInput where a machine there could not read the data."""
-        if data.startswith(PATH) and not self._shares_files:
+        if data.startswith(PATH) and not self.shares_files:
             raise InvalidInput(
                 [f"data: {data} is on this machine, which a machine in a cloud cannot reach"],
                 next=f"--data {' or '.join(name for name in SOURCES if name != 'stdlib')}, which it fetches by itself, "
@@ -184,7 +184,8 @@ class Target:
             )
 
     @property
-    def _shares_files(self) -> bool:
+    def shares_files(self) -> bool:
+        """Whether machines there may be on this one's disk and network, as a site's are."""
         return self.is_local or self._only().startswith(("slurm", "ssh", "k8s", "kubernetes"))
 
     def to_dict(self) -> dict[str, Any]:

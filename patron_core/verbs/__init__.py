@@ -15,6 +15,7 @@ from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
+from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
@@ -52,7 +53,9 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "Check",
     "Comparison",
+    "Diagnosis",
     "Lab",
     "Offer",
     "Placed",
@@ -72,6 +75,7 @@ __all__ = [
     "deposit",
     "device_named",
     "device_names",
+    "doctor",
     "dryrun",
     "ensure_running",
     "estimate_local",

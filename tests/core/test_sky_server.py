@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from skyserver import SkyServer, make_server, until
 
+from patron_core import verbs
 from patron_core.errors import OnItsWay, PatronError, Refused
 from patron_core.executors import skypilot, skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
@@ -21,6 +22,7 @@ from patron_core.executors.records import Records
 from patron_core.executors.sky_task import job_name, make_task
 from patron_core.executors.skypilot import SkyExecutor
 from patron_core.executors.skypilot_client import Client
+from patron_core.machines import catalog
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,7 @@ def job(folder: Path, key: str) -> Job:
 def test_a_stopped_controller_is_started_before_its_jobs_are_judged(
     server: SkyServer, client: Client, executor: SkyExecutor, tmp_path: Path
 ) -> None:
+    server.have_a_stopped_controller()
     assert client.jobs(name="patron-", live=True) == []  # it stops only where nothing runs: nobody wakes it for that
     seen = client.controller()
     assert (seen["kind"], seen["status"], seen["usd_per_hour"]) == ("machine", "STOPPED", 3.29)
@@ -103,6 +106,27 @@ def test_what_no_enabled_cloud_offers_is_known_before_anything_is_launched(
     task["resources"]["ordered"][0]["instance_type"] = "a3-megagpu-8g"
     with pytest.raises(Refused):
         client.check_feasible(task)
+
+
+def test_the_doctor_tells_each_thing_with_what_mends_it(
+    server: SkyServer, client: Client, bucket: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No controller yet, two clouds, a bucket at a server that only this machine reaches."""
+    for name, value in server.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATRON_RUNS", f"{bucket}/runs")
+    monkeypatch.setattr(skypilot_client, "shared", client)
+    monkeypatch.setattr(catalog, "_enabled", [])
+    found = {check.name: check for check in verbs.doctor().checks}
+    assert {name: check.status for name, check in found.items()} == {
+        "versions": "pass", "server": "pass", "clouds": "pass", "accelerators": "pass", "quota": "unknown",
+        "controller": "pass", "bucket": "pass", "credentials": "fail", "machine": "unknown",
+    }  # fmt: skip
+    assert found["clouds"].found == "aws, gcp"
+    assert "H100 spot from $3.10 an hour in gcp/us-central1/us-central1-a" in found["accelerators"].found
+    assert "the first launch makes one in aws or gcp, in up to ten minutes: $0.19 an hour" in found["controller"].found
+    assert "only this machine can reach" in found["credentials"].found
+    assert found["machine"].next == "patron doctor --machine --yes"
 
 
 def test_a_launch_that_fails_later_says_why_and_is_tried_again(

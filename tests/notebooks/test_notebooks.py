@@ -59,6 +59,7 @@ def test_there_is_a_notebook_for_every_step() -> None:
         "4_watch",
         "5_compare",
         "6_journal",
+        "doctor",
         "search",
     ]
 

@@ -1,4 +1,4 @@
-"""A plan for a GPU is proven by that GPU and by nothing else: no CPU, no other card, no driver that torch cannot use."""
+"""A plan for a GPU is proven by that GPU and by nothing else: no CPU, no other card, no driver too old for torch."""
 
 from __future__ import annotations
 
