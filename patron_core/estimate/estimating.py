@@ -15,7 +15,7 @@ from patron_core.estimate.verdict import Budget, Verdict, explain, judge
 from patron_core.interval import Interval, total
 from patron_core.money import cost_usd_micros
 from patron_core.prices import Price, checked_price
-from patron_core.scaling import Fit, corpus_fit, outside, predict
+from patron_core.scaling import Fit, corpus_fit, outside, predict, regime
 from trainer.contract.devices import Device
 from trainer.contract.recipe import Recipe, make_recipe
 from trainer.contract.spec import TrainSpec
@@ -224,7 +224,9 @@ def estimate(
         wall_s=wall_s,
         cost_usd_micros=cost,
         memory=memory,
-        val_bpb=predict(fit, recipe.num_params.scaling, recipe.train_tokens),
+        val_bpb=predict(
+            fit, recipe.num_params.scaling, recipe.train_tokens, regime(recipe.vocab_size, recipe.sequence_len)
+        ),
         budget=budget,
         verdict=judge(memory, wall_s, cost, budget),
     )

@@ -71,9 +71,10 @@ def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float
     """One more point for the scaling law of this corpus."""
     if not isinstance(result.get("val_bpb"), int | float):
         return
-    recipe = TrainSpec.from_dict(run.spec).recipe()
+    spec = TrainSpec.from_dict(run.spec)
+    recipe = spec.recipe()
     values = {
-        "corpus": run.spec["data"],
+        "corpus": spec.data,
         "depth": recipe.depth,
         "num_params": recipe.num_params.scaling,
         "num_tokens": recipe.train_tokens,
@@ -81,6 +82,7 @@ def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float
         "vocab_size": recipe.vocab_size,
         "sequence_len": recipe.sequence_len,
         "batch_tokens": recipe.batch_tokens,
+        "eval_tokens": spec.eval_tokens,
     }
     calibrations.record(conn, machine=machine_of(run), kind="run", values=values, run_id=run.id, now=now)
 

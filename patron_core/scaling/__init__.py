@@ -10,26 +10,27 @@ recommend(fit, candidates, best_bpb)         # candidates, the most promising fi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from patron_core.errors import InvalidInput
 from patron_core.interval import Interval
-from patron_core.scaling.anchors import corpus_fit, prior_of
-from patron_core.scaling.fitting import fit_theta
+from patron_core.scaling.anchors import corpus_fit, prior_of, regime, usual_noise
+from patron_core.scaling.fitting import fit_law
 from patron_core.scaling.law import (
     REFERENCE_PARAMS,
     REFERENCE_TOKENS,
-    Z90,
     Fit,
     Observation,
-    gradient,
+    expected,
     outside,
     predict,
-    value,
+    quadratic,
+    slope,
+    t90,
 )
-from patron_core.scaling.matrix import quadratic
 
 __all__ = [
     "Allocation",
@@ -45,6 +46,7 @@ __all__ = [
     "predict",
     "recommend",
     "refit",
+    "regime",
 ]
 
 
@@ -55,6 +57,7 @@ class Candidate:
     label: str
     num_params: float  # Recipe.num_params.scaling
     num_tokens: float
+    regime: str | None = None  # None: that of the corpus's anchors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,11 @@ class Allocation:
 
 
 def refit(corpus: str, observations: Iterable[Observation] = ()) -> Fit:
-    """The corpus's law, updated with finished runs. Works with none, one or many; intervals narrow with each."""
+    """The corpus's law, updated with finished runs. Works with none, one or many; intervals narrow with each.
+
+    Runs of other regimes than the anchors' have an offset of their own; of a corpus without anchors, the regime of most
+    runs is the home one. Raises InvalidInput, naming each run whose figures are no numbers above 0.
+    """
     base = corpus_fit(corpus)
     seen = tuple(observations)
     if not seen:
@@ -101,10 +108,34 @@ def refit(corpus: str, observations: Iterable[Observation] = ()) -> Fit:
     ]
     if problems:
         raise InvalidInput(problems, next="leave out runs without a finite val_bpb above 0")
-    theta, covariance = fit_theta(prior_of(base), seen, base.noise)
-    plural = "" if len(seen) == 1 else "s"
-    source = f"{base.source}; {len(seen)} finished run{plural}"
-    return replace(base, theta=theta, covariance=covariance, observations=seen, source=source)
+    counts = Counter(run.regime for run in seen if run.regime is not None)
+    home = base.home if base.anchors or not counts else min(counts, key=lambda name: (-counts[name], name))
+    found = fit_law(prior_of(base), seen, noise=usual_noise(corpus), home=home, within=base.anchors)
+    fit = replace(
+        base,
+        theta=found.theta,
+        offsets=found.offsets,
+        covariance=found.covariance,
+        noise=found.noise,
+        noise_runs=found.noise_runs,
+        home=home,
+        observations=seen,
+        weights=found.weights,
+    )
+    return replace(fit, source=f"{base.source}; {_runs(len(seen))}{_doubts(fit)}")
+
+
+def _runs(count: int) -> str:
+    return f"{count} finished run" + ("" if count == 1 else "s")
+
+
+def _doubts(fit: Fit) -> str:
+    doubted = fit.doubted()
+    if not doubted:
+        return ""
+    names = ", ".join(run.label or f"val_bpb {run.val_bpb:.3f}" for run in doubted[:3])
+    more = f" and {len(doubted) - 3} more" if len(doubted) > 3 else ""
+    return f", of which {names}{more} weigh little: far from the others or hardly validated"
 
 
 def optimal(fit: Fit, flops: float) -> Allocation:
@@ -120,28 +151,27 @@ def optimal(fit: Fit, flops: float) -> Allocation:
 
 def gain(fit: Fit, base: Candidate, candidate: Candidate) -> Gain:
     """Candidate against base. What the law is unsure of in both cancels; the noise of two runs does not."""
-    old = value(fit.theta, base.num_params, base.num_tokens)
-    new = value(fit.theta, candidate.num_params, candidate.num_tokens)
-    slope = [
-        o - n
+    old = expected(fit, base.num_params, base.num_tokens, base.regime)
+    new = expected(fit, candidate.num_params, candidate.num_tokens, candidate.regime)
+    change = [
+        old * o - new * n
         for o, n in zip(
-            gradient(fit.theta, base.num_params, base.num_tokens),
-            gradient(fit.theta, candidate.num_params, candidate.num_tokens),
+            slope(fit, base.num_params, base.num_tokens, base.regime),
+            slope(fit, candidate.num_params, candidate.num_tokens, candidate.regime),
             strict=True,
         )
     ]
-    spread = math.sqrt(max(0.0, quadratic(fit.covariance, slope)) + fit.noise**2 * (old**2 + new**2))
-    better = old - new
-    bpb = Interval(better - Z90 * spread, better, better + Z90 * spread)
-    return Gain(bpb=bpb, probability=_normal_cdf(better / spread))
+    spread = math.sqrt(max(0.0, quadratic(fit.covariance, change)) + fit.noise**2 * (old**2 + new**2))
+    better, half = old - new, t90(fit.noise_runs) * spread
+    return Gain(bpb=Interval(better - half, better, better + half), probability=_normal_cdf(better / spread))
 
 
 def recommend(fit: Fit, candidates: Sequence[Candidate], best_bpb: float | None = None) -> list[Recommendation]:
     """Candidates, the most promising first: by expected improvement over the best so far, else by predicted bpb."""
     rows = []
     for candidate in candidates:
-        predicted = predict(fit, candidate.num_params, candidate.num_tokens)
-        spread = predicted.mid * math.log(predicted.high / predicted.mid) / Z90
+        predicted = predict(fit, candidate.num_params, candidate.num_tokens, candidate.regime)
+        spread = predicted.mid * math.log(predicted.high / predicted.mid) / t90(fit.noise_runs)
         improvement = 0.0 if best_bpb is None else _expected_improvement(best_bpb - predicted.mid, spread)
         rows.append(Recommendation(candidate=candidate, val_bpb=predicted, expected_improvement_bpb=improvement))
     return sorted(rows, key=lambda row: (-row.expected_improvement_bpb, row.val_bpb.mid))

@@ -196,7 +196,7 @@ def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
     ]
     rows = []
     for run, whose in seen:
-        interval = predict(fit, run.num_params, run.num_tokens)
+        interval = predict(fit, run.num_params, run.num_tokens, run.regime)
         rows.append(
             {
                 "flops": 6.0 * run.num_params * run.num_tokens,

@@ -18,7 +18,7 @@ from patron_core.machines.host import this_host
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
-from patron_core.scaling import Fit, Observation, refit
+from patron_core.scaling import Fit, Observation, refit, regime
 from patron_core.store import Store, calibrations, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
@@ -202,6 +202,8 @@ def fit_of(store: Store | None, corpus: str) -> Fit:
             num_tokens=row.values["num_tokens"],
             val_bpb=row.values["val_bpb"],
             label=row.run_id or "",
+            regime=regime(row.values["vocab_size"], row.values["sequence_len"]),
+            eval_tokens=row.values.get("eval_tokens"),
         )
         for row in (calibrations.all_for(store) if store is not None else ())
         if row.kind == "run" and row.values.get("corpus") == corpus
