@@ -105,7 +105,6 @@ class SkyServer:
         return found
 
     def have_a_stopped_controller(self) -> None:
-        """Not for long: SkyPilot looks after its clusters, and this one's cloud knows nothing of it."""
         self._run(sys.executable, "-c", _STATE)
 
     def forget_the_controller(self) -> None:
