@@ -33,6 +33,7 @@ def title():
     session = open_session(
         LabArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="The lab at a glance: runs, money, and whether the books add up.",
     )

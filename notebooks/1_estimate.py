@@ -44,6 +44,7 @@ def title():
     session = open_session(
         EstimateArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="What depths take on devices: size, memory, time, money and predicted loss. Spends nothing.",
     )

@@ -47,6 +47,7 @@ def title():
     session = open_session(
         DryrunArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="Prove a plan with a short burst on the real machine; measured beside estimated.",
     )

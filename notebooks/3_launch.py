@@ -35,6 +35,7 @@ def title():
     session = open_session(
         LaunchArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="Hold the money of a proven run and launch it, exactly once.",
     )

@@ -38,6 +38,7 @@ def title():
     session = open_session(
         WatchArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="Follow one run: state, curves, attempts, money. Leaving this does not stop the run.",
     )

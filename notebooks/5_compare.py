@@ -32,6 +32,7 @@ def title():
     session = open_session(
         CompareArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="Runs side by side: prediction against outcome, and the scaling fit.",
     )

@@ -40,6 +40,7 @@ def title():
     session = open_session(
         JournalArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="Notes of a project: read, find and write. Nothing written is lost.",
     )

@@ -52,6 +52,7 @@ def title():
     session = open_session(
         SearchArguments,
         mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
         file=__file__,
         description="Find the best depth within a training time, for at most a budget, with real runs.",
     )

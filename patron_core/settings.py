@@ -8,6 +8,7 @@ PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.1
 PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
 PATRON_RUNS             where run directories are: a folder, s3://... or gs://... (default PATRON_HOME/runs)
 PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
+PATRON_TOKEN            whose limits hold for what is run here (default: none, the owner's)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
 
 A relative path means the working folder of whoever gives it; processes that are started elsewhere get `for_children`.
@@ -15,7 +16,6 @@ A relative path means the working folder of whoever gives it; processes that are
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -86,7 +86,10 @@ def tracking_uri() -> str:
 
 
 def for_children() -> dict[str, str]:
-    """The environment for a process with another working folder: every place in it is absolute."""
+    """The environment for a process with another working folder: every place in it is absolute.
+
+    Without PATRON_TOKEN: what runs in the background runs for the lab, and a workload is no place for a secret.
+    """
     places = {
         "PATRON_HOME": str(home()),
         "PATRON_CACHE": str(cache()),
@@ -94,7 +97,8 @@ def for_children() -> dict[str, str]:
         "PATRON_DATABASE_URL": database_url(),
         "MLFLOW_TRACKING_URI": tracking_uri(),
     }
-    return os.environ | {name: place for name, place in places.items() if os.environ.get(name)}
+    inherited = {name: value for name, value in os.environ.items() if name != "PATRON_TOKEN"}
+    return inherited | {name: place for name, place in places.items() if os.environ.get(name)}
 
 
 def _absolute(path: str) -> str:
@@ -121,12 +125,9 @@ def capacity_wait_s() -> float:
     return _seconds_above_zero("PATRON_CAPACITY_WAIT_S", "1800")
 
 
-def lab_id() -> str:
-    """Eight hex digits that tell this lab's jobs from others' on the same server. Those who share a database agree."""
-    where = database_url()
-    # a file is this machine's own; of a server's address, who asks is no part
-    where = f"{where}@{os.uname().nodename}" if where.startswith("sqlite:") else where.rpartition("@")[2]
-    return hashlib.sha256(where.encode()).hexdigest()[:8]
+def token() -> str:
+    """The secret of a token; empty: whoever can open the database acts as its owner."""
+    return os.environ.get("PATRON_TOKEN", "").strip()
 
 
 def local_usd_micros_per_hour() -> int:

@@ -67,9 +67,11 @@ class EndReason(StrEnum):
     LOST = "lost"
     HUNG = "hung"
     NOT_STARTED = "not_started"
+    SOURCE_UNREACHABLE = "source_unreachable"
     OUT_OF_FUNDS = "out_of_funds"
     OVER_BUDGET = "over_budget"
     DEADLINE = "deadline"
+    SWITCHED = "switched"
     PAUSED = "paused"
     CANCELLED = "cancelled"
 
@@ -88,16 +90,19 @@ NEXT_STATE: dict[EndReason, RunState] = {
     EndReason.LOST: RunState.RECOVERING,
     EndReason.HUNG: RunState.RECOVERING,
     EndReason.NOT_STARTED: RunState.PAUSED,
+    EndReason.SOURCE_UNREACHABLE: RunState.RECOVERING,
     EndReason.OUT_OF_FUNDS: RunState.PAUSED,
     EndReason.OVER_BUDGET: RunState.FAILED,
     EndReason.DEADLINE: RunState.PAUSED,
+    EndReason.SWITCHED: RunState.RECOVERING,
     EndReason.PAUSED: RunState.PAUSED,
     EndReason.CANCELLED: RunState.CANCELLED,
 }
 # Retried without counting: the machine went away, the run did nothing wrong.
-FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE})
-# Retried, but it counts against the failure budget: nobody knows why it died, or did nothing.
-COUNTED_RETRY = frozenset({EndReason.LOST, EndReason.HUNG})
+FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE, EndReason.SWITCHED})
+# Retried, but it counts against the failure budget: nobody knows why it died, or did nothing, or when the source of its
+# data will answer.
+COUNTED_RETRY = frozenset({EndReason.LOST, EndReason.HUNG, EndReason.SOURCE_UNREACHABLE})
 
 SENTENCE: dict[EndReason, str] = {
     EndReason.COMPLETED: "Finished its last step.",
@@ -113,22 +118,33 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.LOST: "The process vanished without a word and without a notice.",
     EndReason.HUNG: "It recorded and printed nothing for too long, and was stopped.",
     EndReason.NOT_STARTED: "It could not be started; its money is free again.",
+    EndReason.SOURCE_UNREACHABLE: "The source of its data did not answer; that is tried again, after a while.",
     EndReason.OUT_OF_FUNDS: "The money held for it is used up. Fund it again to go on.",
     EndReason.OVER_BUDGET: "The plan costs more than the budget allows.",
     EndReason.DEADLINE: "Its deadline passed. Fund it again to go on.",
+    EndReason.SWITCHED: "Stopped, to go on with another kind of machine, so that it is done in time.",
     EndReason.PAUSED: "Paused on request. Fund it again to go on.",
     EndReason.CANCELLED: "Cancelled on request.",
 }
 
 
 # the workload's own message says what to do about it
-_SAYS_WHY = frozenset({EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR})
+_SAYS_WHY = frozenset(
+    {EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR, EndReason.SOURCE_UNREACHABLE}
+)
 MESSAGE_CHARS = 1000
 
 
 # ended by somebody who gave it time to save: people want to know what is left
 _ASKED_TO_SAVE = frozenset(
-    {EndReason.NOTICE, EndReason.OUT_OF_FUNDS, EndReason.DEADLINE, EndReason.PAUSED, EndReason.HUNG}
+    {
+        EndReason.NOTICE,
+        EndReason.OUT_OF_FUNDS,
+        EndReason.DEADLINE,
+        EndReason.SWITCHED,
+        EndReason.PAUSED,
+        EndReason.HUNG,
+    }
 )
 
 

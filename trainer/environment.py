@@ -23,18 +23,20 @@ import torch
 
 from trainer.contract.code import code_hash
 from trainer.contract.commit import commit_of
-from trainer.contract.exits import EXIT_BAD_SPEC, BadSpec, EnvironmentDrift, first_line
+from trainer.contract.exits import EXIT_BAD_SPEC, EXIT_RESUME, BadSpec, EnvironmentDrift, first_line
 from trainer.contract.files import cache_folder, read_json, write_json
 from trainer.contract.gpus import DEVICES, find_device
 from trainer.contract.layout import ENVIRONMENT
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec, canonical_json
 from trainer.contract.words import printable
-from trainer.data import DataError, PreparedData, prepare
+from trainer.data import DataError, PreparedData, Unreachable, prepare
+from trainer.data.making import Wanted
 from trainer.runtime.machine import Machine, find_machine
 from trainer.runtime.world import World
 
 PACKAGES = ("torch", "numpy", "polars", "tokenizers", "triton")
+ONE_ROW = Wanted(end_row=1, val_rows=1)  # what the data is, not all of it
 HASHED = (
     "python", "torch", "cuda", "device", "device_name", "dtype", "compile", "cpu_kernel", "threads", "packages",
     "code_hash", "data_hash", "tokenizer_hash",
@@ -58,6 +60,7 @@ def describe_environment(machine: Machine, data: PreparedData, num_devices: int 
         "code_hash": code_hash(),
         "data_hash": data.data_hash,
         "tokenizer_hash": data.tokenizer_hash,
+        "data_source": data.where,
         # sums over threads depend on their number; on a GPU they only feed it
         "threads": None if machine.is_cuda else torch.get_num_threads(),
     }
@@ -165,7 +168,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         spec = TrainSpec.from_json(read_anywhere(args.spec).decode())
         machine = find_machine(spec, lambda _code, message: say(message), with_peak=False)
-        environment = describe_environment(machine, prepare(spec, cache_folder(), progress=say))
+        environment = describe_environment(machine, prepare(spec, cache_folder(), wanted=ONE_ROW, progress=say))
+    except Unreachable as error:
+        say(f"trainer: {error}")
+        return EXIT_RESUME
     except (OSError, UnicodeDecodeError, SpecError, DataError, BadSpec) as error:
         say(f"trainer: {error}")
         return EXIT_BAD_SPEC

@@ -31,7 +31,7 @@ from trainer.checkpoint.saves import Saves
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import Diverged, Stopped, UserError
 from trainer.contract.spec import TrainSpec
-from trainer.data import PreparedData, TrainLoader, val_batches
+from trainer.data import PreparedData
 from trainer.divergence import Culprit
 from trainer.evaluate import EvalResult, evaluate
 from trainer.model.gpt import build_model
@@ -44,6 +44,7 @@ from trainer.runtime.console import Console
 from trainer.runtime.machine import Machine
 from trainer.runtime.transfer import send
 from trainer.runtime.world import ALONE, World
+from trainer.supply import Supply
 
 COLLECT_GARBAGE_EVERY_STEPS = 5000
 
@@ -90,15 +91,8 @@ class TrainingLoop:
         if machine.compile:
             self._forward = torch.compile(self.model, dynamic=False)
         self._token_bytes_V = torch.from_numpy(data.token_bytes).to(machine.device)
-        self._loader = TrainLoader(
-            data,
-            batch_size=self.batch_size,
-            sequence_len=spec.sequence_len,
-            seed=spec.seed,
-            rank=world.rank,
-            world_size=world.size,
-        )
-        self._loader_state = self._loader.state()
+        self._supply = Supply(spec, data, world=world, stop=stop, events=events, console=console)
+        self._loader_state = self._supply.state()
 
     def _choose_attention(self) -> dict[int, str | None]:
         """The kernel of each kind of layer, which rank 0 measured."""
@@ -130,7 +124,7 @@ class TrainingLoop:
             torch.cuda.set_rng_state(rng["cuda"])
         self.position = Position(**state["position"])
         self._loader_state = dict(state["loader"])
-        self._loader.restore(self._loader_state)
+        self._supply.restore(self._loader_state)
         self.saves.resumed_at(self.position.step)
 
     def compile(self) -> float:
@@ -181,10 +175,11 @@ class TrainingLoop:
         loss = torch.zeros((), device=self.machine.device)
         stopping = False
         for _ in range(self.num_micro_batches // self.world.size):
-            stopping = self._stop.requested() is not None
-            if stopping:
+            batch = self._supply.next()
+            stopping = batch is None
+            if batch is None:
                 break
-            loss += self._micro_batch(*self._loader.next())
+            loss += self._micro_batch(*batch)
         own = torch.stack((loss, divergence.probe(self._probe_params))).tolist()  # one wait for the device
         memory = self.world.by_rank(self.machine.peak_memory_bytes())
         total_loss, gradients, num_stopping, *memory = self.world.sums([*own, stopping, *memory])
@@ -203,7 +198,7 @@ class TrainingLoop:
         seconds = time.perf_counter() - start
         self.position.step = step + 1
         self.position.train_s += seconds
-        self._loader_state = self._loader.state()
+        self._loader_state = self._supply.state()
         self.pace.report(step + 1, mean_loss, seconds, round(max(*memory, self.machine.peak_memory_bytes())))
 
     def _micro_batch(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
@@ -254,18 +249,15 @@ class TrainingLoop:
 
     def evaluate(self, max_tokens: int) -> EvalResult:
         """Raises Stopped when asked to stop between two micro-batches."""
+        batches = self._supply.val_batches(max_tokens)
+        if batches is None:
+            self._save_and_stop()
+        assert batches is not None
         total = min(max_tokens, self.data.num_val_tokens)
         result = evaluate(
             self._forward,
             self.model.lm_head.weight,
-            val_batches(
-                self.data,
-                self.batch_size,
-                self.spec.sequence_len,
-                max_tokens,
-                rank=self.world.rank,
-                world_size=self.world.size,
-            ),
+            batches,
             self._token_bytes_V,
             softcap=self.model.softcap,
             kernel=self._kernel,

@@ -12,10 +12,11 @@ import torch
 
 from trainer.checkpoint.checkpoint import Checkpoint, Checkpointer
 from trainer.contract.exits import EXIT_DONE, BadSpec, Stopped
-from trainer.contract.files import cache_folder, write_json
+from trainer.contract.files import write_json
 from trainer.contract.layout import RESULT, newest_checkpoint_name
 from trainer.contract.spec import SpecError, TrainSpec
-from trainer.data import DataError, PreparedData, prepare
+from trainer.data import PreparedData, StopWaiting
+from trainer.data.ahead import Ahead
 from trainer.environment import check_device, check_environment, check_same_everywhere, describe_environment
 from trainer.loop import TrainingLoop
 from trainer.runtime.machine import Machine, find_machine
@@ -23,8 +24,9 @@ from trainer.runtime.out_of_memory import Micro, held_bytes
 from trainer.sampling.loading import keep_tokenizer
 from trainer.sampling.showcase import closing_prompts, closing_samples
 from trainer.start import Start
+from trainer.supply import Reports, begin, burst_eval_tokens
 
-BURST_EVAL_MICRO_BATCHES = 4
+KEEP_WITHIN_S = 10.0  # for the tokens of a run that is done to come up beside the runs
 MEASURED_PHASES = ("data", "tokenizer", "model", "compile", "start")
 
 
@@ -32,18 +34,28 @@ class Session:
     """`run` trains; `figures` says at any time what is known for result.json."""
 
     def __init__(self, spec: TrainSpec, start: Start):
-        self._spec, self._asked, self._started_at = spec, start.asked, start.started_at
+        self._spec, self._begun, self._asked, self._started_at = spec, start, start.asked, start.started_at
         self._run_dir, self._world, self._stop = start.run_dir, start.world, start.stop
         self._events, self._console = start.events, start.console
         self._phase_s: dict[str, float] = {}
         self._resumed_step: int | None = None
         self._machine: Machine | None = None
         self._data: PreparedData | None = None
+        self._ahead: Ahead | None = None  # once there is data
         self._loop: TrainingLoop | None = None
         self._burst: dict[str, Any] | None = None
         self.micro: Micro | None = None  # once there is a model
 
     def run(self) -> None:
+        try:
+            self._run()
+            if self._ahead is not None:
+                self._ahead.close(KEEP_WITHIN_S)
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
+
+    def _run(self) -> None:
         spec, world = self._spec, self._world
         self._stop_if_asked("starting")
         self._check_ranks()
@@ -55,7 +67,7 @@ class Session:
             self._check_checkpoint(checkpoint)
         self._stop_if_asked("reading its checkpoint")
         self._report_start(machine)
-        self._data = data = self._prepare_data()
+        self._data = data = self._prepare_data(checkpoint)
         self._check_environment(machine, data)
         with self._phase("model"):
             self._loop = loop = TrainingLoop(
@@ -147,21 +159,15 @@ class Session:
             + ("" if machine.is_cuda else f" with {threads} threads")
         )
 
-    def _prepare_data(self) -> PreparedData:
-        def work() -> PreparedData:
-            return prepare(
-                self._spec,
-                cache_folder(),
-                progress=self._report_progress,
-                on_phase=self._record_phase,
-                warn=self.warn,
-            )
-
+    def _prepare_data(self, checkpoint: Checkpoint | None) -> PreparedData:
+        reports = Reports(progress=self._report_progress, on_phase=self._record_phase, warn=self.warn)
+        row = int(checkpoint.state["loader"]["row"]) if checkpoint else 0
         try:
-            return self._world.in_turn("data", work, look=self._stop.requested)
-        except DataError as error:
-            fields = {"fitting": dict(error.fitting)} if error.fitting else {}
-            raise BadSpec(str(error), fields=fields) from error
+            data, self._ahead = begin(self._spec, self._begun, row, reports)
+        except StopWaiting:
+            self._stop_if_asked("preparing data")
+            raise
+        return data
 
     def _check_environment(self, machine: Machine, data: PreparedData) -> None:
         environment = describe_environment(machine, data, self._world.size)
@@ -191,7 +197,7 @@ class Session:
         first = loop.position.step
         last = loop.recipe.num_steps - (1 if self._asked.rehearse else 0)  # leaves a step to be killed in
         loop.run(max(first, min(first + steps, last)), only_steps=True)
-        result = loop.evaluate(BURST_EVAL_MICRO_BATCHES * loop.batch_size * self._spec.sequence_len)
+        result = loop.evaluate(burst_eval_tokens(self._spec, self._world))
         loop.save()
         eval_tokens = min(self._spec.eval_tokens, data.num_val_tokens)
         eval_s_per_token = result.seconds / result.tokens
@@ -205,7 +211,6 @@ class Session:
             "checkpoint_stall_s": save.stall_s if save else None,
             "checkpoint_bytes": save.num_bytes if save else None,
             "train_tokens_available": data.num_train_tokens,
-            "train_shards": len(data.train),
             "train_tokens_needed": loop.recipe.train_tokens,
             "val_loss": result.val_loss,
             "val_bpb_burst": result.val_bpb,

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydantic import Field
 
-from patron_core.executors.skypilot_client import Client
 from patron_core.lifecycle import orphans
 from patron_core.store import Store
 from patron_core.ui.script import Arguments, open_command
@@ -35,12 +34,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _collect(*, yes: bool) -> dict[str, Any]:
     """Raises Unavailable where SkyPilot cannot be asked."""
-    cloud, store = Client(), Store.open()
+    store = Store.open()
     try:
-        found = orphans.find_orphans(store, cloud) if orphans.uses_sky(store) else []
-        if yes:
-            orphans.end_orphans(cloud, found)
+        found = orphans.collect(store, listing=not yes)
     finally:
-        cloud.close()
         store.close()
     return {"ended": yes, "orphans": [orphan.to_dict() for orphan in found]}

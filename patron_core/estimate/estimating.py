@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -50,6 +51,7 @@ class Estimate:
     eval_s: Interval
     num_evals: int
     phases_s: dict[str, Interval]  # in order; they add up to wall_s
+    checkpoint_interval_s: float
     wall_s: Interval
     cost_usd_micros: Money
     memory: Memory
@@ -112,6 +114,7 @@ class Estimate:
             "tokens_per_s": self.tokens_per_s,
             "mfu_expected": self.mfu,
             "phases_s": {name: phase.to_dict() for name, phase in self.phases_s.items()},
+            "checkpoint_interval_s": self.checkpoint_interval_s if math.isfinite(self.checkpoint_interval_s) else None,
             "wall_s": self.wall_s.to_dict(),
             "cost_usd_micros": self.cost_usd_micros.to_dict(),
             "hold_usd_micros": self.hold_usd_micros,
@@ -194,7 +197,8 @@ def estimate(
         spec, recipe, device, local=local, compiled=compiled, prepared=prepared, calibration=calibration
     )
     save_s = wall.save_seconds(recipe, device, item_bytes, calibration)
-    _add_work(phases, spec, recipe, step_s, eval_s.scaled(num_evals), save_s, calibration, price.spot)
+    interval_s = wall.checkpoint_interval_s(spec, save_s, step_s.mid)
+    _add_work(phases, recipe, step_s, eval_s.scaled(num_evals), save_s, interval_s, calibration, price.spot)
     wall_s = total(phases.values())
     cost = Money(*(cost_usd_micros(seconds, price.usd_micros_per_hour) for seconds in wall_s))
     memory = estimate_memory(
@@ -221,6 +225,7 @@ def estimate(
         eval_s=eval_s,
         num_evals=num_evals,
         phases_s=phases,
+        checkpoint_interval_s=interval_s,
         wall_s=wall_s,
         cost_usd_micros=cost,
         memory=memory,
@@ -234,17 +239,16 @@ def estimate(
 
 def _add_work(
     phases: dict[str, Interval],
-    spec: TrainSpec,
     recipe: Recipe,
     step_s: Interval,
     evals_s: Interval,
     save_s: float,
+    interval_s: float,
     calibration: Calibration | None,
     spot: bool,
 ) -> None:
     """What comes after the start: steps, evals, checkpoints, recovery."""
     startup = total(phases.values())
-    interval_s = wall.checkpoint_interval_s(spec, save_s, step_s.mid)
     phases["steps"] = step_s.scaled(recipe.num_steps)
     phases["evals"] = evals_s
     phases["checkpoints"] = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)

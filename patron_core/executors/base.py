@@ -47,6 +47,7 @@ class Job:
     deadline_s: float  # from its start; then SIGTERM, by the machine itself, even if the core is gone
     grace_s: float  # from the deadline's SIGTERM to SIGKILL
     kind: str = "train"  # or dryrun
+    lab: str = "00000000"  # whose it is: a part of its name where others' jobs are, too
     machine: Mapping[str, Any] = field(default_factory=dict)  # what to ask for where machines are made: target.py
 
     def __post_init__(self) -> None:

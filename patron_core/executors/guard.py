@@ -39,7 +39,7 @@ from patron_core.executors.records import Records
 from patron_core.executors.watcher import Silence, Watcher, changed_at
 from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
-from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED
+from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED, SOURCE_UNREACHABLE
 from trainer.contract.grace import kill_after_s
 from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.masking import mask
@@ -118,6 +118,8 @@ class Guard:
         exit_code, signum = (code, None) if code >= 0 else (None, -code)
         if exit_code == EXIT_RESUME and self._ended_at_a_deadline():
             self.watcher.evidence["deadline_hit"] = True
+        if exit_code == EXIT_RESUME and self._own_reason() == SOURCE_UNREACHABLE:
+            self.watcher.evidence[SOURCE_UNREACHABLE] = True
         self.watcher.count_oom_kills()
         in_a_row = lost_in_a_row([*self.before, self._write_end(exit_code, signum)])
         return what_to_say(exit_code, signum, self.watcher.evidence, lost_in_a_row=in_a_row)
@@ -169,8 +171,12 @@ class Guard:
         """Also its own: the workload may know of one that is shorter than ours."""
         if self.used_s + self.watcher.elapsed_s() >= self.deadline.seconds - _BY_DEADLINE_S:
             return True
+        return self._own_reason() == "deadline"
+
+    def _own_reason(self) -> str | None:
+        """Of the workload's last word, if it had one."""
         result = RunDir(self.run_dir).result() or {}
-        return result.get("attempt") == self.key and result.get("reason") == "deadline"
+        return result.get("reason") if result.get("attempt") == self.key else None
 
     def _write_end(self, exit_code: int | None, signum: int | None) -> dict[str, Any]:
         """The record. A bucket that does not answer is asked again for a while: the exit code must come out anyway."""
@@ -226,6 +232,7 @@ def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str
     """The exit code that SkyPilot sees: it starts the job again on 75, and on nothing else."""
     asked = any(evidence.get(reason) for reason in ("cancelled", "deadline_hit"))
     if exit_code == EXIT_RESUME:
+        asked = asked or (SOURCE_UNREACHABLE in evidence and lost_in_a_row >= FAILURE_BUDGET)
         return EXIT_STOPPED if asked else EXIT_RESUME
     if exit_code is not None:
         return exit_code
@@ -236,7 +243,9 @@ def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str
 
 
 def lost_in_a_row(starts: Sequence[Mapping[str, Any]]) -> int:
-    """Deaths by a signal that nobody explains, since the last start that left a new checkpoint or was told to go."""
+    """Deaths by a signal that nobody explains, or of a source of data that does not answer, since the last start that
+    left a new checkpoint or was told to go.
+    """
     count = 0
     reached = -1
     for start in starts:
@@ -244,7 +253,8 @@ def lost_in_a_row(starts: Sequence[Mapping[str, Any]]) -> int:
         progressed = step is not None and int(step) > reached
         reached = max(reached, -1 if step is None else int(step))
         told = (start.get("evidence") or {}).get("reclaim_notice")
-        if start.get("ended") and start.get("signal") and not told:
+        died = start.get("signal") or SOURCE_UNREACHABLE in (start.get("evidence") or {})
+        if start.get("ended") and died and not told:
             count = 1 if progressed else count + 1
         elif progressed:
             count = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 import shlex
 import sys
 import time
@@ -23,19 +24,30 @@ from trainer.contract.code import code_hash
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
 
-def prefix() -> str:
-    """What the names of all jobs of this lab begin with."""
-    return f"patron-{settings.lab_id()}-"
+ALL_LABS = "patron-"  # what the names of Patron's jobs begin with, whosever they are
+_NAME = re.compile(ALL_LABS + r"(?P<lab>[0-9a-f]{8})-(?P<key>.+)")
 
 
-def job_name(key: str) -> str:
-    return prefix() + key
+def prefix(lab: str) -> str:
+    """What the names of all jobs of a lab begin with."""
+    return f"{ALL_LABS}{lab}-"
+
+
+def job_name(lab: str, key: str) -> str:
+    return prefix(lab) + key
+
+
+def key_of(name: str) -> str | None:
+    """The key of a job that some lab of Patron's named so. A key is random: whoever knows it, by whatever lab's name
+    the job goes, is its owner. (Until 0.3 that name came from how a database's URL was spelled.)"""
+    found = _NAME.fullmatch(name)
+    return found["key"] if found else None
 
 
 def make_task(job: Job) -> dict[str, Any]:
     """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
     task = _task_file("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
-    task["name"] = job_name(job.key)
+    task["name"] = job_name(job.lab, job.key)
     task["resources"] = _resources(task["resources"], job.machine)
     python = os.environ.get("PATRON_SKY_PYTHON", "")
     if python:

@@ -27,7 +27,7 @@ from patron_core.errors import Conflict, OnItsWay, PatronError, Unavailable
 from patron_core.executors import skypilot_client
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.sky_task import job_name, make_task
+from patron_core.executors.sky_task import job_name, key_of, make_task
 from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
@@ -102,10 +102,10 @@ class SkyExecutor:
             handle = self.find(job.key)
             if handle is None:
                 job_id = None
-                if not (stage := _client.launching(job_name(job.key))):
-                    job_id = _client.launch(make_task(job), job_name(job.key))
+                if not (stage := _client.launching(job.key)):
+                    job_id = _client.launch(make_task(job), job_name(job.lab, job.key))
                 if job_id is None:
-                    raise _on_its_way(job.key, stage or _client.launching(job_name(job.key)))
+                    raise _on_its_way(job.key, stage or _client.launching(job.key))
                 handle = _handle(job.key, job_id, job.run_dir)
                 _watch.forget()
         if handle["run_dir"] != job.run_dir:
@@ -116,7 +116,7 @@ class SkyExecutor:
         return handle
 
     def find(self, key: str) -> Handle | None:
-        same = [job for job in _client.jobs(name=job_name(key), yaml=True) if job["job_name"] == job_name(key)]
+        same = [job for job in _client.jobs(name=key, yaml=True) if key_of(str(job["job_name"])) == key]
         if not same:
             return None
         first = min(same, key=lambda job: int(job["job_id"]))
@@ -127,9 +127,9 @@ class SkyExecutor:
     def forbid(self, key: str, run_dir: str) -> Handle | None:
         """By the word that a guard reads before it starts anything: a late submit costs a machine's first minute."""
         with _claimed(key):
-            stage = _client.launching(job_name(key))
+            stage = _client.launching(key)
             if stage == "controller":  # no job yet, and minutes until there is one
-                _client.abandon(job_name(key))
+                _client.abandon(key)
                 stage = ""
             if (handle := self.find(key)) is None:
                 if stage:

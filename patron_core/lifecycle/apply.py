@@ -16,13 +16,14 @@ from sqlalchemy import Connection
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
 from patron_core.lifecycle import bill, holds, trouble, workload
+from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
-from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
@@ -53,7 +54,7 @@ def apply(store: Store, scene: Scene, action: Action, executor: Executor, *, now
         case ActionKind.END if attempt is not None:
             _end(store, scene, attempt, action, executor, now=now)
         case ActionKind.RELAUNCH:
-            _relaunch(store, scene, now=now)
+            _relaunch(store, scene, action, now=now)
         case ActionKind.CLOSE if action.new_state is not None:
             with _as_judged(store, scene) as conn:
                 _move(conn, run, action.new_state, reason=action.reason, now=now, detail=action.why)
@@ -80,21 +81,18 @@ def _as_judged(store: Store, scene: Scene) -> Iterator[Connection]:
         yield conn
 
 
-def _relaunch(store: Store, scene: Scene, *, now: float) -> None:
-    """Record the intent of another attempt at the price of the one before."""
+def _relaunch(store: Store, scene: Scene, action: Action, *, now: float) -> None:
+    """Record the intent of another attempt at the price of the one before, or of the other kind of machine."""
     run, previous = scene.run, scene.attempt
     if previous is None:
         raise ValueError(f"run {run.id} has no attempt to follow")
+    price, hourly = previous.price, previous.usd_micros_per_hour
+    if action.other_machine:
+        price = on_the_other(price)
+        hourly = int(price["usd_micros_per_hour"])
     with _as_judged(store, scene) as conn:
-        attempts.create(
-            conn,
-            run,
-            kind="train",
-            usd_micros_per_hour=previous.usd_micros_per_hour,
-            price=previous.price,
-            now=now,
-        )
-        _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail="resume from the newest checkpoint")
+        attempts.create(conn, run, kind="train", usd_micros_per_hour=hourly, price=price, now=now)
+        _move(conn, run, RunState.LAUNCHING, reason=None, now=now, detail=action.why)
 
 
 def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Executor, *, now: float) -> None:
@@ -133,6 +131,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
+            lab=labs.lab_id(store),
             machine=attempt.price.get("machine") or {},
         )
     )
@@ -161,7 +160,12 @@ def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Ex
     with store.begin() as conn:
         attempts.stop_asked(conn, attempt.id, cause=str(action.stop_cause), now=now)
         runs.add_event(
-            conn, run.id, kind="stop_asked", actor=SUPERVISOR, now=now, detail={"cause": str(action.stop_cause)}
+            conn,
+            run.id,
+            kind="stop_asked",
+            actor=SUPERVISOR,
+            now=now,
+            detail={"cause": str(action.stop_cause), "why": action.why},
         )
 
 

@@ -12,7 +12,9 @@ from enum import StrEnum
 from typing import Any
 
 from patron_core.executors.base import Observation, ObservedStatus
+from patron_core.lifecycle.deadline import Finish
 from patron_core.lifecycle.verdict import StopCause, verdict
+from patron_core.market.spot_policy import Machine, Move
 from patron_core.money import affordable_s
 from patron_core.states import COUNTED_RETRY, NEXT_STATE, EndReason, RunState
 from trainer.contract import grace
@@ -55,6 +57,8 @@ class Situation:
     recovers_itself: bool = False
     without_machine_s: float = 0.0  # since it was submitted, or lost its machine
     capacity_wait_s: float = float("inf")  # how long to look for a machine
+    finish: Finish | None = None  # it has to be done by a time, and may choose between two kinds of machine
+    last_reason: EndReason | None = None  # why the newest attempt ended, where it has
 
 
 class ActionKind(StrEnum):
@@ -77,6 +81,7 @@ class Action:
     reason: EndReason | None = None
     new_state: RunState | None = None
     stop_cause: StopCause | None = None
+    other_machine: bool = False  # the next attempt is on the other kind
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +131,8 @@ def _with_live_attempt(now: Situation) -> Action:
     stop = _wanted_stop(now)
     if stop and now.stop_cause is None:
         return Action(kind=ActionKind.STOP, why=f"stop: {stop.value}", stop_cause=stop)
+    if now.stop_cause is None and (why := _why_switch(now, seen)):
+        return Action(kind=ActionKind.STOP, why=why, stop_cause=StopCause.SWITCH)
     if now.stop_cause is not None and now.since_stop_s > now.kill_after_s + KILL_AGAIN_S:
         return Action(kind=ActionKind.KILL, why=f"asked to stop {now.since_stop_s:.0f} s ago and still there")
     waiting = (RunState.LAUNCHING, RunState.RECOVERING)
@@ -144,9 +151,22 @@ def _wanted_stop(now: Situation) -> StopCause | None:
     if now.usd_micros_per_hour and affordable_s(now.hold_usd_micros, now.usd_micros_per_hour) <= now.kill_after_s:
         return StopCause.FUNDS
     waits = now.observation is not None and now.observation.status in _WITHOUT_MACHINE
-    if waits and now.without_machine_s > now.capacity_wait_s:
+    on_spot = now.finish is not None and now.finish.machine is Machine.SPOT  # the policy knows how long to look
+    if waits and not on_spot and now.without_machine_s > now.capacity_wait_s:
         return StopCause.CAPACITY
     return StopCause.HUNG if _is_hung(now) else None
+
+
+def _why_switch(now: Situation, seen: Observation) -> str | None:
+    """Why this attempt should make way for one on the other kind of machine; None: it should not."""
+    if now.finish is None or now.attempt_kind != "train":
+        return None
+    machine = now.finish.machine  # on demand one comes, and counts from when it was asked for
+    if machine is Machine.SPOT and seen.status in _WITHOUT_MACHINE:
+        machine = Machine.NONE
+    choice = now.finish.choose(machine, looked_for_s=now.without_machine_s)
+    wanted = {Move.SPOT: Machine.SPOT, Move.ON_DEMAND: Machine.ON_DEMAND}.get(choice.move)
+    return choice.why if wanted not in (None, now.finish.machine) else None
 
 
 def _is_hung(now: Situation) -> bool:
@@ -182,26 +202,27 @@ def _ended(now: Situation, seen: Observation) -> Action:
         new_state = RunState.AWAITING_FUNDING if reason is EndReason.COMPLETED else RunState.FAILED
         if reason is EndReason.CANCELLED:
             new_state = RunState.CANCELLED
-        if reason is EndReason.NO_CAPACITY:
+        if reason in (EndReason.NO_CAPACITY, EndReason.SOURCE_UNREACHABLE):
             new_state = RunState.DRAFT  # it was never tried
     else:
         new_state = NEXT_STATE[reason]
-        if new_state is RunState.RECOVERING and now.recovers_itself:
+        if new_state is RunState.RECOVERING and now.recovers_itself and reason is not EndReason.SWITCHED:
             # it has given up on bringing it back, and nobody else may; a person can fund the run again
             new_state, evidence["judged"] = RunState.PAUSED, reason.value
-            reason = reason if reason is EndReason.HUNG else EndReason.LOST
+            reason = reason if reason in (EndReason.HUNG, EndReason.SOURCE_UNREACHABLE) else EndReason.LOST
         if now.stop_requested == StopCause.CANCEL and new_state is not RunState.SUCCEEDED:
             new_state, reason = RunState.CANCELLED, EndReason.CANCELLED
         elif now.stop_requested == StopCause.PAUSE and new_state in (RunState.FUNDED, RunState.RECOVERING):
             new_state, evidence["judged"], reason = RunState.PAUSED, reason.value, EndReason.PAUSED
         elif reason in COUNTED_RETRY and now.failures + 1 >= FAILURE_BUDGET and not now.recovers_itself:
-            new_state = RunState.FAILED
+            # a source may answer tomorrow: it waits for somebody to fund it again
+            new_state = RunState.PAUSED if reason is EndReason.SOURCE_UNREACHABLE else RunState.FAILED
             evidence["failures"] = now.failures + 1
     return Action(kind=ActionKind.END, why=reason.value, reason=reason, new_state=new_state, evidence=evidence)
 
 
 def _recover(now: Situation) -> Action:
-    if now.recovers_itself:
+    if now.recovers_itself and now.last_reason is not EndReason.SWITCHED:
         return Action(kind=ActionKind.WAIT, why="the executor recovers by itself")
     if not now.run_dir_exists and now.had_checkpoint:
         return Action(
@@ -210,7 +231,14 @@ def _recover(now: Situation) -> Action:
             reason=EndReason.LOST,
             new_state=RunState.FAILED,
         )
-    if affordable_s(now.hold_usd_micros, max(1, now.usd_micros_per_hour)) <= now.kill_after_s:
+    machine, why = _next_machine(now)
+    if machine is Machine.NONE:
+        return Action(kind=ActionKind.WAIT, why=why)
+    other = now.finish is not None and machine is not now.finish.machine
+    hourly = now.usd_micros_per_hour
+    if now.finish is not None and machine is not None:
+        hourly = now.finish.usd_micros_per_hour[machine]
+    if affordable_s(now.hold_usd_micros, max(1, hourly)) <= now.kill_after_s:
         return Action(
             kind=ActionKind.CLOSE,
             why="what is held does not pay for another start",
@@ -220,4 +248,15 @@ def _recover(now: Situation) -> Action:
     delay_s = BACK_OFF_S[min(now.failures, len(BACK_OFF_S) - 1)]
     if now.since_end_s < delay_s:
         return Action(kind=ActionKind.WAIT, why=f"next launch in {delay_s - now.since_end_s:.0f} s")
-    return Action(kind=ActionKind.RELAUNCH, why="resume from the newest checkpoint", new_state=RunState.LAUNCHING)
+    return Action(kind=ActionKind.RELAUNCH, why=why, new_state=RunState.LAUNCHING, other_machine=other)
+
+
+def _next_machine(now: Situation) -> tuple[Machine | None, str]:
+    """What to resume on, and why; NONE: on nothing yet. None: there is no choice."""
+    if now.finish is None:
+        return None, "resume from the newest checkpoint"
+    if now.last_reason is EndReason.SWITCHED:
+        return now.finish.other_machine, "resume from the newest checkpoint, on the other kind of machine"
+    choice = now.finish.choose(Machine.NONE)
+    found = {Move.SPOT: Machine.SPOT, Move.ON_DEMAND: Machine.ON_DEMAND, Move.WAIT: Machine.NONE}
+    return found.get(choice.move, now.finish.machine), f"resume from the newest checkpoint: {choice.why}"

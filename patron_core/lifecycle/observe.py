@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from patron_core.executors.base import Executor, Observation
 from patron_core.lifecycle import bill, trouble
 from patron_core.lifecycle.bill import CLOCK_NOISE_S
+from patron_core.lifecycle.deadline import LOOK_EVERY_S, Finish, finish_of
 from patron_core.lifecycle.decide import Situation
 from patron_core.lifecycle.verdict import StopCause
 from patron_core.money import cost_usd_micros
@@ -151,8 +153,25 @@ def _situation(
         without_machine_s=_since(
             run.updated_at if run.state is RunState.RECOVERING else attempt.started_at or attempt.created_at, now
         ),
+        finish=_finish(run, attempt, now=now),
+        last_reason=attempt.reason,
         capacity_wait_s=(attempt.price.get("machine") or {}).get("wait_s") or float("inf"),
     )
+
+
+_done: dict[str, tuple[float, float]] = {}  # run -> when it was last looked at, and the share that is durable
+
+
+def _finish(run: Run, attempt: Attempt, *, now: float) -> Finish | None:
+    if not attempt.price.get("finish"):
+        return None
+    at, share = _done.get(run.id, (-LONG_AGO_S, 0.0))
+    if not 0 <= now - at < LOOK_EVERY_S:
+        with suppress(OSError):  # what is known stays: less progress only makes it surer to be in time
+            newest = RunDir(run.run_dir).newest_checkpoint()
+            share = (newest.step if newest else 0) / max(1, int((run.estimate or {}).get("num_steps") or 1))
+        _done[run.id] = (now, share)
+    return finish_of(attempt.price, done_share=share, hourly=attempt.usd_micros_per_hour, now=now)
 
 
 def _since(then: float | None, now: float) -> float:

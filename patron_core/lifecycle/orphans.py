@@ -1,8 +1,11 @@
-"""Orphans: jobs and clusters at SkyPilot that carry this lab's name and that no live attempt owns. They are ended.
+"""Orphans: jobs and clusters at SkyPilot that are this lab's and that no live attempt owns.
 
-`patron gc` lists them, and ends them with --yes; a supervisor ends them when it starts. How one comes to be: an attempt
-that was given up while its launch was on its way, a database that was restored from yesterday, a second launch of one
-key after a crash.
+A job is this lab's by the lab's random id in its name, or by the key of an attempt, which is random too. What another
+lab started is not looked at. How an orphan comes to be: an attempt that was given up while its launch was on its way, a
+second launch of one key after a crash, a database that was restored from yesterday.
+
+`patron gc` lists them, and ends them with --yes. A supervisor that starts ends those that this database saw start, and
+names the others: a copy of a database has its lab's id, and must end nothing that was started since it was made.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from patron_core.executors.sky_task import prefix
+from patron_core.executors.sky_task import ALL_LABS, key_of, prefix
 from patron_core.executors.sky_view import TERMINAL
 from patron_core.executors.skypilot_client import Client
 from patron_core.money import cost_usd_micros, format_usd, from_usd
-from patron_core.store import Store
+from patron_core.store import Store, labs
 from patron_core.store.schema import attempts as attempts_table
 
 
@@ -28,6 +31,7 @@ class Orphan:
     name: str
     job_id: int | None
     why: str
+    seen: bool  # this database saw it start, or its job end
     seconds: float
     usd_micros: int | None  # None: no price is known
 
@@ -51,11 +55,13 @@ class Cloud(Protocol):
 def find_orphans(store: Store, cloud: Cloud, *, now: float | None = None) -> list[Orphan]:
     """Raises Unavailable where SkyPilot cannot be asked."""
     now = time.time() if now is None else now
-    clusters = cloud.clusters(prefix())  # before the jobs: whose job began in between is not among them
-    jobs = [job for job in cloud.jobs(name=prefix(), live=True) if str(job["job_name"]).startswith(prefix())]
+    ours = prefix(labs.lab_id(store))
+    clusters = cloud.clusters(ours)  # before the jobs: whose job began in between is not among them
+    jobs = cloud.jobs(name=ALL_LABS, live=True)
     with store.read() as conn:  # after SkyPilot was asked: a run that was launched meanwhile is not an orphan
         query = sa.select(attempts_table.c.id, attempts_table.c.state, attempts_table.c.usd_micros_per_hour)
         known = {row.id: row for row in conn.execute(query.where(attempts_table.c.executor == "sky"))}
+    jobs = [job for job in jobs if str(job["job_name"]).startswith(ours) or key_of(str(job["job_name"])) in known]
     owned = {key for key, row in known.items() if row.state != "ended"}
     prices = {key: int(row.usd_micros_per_hour) for key, row in known.items()}
     return [*_jobs(jobs, owned, prices), *_clusters(clusters, jobs, now=now)]
@@ -70,18 +76,24 @@ def end_orphans(cloud: Cloud, orphans: Sequence[Orphan]) -> None:
             cloud.down(orphan.name)
 
 
-def collect(store: Store) -> list[Orphan]:
-    """Find them and end them. Raises Unavailable where SkyPilot cannot be asked."""
+def collect(store: Store, *, only_seen: bool = False, listing: bool = False) -> list[Orphan]:
+    """Find them and, unless they are only to be listed, end them; those that were seen, or all. Returns what it found.
+
+    Raises Unavailable where SkyPilot cannot be asked.
+    """
+    if not _uses_sky(store):
+        return []
     cloud = Client()
     try:
         orphans = find_orphans(store, cloud)
-        end_orphans(cloud, orphans)
+        if not listing:
+            end_orphans(cloud, [orphan for orphan in orphans if orphan.seen or not only_seen])
         return orphans
     finally:
         cloud.close()
 
 
-def uses_sky(store: Store) -> bool:
+def _uses_sky(store: Store) -> bool:
     """Whether this lab ever submitted anything to SkyPilot."""
     with store.read() as conn:
         query = sa.select(attempts_table.c.id).where(attempts_table.c.executor == "sky").limit(1)
@@ -92,7 +104,7 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], owned: Collection[str], prices: Map
     found = []
     first_of: dict[str, int] = {}
     for job in sorted(jobs, key=lambda job: int(job["job_id"])):
-        key = str(job["job_name"]).removeprefix(prefix())
+        key = key_of(str(job["job_name"])) or ""
         if str(job["status"]) in TERMINAL or job["status"] == "CANCELLING":
             continue
         first = first_of.setdefault(key, int(job["job_id"]))
@@ -107,6 +119,7 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], owned: Collection[str], prices: Map
                 name=str(job["job_name"]),
                 job_id=int(job["job_id"]),
                 why=why,
+                seen=key in prices,
                 seconds=seconds,
                 usd_micros=cost_usd_micros(seconds, hourly) if hourly is not None else None,
             )
@@ -136,6 +149,7 @@ def _clusters(clusters: Sequence[Mapping[str, Any]], jobs: Sequence[Mapping[str,
                 name=str(cluster["name"]),
                 job_id=None,
                 why="no job of ours runs on it",
+                seen=True,
                 seconds=seconds,
                 usd_micros=cost_usd_micros(seconds, from_usd(hourly)) if hourly else None,
             )

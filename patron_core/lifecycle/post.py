@@ -27,7 +27,7 @@ from patron_core import settings
 from patron_core.errors import Busy, PatronError
 from patron_core.executors import processes
 from patron_core.machines.host import this_host
-from patron_core.store import Store, hosts, leases
+from patron_core.store import Store, hosts, leases, upgrade
 from patron_core.store.patience import jittered_s
 from trainer.contract.masking import mask
 from trainer.contract.words import printable
@@ -184,6 +184,9 @@ def serve(watch: Watch, work: Callable[[], bool], *, is_needed: Callable[[], boo
                         return
                     idle = 0
                     continue
+            except upgrade.OtherVersion as error:
+                log.warning("%s ends: %s", watch.post.name, error.message)
+                return
             except Exception as error:  # a poll boundary: database, disk or network; they come back
                 failures += 1
                 pause_s = max(every_s, jittered_s(failures))
@@ -247,6 +250,9 @@ def begin(post: Post, inherited: int | None) -> Watch | None:
         log.info("another %s is at it", post.name)
         return None
     store = open_store(post, lock)
+    if store is not None and store.version != upgrade.HEAD:
+        log.warning("no %s here: %s", post.name, upgrade.OtherVersion(store.version).message)
+        return None
     return None if store is None else Watch(post=post, store=store, lock=lock)
 
 

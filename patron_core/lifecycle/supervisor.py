@@ -25,7 +25,7 @@ from patron_core.lifecycle.decide import ActionKind, decide
 from patron_core.lifecycle.observe import look
 from patron_core.lifecycle.systemd import unit
 from patron_core.mirror.due import due
-from patron_core.store import Store, leases, runs
+from patron_core.store import Store, leases, runs, upgrade
 from patron_core.store.records import Run
 
 log = logging.getLogger("patron.supervisor")
@@ -123,7 +123,7 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
     """Round after round until no run needs it, whatever fails."""
     supervisor = Supervisor(store=watch.store, executor_named=executor_named)
     supervisor.show_life, supervisor.has_lab = watch.show_life, watch.keep_lab
-    threading.Thread(target=_end_orphans, args=(watch.store,), name="orphans", daemon=True).start()
+    threading.Thread(target=end_orphans, args=(watch.store,), name="orphans", daemon=True).start()
 
     def work() -> bool:
         seen = supervisor.round()
@@ -142,14 +142,14 @@ def _see_to_the_mirror(store: Store) -> None:
         log.warning("no mirror could be started: %s", error)
 
 
-def _end_orphans(store: Store) -> None:
+def end_orphans(store: Store) -> None:
     """What an earlier life of this lab left running at SkyPilot; beside the ticks, since a server may not answer."""
     from patron_core.lifecycle import orphans
 
     try:
-        if orphans.uses_sky(store):
-            for orphan in orphans.collect(store):
-                log.warning("ended an orphan: %s", orphan.sentence)
+        for orphan in orphans.collect(store, only_seen=True):
+            what = "ended an orphan: %s" if orphan.seen else "not ours to end unasked: %s; next: patron gc"
+            log.warning(what, orphan.sentence)
     except PatronError as error:
         log.warning("orphans: %s; next: %s", error.message, error.next)
     except Exception:  # a poll boundary
@@ -167,8 +167,10 @@ def ensure_running(store: Store) -> bool:
     """See that somebody does what is this machine's: supervises live runs, mirrors them. True: one was started.
 
     Everybody who opens the store calls this: after a reboot, or a kill, the first look brings both back. Nobody is
-    started for the local runs of other machines.
+    started for the local runs of other machines, nor in a database of another version than this checkout's.
     """
+    if store.version != upgrade.HEAD:
+        return False
     started = is_needed(store) and post.ensure(post.SUPERVISOR, store)
     return (bool(due(store)) and post.ensure(post.MIRROR, store)) or started
 

@@ -19,6 +19,7 @@ from trainer.contract.exits import (
     EXIT_SIGKILL,
     EXIT_SIGTERM,
     EXIT_STOPPED,
+    SOURCE_UNREACHABLE,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class StopCause(StrEnum):
     DEADLINE = "deadline"
     CAPACITY = "capacity"
     HUNG = "hung"
+    SWITCH = "switch"  # to another kind of machine, for its deadline
 
 
 def verdict(now: Situation, seen: Observation) -> EndReason:
@@ -53,6 +55,7 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
         StopCause.DEADLINE: EndReason.DEADLINE,
         StopCause.CAPACITY: EndReason.NO_CAPACITY,
         StopCause.HUNG: EndReason.HUNG,
+        StopCause.SWITCH: EndReason.SWITCHED,
     }
     if seen.exit_code == EXIT_DONE:
         return EndReason.COMPLETED
@@ -65,6 +68,8 @@ def verdict(now: Situation, seen: Observation) -> EndReason:
     if seen.exit_code in (EXIT_RESUME, EXIT_STOPPED):
         if stop:
             return by_us[StopCause(stop)]
+        if SOURCE_UNREACHABLE in (told, *seen.evidence):
+            return EndReason.SOURCE_UNREACHABLE
         if told == "deadline" or seen.evidence.get("deadline_hit") or seen.exit_code == EXIT_STOPPED:
             return by_us[StopCause(now.deadline_cause or StopCause.DEADLINE)]
         return EndReason.NOTICE

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from patron_core.mirror.position import Point, Position, flatten
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
-from patron_core.store import Store, mirrors, runs
+from patron_core.store import Store, labs, mirrors, runs
 from patron_core.store.records import Run
 
 RUN_TAG, PENDING_TAG, SUPERSEDED_TAG = "patron.run", "patron.pending", "patron.superseded_by"
@@ -190,6 +190,7 @@ class Copy:
     def describe(self, tracked_id: str, extra: Mapping[str, float]) -> None:
         """Tags, parameters, extra figures and the status, where they are not what was sent last."""
         wanted = {
+            "patron.lab": labs.lab_id(self.store),
             "patron.attempt": self.position.starts[-1][0] if self.position.starts else "",
             "patron.spec_hash": self.run.spec_hash,
             "patron.environment_hash": str((self.directory.environment() or {}).get("hash", "")),

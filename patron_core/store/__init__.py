@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from patron_core.store import attempts, calibrations, hosts, leases, ledger, mirrors, notes, requests, runs, searches
+from patron_core.store import (
+    approvals,
+    attempts,
+    audit,
+    calibrations,
+    hosts,
+    labs,
+    leases,
+    ledger,
+    mirrors,
+    notes,
+    requests,
+    runs,
+    searches,
+    tokens,
+)
 from patron_core.store.engine import Store
 from patron_core.store.records import (
     Attempt,
@@ -37,9 +52,12 @@ __all__ = [
     "Search",
     "Store",
     "Wallet",
+    "approvals",
     "attempts",
+    "audit",
     "calibrations",
     "hosts",
+    "labs",
     "leases",
     "ledger",
     "mirrors",
@@ -47,4 +65,5 @@ __all__ = [
     "requests",
     "runs",
     "searches",
+    "tokens",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -9,7 +10,7 @@ from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, NotFound
 from patron_core.states import EndReason
-from patron_core.store import runs
+from patron_core.store import allowances, runs
 from patron_core.store.engine import Store, insert_new, reading
 from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
@@ -26,7 +27,7 @@ def create(
     now: float,
 ) -> Attempt:
     """Write down the intent to launch. Raises Conflict while another attempt of the run has not ended."""
-    runs.lock(conn, run.id)
+    allowances.check_machine(conn, runs.lock(conn, run.id), usd_micros_per_hour)
     same_kind = (attempts.c.run_id == run.id) & (attempts.c.kind == kind)
     number = 1 + (conn.execute(sa.select(sa.func.max(attempts.c.number)).where(same_kind)).scalar() or 0)
     alive = (attempts.c.run_id == run.id) & (attempts.c.state != "ended")
@@ -156,3 +157,11 @@ def _change(conn: Connection, attempt_id: str, **values: Any) -> Attempt:
 
 def _attempt(row: Row[Any]) -> Attempt:
     return Attempt(**{**row._mapping, "reason": EndReason(row.reason) if row.reason else None})
+
+
+def train_totals(conn: Connection, run_ids: Sequence[str]) -> dict[str, tuple[float, int]]:
+    """(machine seconds, micro-dollars) that all train attempts of each run were charged, in one query."""
+    of = attempts.c.run_id.in_(run_ids) & (attempts.c.kind == "train")
+    sums = sa.func.sum(attempts.c.charged_s), sa.func.sum(attempts.c.charged_usd_micros)
+    query = sa.select(attempts.c.run_id, *sums).where(of).group_by(attempts.c.run_id)
+    return {row[0]: (float(row[1]), int(row[2])) for row in conn.execute(query)}

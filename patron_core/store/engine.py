@@ -1,6 +1,6 @@
 """The database: opening it, and the two kinds of transaction. The same code runs on SQLite and on PostgreSQL.
 
-    store = Store.open()                  # settings.database_url(), brought up to date
+    store = Store.open()                  # settings.database_url(); made where it is empty, never migrated
     with store.begin() as conn: ...       # write: all or nothing; on SQLite one writer at a time
     with store.read() as conn: ...        # read: sees one moment, and cannot write
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, Row, Table, event
@@ -28,8 +28,11 @@ from sqlalchemy.engine import URL, make_url
 
 from patron_core import settings
 from patron_core.errors import InternalError, InvalidInput, Unavailable
-from patron_core.store import faults, upgrade
+from patron_core.store import faults, older, upgrade
 from patron_core.store.patience import patiently
+
+if TYPE_CHECKING:
+    from patron_core.store.tokens import Token
 
 TRY_S = 2.0  # of it in one wait inside SQLite, which can be neither said nor interrupted
 LOCK_TIMEOUT_S = 15.0  # PostgreSQL's, for a row that another transaction holds
@@ -42,6 +45,7 @@ class Store:
     def __init__(self, engine: Engine, url: URL, patience_s: float):
         self.url = url
         self.patience_s = patience_s
+        self.version = upgrade.HEAD  # of the database, when it was opened
         self._engine = engine
         self._writes = engine.execution_options(patron_write=True)
         self._reads = engine
@@ -49,10 +53,21 @@ class Store:
             self._reads = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._local = threading.local()
         self._pid = os.getpid()
+        self.token: Token | None = None  # whose limits hold for what is written; None: the owner's
+        self.origin = "script"  # where its calls come from, for the audit log
+
+    def acting_as(self, token: Token | None, *, origin: str) -> Store:
+        """The same database, for somebody with a token."""
+        other = Store(self._engine, self.url, self.patience_s)
+        other._writes = self._writes.execution_options(patron_token=token)
+        other._reads = self._reads.execution_options(patron_token=token)
+        other._local, other.token, other.origin = self._local, token, origin
+        return other
 
     @classmethod
-    def open(cls, url: str | None = None, *, patience_s: float | None = None) -> Store:
-        """Connect, and migrate when the database is not at this version. Raises Unavailable with what to do.
+    def open(cls, url: str | None = None, *, patience_s: float | None = None, to_migrate: bool = False) -> Store:
+        """Connect; an empty database is made, one of another version is opened for what it allows (upgrade.py), or, to
+        be migrated, whatever it is. Raises Unavailable with what to do.
 
         A database that is busy is waited for, here and at the beginning of each transaction, for `patience_s` at most
         (settings.database_wait_s); then it is Busy. A server is waited for only once it has answered.
@@ -68,11 +83,15 @@ class Store:
         store = cls(engine, parsed, patience_s if is_file else 0.0)
         try:
             with store.read() as conn:
-                up_to_date = upgrade.is_current(conn)
+                version = upgrade.version(conn)
+                if version not in (None, upgrade.HEAD) and not to_migrate:
+                    upgrade.check_readable(conn, version)
+                    older.read_as_ours(engine, conn)
             store.patience_s = patience_s
-            if not up_to_date:
-                with store.begin() as conn:
+            if version is None:
+                with store.begin(any_version=True) as conn:
                     upgrade.to_head(conn)
+            store.version = version or upgrade.HEAD
         except BaseException:
             store.close()
             raise
@@ -83,8 +102,12 @@ class Store:
         return self._engine.dialect.name
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """A write transaction: commits at the end, rolls everything back when anything is raised."""
+    def begin(self, *, any_version: bool = False) -> Iterator[Connection]:
+        """A write transaction: commits at the end, rolls everything back when anything is raised.
+
+        Raises upgrade.OtherVersion where the database is not of this checkout's version, also since a minute ago; only
+        a pause, a cancel and a migration are allowed at any version.
+        """
         if getattr(self._local, "writing", False):
             raise InternalError(
                 "a write transaction was begun inside another one of the same thread, which would wait for itself",
@@ -94,6 +117,8 @@ class Store:
         self._local.writing = True
         try:
             with self._transaction(self._writes) as conn:
+                if not any_version:
+                    upgrade.check_writable(conn)
                 yield conn
         finally:
             self._local.writing = False

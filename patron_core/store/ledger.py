@@ -5,9 +5,9 @@
 
 A transfer moves a positive amount from one account to another, so that every transfer sums to zero. Neither a
 wallet nor a hold ever goes below zero, and no run is held or charged more than it may cost: who takes from a run's
-hold locks the run, who takes from a wallet locks the wallet, always in this order, and looks after it. Each transfer
-has a key, unique in its project: the same key with the same question is answered with what happened the first time,
-with another question it is a Conflict.
+hold locks the run, who takes from a wallet locks the wallet, who has a token locks that, always in this order, and
+looks after it. Each transfer has a key, unique in its project: the same key with the same question is answered with
+what happened the first time, with another question it is a Conflict.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, Refused
 from patron_core.money import check_usd_micros, format_usd, typed_usd
-from patron_core.store import runs
+from patron_core.store import allowances, runs, tokens
 from patron_core.store.engine import Store, insert_or_nothing, reading
 from patron_core.store.names import check_key, check_names
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Wallet
@@ -34,13 +34,17 @@ CHARGES = ("charge", "teardown", "storage", "egress")
 def deposit(
     conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
 ) -> LedgerEntry:
+    tokens.need(conn, "admin", "deposit: that is for a person")
     check_usd_micros(usd_micros)
     question = _question("deposit", project=project, key=key, asked=usd_micros)
     return _post(conn, question, usd_micros, f"outside:{project}", f"wallet:{project}", actor=actor, now=now, memo=memo)
 
 
 def fill_up(conn: Connection, *, project: str, to_usd_micros: int, key: str, actor: str, now: float) -> int:
-    """Deposit what the wallet lacks to `to_usd_micros`, once a key, however much is in it later. Returns how much."""
+    """Deposit what the wallet lacks to `to_usd_micros`, once a key, however much is in it later. Returns how much: for
+    an agent nothing, since its wallet is filled by a person."""
+    if not tokens.is_person(conn):
+        return 0
     _lock_wallet(conn, project)
     first = find(conn, project=project, key=key)
     if first is not None:
@@ -56,6 +60,7 @@ def withdraw(
     conn: Connection, *, project: str, usd_micros: int, key: str, actor: str, now: float, memo: str = ""
 ) -> LedgerEntry:
     """Take unheld money out again. Raises Refused when the wallet is short."""
+    tokens.need(conn, "admin", "withdraw: that is for a person")
     check_usd_micros(usd_micros)
     question = _question("withdraw", project=project, key=key, asked=usd_micros)
     _lock_wallet(conn, project)
@@ -76,8 +81,8 @@ def withdraw(
 def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor: str, now: float) -> LedgerEntry:
     """Set money of the project's wallet aside for the run.
 
-    Raises Refused when the wallet is short, or the run may not cost as much. Both are looked at under the locks: of
-    many at once only those get through whose sum is allowed.
+    Raises Refused when the wallet is short, the run may not cost as much, or a token's allowance does not reach. All
+    are looked at under the locks: of many at once only those get through whose sum is allowed.
     """
     check_usd_micros(usd_micros)
     question = _question("hold", project=run.project, key=key, asked=usd_micros, run_id=run.id)
@@ -86,6 +91,7 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
     first = _first_answer(conn, question)
     if first is not None:
         return first
+    allowances.check_hold(conn, locked, usd_micros, actor=actor, now=now)
     _check_cap(conn, locked, usd_micros)
     available = _balance(conn, f"wallet:{run.project}")
     if available < usd_micros:

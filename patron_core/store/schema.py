@@ -1,6 +1,6 @@
 """The tables, as the code reads and writes them. The migrations make them; a test compares the two.
 
-Append-only tables (transfers, entries, run_events, note_revisions, search_decisions) are guarded by triggers
+Append-only tables (transfers, entries, run_events, note_revisions, search_decisions, audit) are guarded by triggers
 that the migrations make: the database itself refuses UPDATE and DELETE there.
 """
 
@@ -59,7 +59,7 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-APPEND_ONLY = ("transfers", "entries", "run_events", "note_revisions", "search_decisions")
+APPEND_ONLY = ("transfers", "entries", "run_events", "note_revisions", "search_decisions", "audit")
 _Json = JSON(none_as_null=True)
 _Count = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts by itself only in an INTEGER primary key
 
@@ -91,6 +91,15 @@ def _json(name: str, *, nullable: bool = False) -> Column[Any]:
 def _run_id(*, nullable: bool = False) -> Column[str]:
     return Column("run_id", String(80), ForeignKey("runs.id"), nullable=nullable)
 
+
+lab = Table(
+    "lab",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),  # 1: there is one
+    _name("id"),
+    _name("readable_from"),  # the oldest checkout that can read this database, by its newest migration
+    _time("created_at"),
+)
 
 runs = Table(
     "runs",
@@ -199,6 +208,7 @@ transfers = Table(
     Index("uq_transfers_project_key", "project", "key", unique=True),
     Index("ix_transfers_project_id", "project", "id"),
     Index("ix_transfers_run_id_kind", "run_id", "kind", "attempt_id", "usd_micros"),
+    Index("ix_transfers_actor_kind", "actor", "kind", "run_id", "time", "usd_micros"),
 )
 
 entries = Table(

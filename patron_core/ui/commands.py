@@ -11,7 +11,21 @@ from pathlib import Path
 
 LOOK = "patron lab"  # changes nothing, and shows what waits
 
-_PROGRAMS = ("aws", "df", "export", "fuser", "gcloud", "iconv", "ls", "patron", "pg_isready", "python", "sky", "uv")
+_PROGRAMS = (
+    "aws",
+    "df",
+    "export",
+    "fuser",
+    "gcloud",
+    "git",
+    "iconv",
+    "ls",
+    "patron",
+    "pg_isready",
+    "python",
+    "sky",
+    "uv",
+)
 _ADVICE = re.compile(r", | \(|\bor\b|<|\.\.\.")  # words that are read, not run
 
 

@@ -60,7 +60,7 @@ def error(shape: Mapping[str, Any]) -> Markdown:
 
 
 def link(words: object, href: str | None) -> Markdown:
-    """A link in Markdown to an address of our own making: a query or a fragment. Without one, the words."""
+    """A link in Markdown to an address of our own making. Without one, the words."""
     return (
         Markdown(_md(words)) if href is None else Markdown(f'<a href="{address(href)}" target="_self">{_md(words)}</a>')
     )
@@ -77,9 +77,9 @@ def joined(parts: Iterable[Html]) -> Html:
 
 
 def address(href: str) -> Html:
-    """The address of another of our pages, for an attribute: a query or a fragment, so that it never leaves."""
-    if not href.startswith(("?", "#")):
-        raise ValueError(f"{href!r} is no query or fragment of this page")
+    """The address of another of our pages, for an attribute: a path, a query or a fragment, so that it never leaves."""
+    if not href.startswith(("?", "#", "/")) or href.startswith(("//", "/\\")):
+        raise ValueError(f"{href!r} is no path, query or fragment of this server")
     return Html(_html.escape(printable(href, keep=""), quote=True))
 
 

@@ -62,9 +62,20 @@ class Outcome(Generic[T]):
 class Session(Generic[A]):
     """One run of a notebook: its arguments, and where its answers go."""
 
-    def __init__(self, args: A, *, is_script: bool, out: TextIO, prog: str = "", argv: Sequence[str] = ()):
+    def __init__(
+        self,
+        args: A,
+        *,
+        is_script: bool,
+        out: TextIO,
+        prog: str = "",
+        argv: Sequence[str] = (),
+        visitor: Mapping[str, Any] | None = None,
+    ):
         self.args = args
+        self._visitor = dict(visitor or {})  # who opened the page, as the gate of `patron serve` says
         self._prog, self._argv = prog, list(argv)
+        self._token_name = ""
         self.is_script = is_script
         self.on_interrupt = "what was started goes on without this script"  # said after Ctrl-C
         self.look_again = LOOK  # the command that does, then
@@ -92,7 +103,9 @@ class Session(Generic[A]):
 
     @functools.cached_property
     def actor(self) -> str:
-        """Who asks: the account's name."""
+        """Who asks: the token's name where there is one, else the account's."""
+        if self._token_name:
+            return self._token_name
         try:
             return getpass.getuser()
         except (OSError, KeyError):  # an account without a name, in a container
@@ -109,12 +122,16 @@ class Session(Generic[A]):
             self.fail(InvalidInput([f"{flag}: missing"], next=next))
 
     def open_lab(self, *, make: bool = True) -> Store | None:
-        """The lab's store; None where there is none and `make` is off. In an editor or an app its error is raised."""
+        """The lab's store, bound to the token of whoever opened the page, or to PATRON_TOKEN; None where there is none
+        and `make` is off. In an editor or an app its error is raised."""
         from patron_core import verbs
 
-        if self.is_script:
-            return self.call(verbs.open_lab, make=make).value
-        return verbs.open_lab(make=make)
+        asked = {"make": make, "token_id": self._visitor.get("patron_token", "")}
+        asked["origin"] = f"page {self._visitor['patron_address']}" if self._visitor else "script"
+        store = self.call(verbs.open_lab, **asked).value if self.is_script else verbs.open_lab(**asked)
+        if store is not None and store.token is not None:
+            self._token_name = store.token.name
+        return store
 
     def emit(self, answer: Mapping[str, Any], text: str = "") -> None:
         """A script's result: the JSON object with --json, else the text. Nothing in the editor and in apps."""
@@ -199,8 +216,10 @@ class Session(Generic[A]):
             self._status_shown = False
 
 
-def open_session(model: type[A], *, mode: str | None, file: str, description: str) -> Session[A]:
-    """The session of the notebook `file`; `mode` is marimo's `app_meta().mode`.
+def open_session(
+    model: type[A], *, mode: str | None, file: str, description: str, request: Mapping[str, Any] | None = None
+) -> Session[A]:
+    """The session of the notebook `file`; `mode` and `request` are those of marimo's `app_meta()`.
 
     argv is read only where this notebook is the program itself, so that tests and servers keep theirs.
     """
@@ -208,7 +227,8 @@ def open_session(model: type[A], *, mode: str | None, file: str, description: st
     settings.keep_private()
     is_script = mode == "script" and bool(sys.argv[0]) and Path(sys.argv[0]).resolve() == Path(file).resolve()
     if not is_script:
-        return Session(model.model_validate({}), is_script=False, out=sys.stdout)
+        visitor = dict(request or {}).get("meta")
+        return Session(model.model_validate({}), is_script=False, out=sys.stdout, visitor=visitor)
     argv = sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:]
     return open_command(model, argv, prog=name_of(Path(file)), description=description)
 

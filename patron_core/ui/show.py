@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlencode
 
 from patron_core.interval import Interval
 from patron_core.lifecycle.evidence import words
@@ -14,6 +13,7 @@ from patron_core.money import format_usd
 from patron_core.states import why
 from patron_core.ui import inert
 from patron_core.ui.inert import Html
+from patron_core.ui.pages import page as page
 from trainer.contract.words import REPLACEMENT, is_hidden
 
 if TYPE_CHECKING:
@@ -243,15 +243,6 @@ def plain(words: str) -> str:
 # --- what several notebooks show ------------------------------------------------------------------------------------
 
 
-def page(params: Mapping[str, Any], notebook: str, **query: str) -> str | None:
-    """The address of another notebook, where this one is served from a folder (`marimo run notebooks`)."""
-    if "file" not in params:
-        return None
-    folder = str(params["file"]).rpartition("/")[0]
-    file = f"{folder}/{notebook}.py" if folder else f"{notebook}.py"
-    return "?" + urlencode({"file": file, **query})
-
-
 def attempt_columns() -> list[Column]:
     return [
         Column("attempt", lambda a: a.id.split("-", 1)[-1], "left"),
@@ -301,13 +292,13 @@ def comparison_columns(link: Callable[[str], str | None] = lambda run: None) -> 
         Column("tokens", lambda r: count(r.train_tokens)),
         Column("predicted bpb", lambda r: _predicted(r)),
         Column("val_bpb", lambda r: bpb(r.val_bpb)),
-        Column("error", lambda r: percent(r.bpb_error, signed=True)),
+        Column("bpb error", lambda r: percent(r.bpb_error, signed=True)),
         Column("predicted time", lambda r: seconds(r.predicted_wall_s)),
         Column("time", lambda r: seconds(r.wall_s) if r.wall_s else DASH),
-        Column("error", lambda r: percent(r.wall_error, signed=True)),
+        Column("time error", lambda r: percent(r.wall_error, signed=True)),
         Column("predicted cost", lambda r: usd(r.predicted_usd_micros)),
         Column("cost", lambda r: usd(r.train_usd_micros) if r.train_usd_micros else DASH),
-        Column("error", lambda r: percent(r.cost_error, signed=True)),
+        Column("cost error", lambda r: percent(r.cost_error, signed=True)),
     ]
 
 

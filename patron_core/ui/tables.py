@@ -126,3 +126,42 @@ def notes() -> list[Column]:
         Column("rev", lambda n: str(n.revision)),
         Column("id", lambda n: n.id, "left"),
     ]
+
+
+def accuracy() -> list[Column]:
+    """How good the forecasts of each quantity were."""
+    return [
+        Column("of", lambda a: a.group, "left"),
+        Column("forecast of", lambda a: _QUANTITIES[a.quantity][0], "left"),
+        Column("made", lambda a: _STAGES[a.stage], "left"),
+        Column("runs", lambda a: str(a.runs)),
+        Column("mean error", lambda a: show.percent(a.mean_abs_error)),
+        Column("bias", lambda a: show.percent(a.bias, signed=True)),
+        Column("inside the interval", lambda a: show.percent(a.coverage)),
+        Column("interval should be", lambda a: show.DASH if a.stretch is None else f"{a.stretch:.2f} x as wide"),
+    ]
+
+
+def forecasts() -> list[Column]:
+    """Each forecast beside what came out."""
+    return [
+        Column("run", lambda f: f.name, "left"),
+        Column("device", lambda f: f.device, "left"),
+        Column("corpus", lambda f: f.corpus, "left"),
+        Column("depth", lambda f: str(f.depth)),
+        Column("forecast of", lambda f: _QUANTITIES[f.quantity][0], "left"),
+        Column("made", lambda f: _STAGES[f.stage], "left"),
+        Column("said", lambda f: show.between((f.low, f.mid, f.high), _QUANTITIES[f.quantity][1])),
+        Column("came out", lambda f: _QUANTITIES[f.quantity][1](f.actual)),
+        Column("error", lambda f: show.percent(f.error, signed=True)),
+        Column("inside", lambda f: show.yes_no(f.is_inside)),
+    ]
+
+
+_QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "val_bpb": ("val_bpb", show.bpb),
+    "wall_s": ("time", show.seconds),
+    "cost_usd_micros": ("cost", lambda micros: show.usd(round(micros))),
+    "peak_memory_bytes": ("memory", show.size),
+}
+_STAGES = {"plan": "before the dryrun", "funding": "at funding"}

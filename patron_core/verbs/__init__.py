@@ -6,17 +6,20 @@ Each verb is a function of the store, plain arguments, an actor and, where it sp
 plain typed data and raises a PatronError that says what to do next.
 """
 
+from patron_core.estimate.accuracy import accuracy
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import from_usd, to_usd
 from patron_core.states import ACTIVE, TERMINAL, RunState
 from patron_core.store.searches import has_key as has_search
+from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
@@ -64,13 +67,16 @@ __all__ = [
     "RunView",
     "SearchReport",
     "Target",
+    "accuracy",
     "amend",
     "asked_fields",
+    "audit_log",
     "burn_usd_micros_per_hour",
     "cancel",
     "compare",
     "comparison_frame",
     "curves",
+    "decide",
     "defaults_for",
     "deposit",
     "device_named",
@@ -82,6 +88,7 @@ __all__ = [
     "estimates",
     "exit_code",
     "find_run",
+    "forecasts",
     "from_usd",
     "fund",
     "fund_and_launch",
@@ -89,7 +96,9 @@ __all__ = [
     "hold_for",
     "lab",
     "launch",
+    "list_tokens",
     "log_tail",
+    "make_token",
     "next_step",
     "offer",
     "open_lab",
@@ -105,6 +114,7 @@ __all__ = [
     "read_note",
     "read_notes",
     "repriced",
+    "revoke_token",
     "scaling_fit",
     "search",
     "spec_on",
@@ -114,6 +124,7 @@ __all__ = [
     "to_usd",
     "view",
     "wait",
+    "waiting",
     "wallet",
     "wallet_dict",
     "where_next",

@@ -15,10 +15,12 @@ from patron_core.lifecycle.workload import check_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
 from trainer.contract.spec import FIELDS, UNMEASURED, TrainSpec, unknown_field
 
 
+@asks("run")
 def amend(store: Store, run_id: str, *, changes: Mapping[str, Any], actor: str, now: float | None = None) -> Run:
     """The run with other values of these fields, repriced. Raises InvalidInput for a field that a dryrun measures,
     Refused unless the run awaits funding and its data lasts."""
@@ -46,11 +48,9 @@ def amend(store: Store, run_id: str, *, changes: Mapping[str, Any], actor: str, 
 def with_proven_data(spec: TrainSpec, changes: Mapping[str, Any], measured: Mapping[str, Any]) -> TrainSpec:
     """The spec with these changes, on the very data that the dryrun `measured`. Raises Refused where it is too short.
 
-    What a horizon would choose, the batch and the number of shards, stays as it was proven.
+    The batch, which a horizon would choose, stays as it was proven; the data is the same whatever the horizon.
     """
     kept: dict[str, Any] = {"batch_tokens": spec.recipe().batch_tokens}
-    if spec.data_shards is None and measured.get("train_shards"):
-        kept["data_shards"] = measured["train_shards"]
     if "num_steps" not in changes and changes.keys() & {"ratio", "horizon_tokens"}:
         kept["num_steps"] = None
     changed = check_spec(spec.to_dict() | kept | dict(changes))

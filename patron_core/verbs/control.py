@@ -6,18 +6,22 @@ What decides is looked at under the run's lock: of a cancel and a launch at once
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.errors import Refused
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.apply import settle
+from patron_core.lifecycle.deadline import with_finish
 from patron_core.machines.target import target_of
 from patron_core.money import format_usd, typed_usd
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks
+from patron_core.verbs.access import asks
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
@@ -26,6 +30,7 @@ _LAUNCHED = frozenset({RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING
 _WITH_ATTEMPT = _LAUNCHED | {RunState.DRYRUN}  # an attempt may be alive, so the supervisor has to end it
 
 
+@asks("run")
 @kept_with_the_run
 def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now: float | None = None) -> Run:
     """Start a funded run, exactly once: the intent and the state change are one transaction.
@@ -42,7 +47,7 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
     _check_funded(run)
     check_here(store, run)
     free_checks.before_launch(run)
-    quote = target_of(run).quote(now=now)
+    quote = _quote(run, now=now)
     hourly = quote["usd_micros_per_hour"]
     with store.begin() as conn:
         run = runs.lock(conn, run.id)
@@ -57,6 +62,17 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
         return runs.transition(
             conn, run.id, old=RunState.FUNDED, new=RunState.LAUNCHING, actor=actor, now=now, detail="launch"
         )
+
+
+def _quote(run: Run, *, now: float) -> dict[str, Any]:
+    """What an hour costs now; with a time to be done by, and spot allowed, also what it costs on demand."""
+    target, estimate = target_of(run), run.estimate or {}
+    quote = target.quote(now=now)
+    if not target.spot or not estimate.get("finish_s"):
+        return quote
+    on_demand = replace(target, spot=False).quote(now=now)
+    stop_s = holds.stop_s(run.run_dir, is_rented=True)
+    return with_finish(quote, on_demand, estimate=estimate, stop_s=stop_s, now=now)
 
 
 def _is_launched(conn: Connection, run: Run, key: str | None) -> bool:
@@ -80,11 +96,12 @@ def _check_one_start(conn: Connection, run: Run, usd_micros_per_hour: int, *, is
         )
 
 
+@asks("run")
 def cancel(store: Store, run_id: str, *, actor: str, now: float | None = None) -> Run:
     """End a run for good. What it holds goes back to the wallet; what it used stays charged. Safe to repeat."""
     now = time.time() if now is None else now
     named = runs.get_run(store, run_id)
-    with store.begin() as conn:
+    with store.begin(any_version=True) as conn:
         run = runs.lock(conn, named.id)
         if run.state in TERMINAL or run.stop_requested == "cancel":
             return run
@@ -97,6 +114,7 @@ def cancel(store: Store, run_id: str, *, actor: str, now: float | None = None) -
         return stopped
 
 
+@asks("run")
 def pause(store: Store, run_id: str, *, actor: str, now: float | None = None) -> Run:
     """Save a checkpoint and stop; the rest of the hold goes back. Funding it again resumes it.
 
@@ -104,7 +122,7 @@ def pause(store: Store, run_id: str, *, actor: str, now: float | None = None) ->
     """
     now = time.time() if now is None else now
     named = runs.get_run(store, run_id)
-    with store.begin() as conn:
+    with store.begin(any_version=True) as conn:
         run = runs.lock(conn, named.id)
         if run.state is RunState.PAUSED or run.stop_requested == "pause":
             return run

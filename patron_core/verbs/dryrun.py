@@ -18,6 +18,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks
+from patron_core.verbs.access import asks
 from patron_core.verbs.here import check_here
 from patron_core.verbs.plan import fit_of
 from patron_core.verbs.refusals import kept_with_the_run
@@ -27,6 +28,7 @@ BURST_STEPS = 8
 WAITING = frozenset({RunState.DRAFT, RunState.AWAITING_FUNDING})
 
 
+@asks("spend")
 @kept_with_the_run
 def dryrun(
     store: Store,

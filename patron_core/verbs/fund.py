@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,6 +16,7 @@ from patron_core.errors import Conflict, Refused, Unavailable
 from patron_core.estimate import Estimate
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
+from patron_core.lifecycle.deadline import hold_usd_micros, terms_of
 from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
@@ -23,7 +24,9 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.forecasts import planned
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
@@ -36,6 +39,7 @@ _LOOKS = 5  # at a run that others change at the same moment
 _ENVIRONMENT_TIMEOUT_S = 600.0  # on a busy machine whose tokens are gone from the cache
 
 
+@asks("spend")
 @kept_with_the_run
 def fund(
     store: Store,
@@ -96,7 +100,8 @@ def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, no
         runs.add_event(conn, run.id, kind="topped_up", actor=actor, now=now, detail={"usd_micros": offer.usd_micros})
         return run
     if run.state is RunState.AWAITING_FUNDING:  # a resume does not rewrite the forecast that the run is judged by
-        runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | offer.row.to_dict())
+        estimate = (run.estimate or {}) | planned(run.estimate) | offer.row.to_dict()
+        runs.set_fields(conn, run.id, now=now, estimate=estimate)
     detail = f"{format_usd(offer.usd_micros)} held"
     return runs.transition(conn, run.id, old=run.state, new=RunState.FUNDED, actor=actor, now=now, detail=detail)
 
@@ -106,7 +111,13 @@ def hold_for(run: Run, row: Estimate) -> int:
     newest = RunDir(run.run_dir).newest_checkpoint()
     left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
     stop_s = holds.stop_s(run.run_dir, is_rented=not row.local)
-    return holds.for_run(row, stop_s=stop_s, left=left)
+    alone = holds.for_run(row, stop_s=stop_s, left=left)
+    target, finish_s = target_of(run), (run.estimate or {}).get("finish_s")
+    if not target.spot or not finish_s:
+        return alone
+    spot, on_demand = (replace(target, spot=spot).find_price().usd_micros_per_hour for spot in (True, False))
+    terms = terms_of(row.to_dict() | {"finish_s": finish_s}, stop_s=stop_s, spot_price_share=spot / on_demand)
+    return max(alone, hold_usd_micros(terms, spot=spot, on_demand=on_demand, stop_s=stop_s, left=left))
 
 
 def check_proof(run: Run) -> None:

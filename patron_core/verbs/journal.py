@@ -8,11 +8,13 @@ from typing import Any
 from patron_core.errors import InvalidInput
 from patron_core.store import Store, notes
 from patron_core.store.records import Note
+from patron_core.verbs.access import asks
 
 KINDS = notes.KINDS
 MAX_BODY_CHARS = 200_000
 
 
+@asks("note")
 def write_note(
     store: Store,
     *,

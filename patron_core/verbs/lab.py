@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, hosts, ledger, runs, searches
+from patron_core.store import Store, hosts, labs, ledger, runs, searches, tokens
 from patron_core.store.records import Host, LedgerEntry, RunMoney, RunSummary, Search, Wallet
+from patron_core.store.tokens import Token
 from patron_core.verbs.health import host_dict
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
 from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
@@ -25,6 +27,7 @@ log = logging.getLogger("patron.lab")
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
+    lab: str  # the lab's own id
     project: str
     projects: dict[str, int]  # runs in each
     runs: list[RunSummary]  # of this project, newest first
@@ -48,6 +51,7 @@ class Lab:
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "lab": self.lab,
             "project": self.project,
             "projects": self.projects,
             "wallet": wallet_dict(self.wallet),
@@ -74,20 +78,29 @@ class Lab:
         }
 
 
-def open_lab(*, make: bool = True) -> Store | None:
+def open_lab(*, make: bool = True, token_id: str = "", origin: str = "script") -> Store | None:
     """The lab's store, and somebody at work in it where that is needed, after a reboot for instance.
 
-    Without `make`, None where there is no lab yet. Raises Unavailable; Busy when the same again may do.
+    It acts as the token of that id, else as PATRON_TOKEN, else as the owner. Without `make`, None where there is no lab
+    yet. Raises Unavailable; Busy when the same again may do; Unauthorised for a token that opens nothing.
     """
     url = settings.database_url()
     if not make and url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     store = Store.open(url)
+    entered = store.acting_as(_token(store, token_id), origin=origin)
     try:
         supervisor.ensure_running(store)
     except (PatronError, OSError) as error:  # it is no answer to what was asked; the next look tries again
         log.warning("no supervisor could be started: %s", error)
-    return store
+    return entered
+
+
+def _token(store: Store, token_id: str) -> Token | None:
+    if token_id:
+        return tokens.by_id(store, token_id, now=time.time())
+    secret = settings.token()
+    return tokens.by_secret(store, secret, now=time.time()) if secret else None
 
 
 def project_to_show(store: Store, asked: str = "") -> str:
@@ -102,6 +115,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
     found = runs.list_summaries(store, project=project, limit=limit)
     machines = hosts.everybody(store)
     return Lab(
+        lab=labs.lab_id(store),
         project=project,
         projects=runs.projects(store),
         runs=found,

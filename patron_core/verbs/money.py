@@ -8,11 +8,13 @@ from typing import Any
 from patron_core.money import MICROS_PER_USD, check_usd_micros
 from patron_core.store import Store, ledger
 from patron_core.store.records import LedgerEntry, Wallet
+from patron_core.verbs.access import asks
 
 DEFAULT_PROJECT = "lab"
 MAX_DEPOSIT_USD_MICROS = 1_000_000 * MICROS_PER_USD
 
 
+@asks("admin")
 def deposit(
     store: Store, *, project: str = DEFAULT_PROJECT, usd_micros: int, key: str, actor: str, now: float | None = None
 ) -> Wallet:
@@ -25,6 +27,7 @@ def deposit(
     return ledger.wallet(store, project)
 
 
+@asks("admin")
 def withdraw(
     store: Store, *, project: str = DEFAULT_PROJECT, usd_micros: int, key: str, actor: str, now: float | None = None
 ) -> Wallet:

@@ -21,6 +21,7 @@ from patron_core.prices import Price, fallback_price
 from patron_core.scaling import Fit, Observation, refit, regime
 from patron_core.store import Store, calibrations, hosts, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.spec_door import spec_on
 from trainer.contract.devices import DEVICES, Device, find_device
@@ -95,6 +96,7 @@ def _within_hourly_cap(row: Estimate) -> Estimate:
     return replace(row, budget=budget, verdict=judge(row.memory, row.wall_s, row.cost_usd_micros, budget))
 
 
+@asks("run")
 def plan(
     store: Store,
     *,
@@ -135,7 +137,12 @@ def plan(
         now=now,
         host_id=host.id if host else None,
         max_usd_micros=max_usd_micros,
-        estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict()},
+        estimate=row.to_dict()
+        | {
+            "machine": target.machine_key(),
+            "target": target.to_dict(),
+            "finish_s": budget_s,
+        },
         terms={"budget_s": budget_s},
     )
 

@@ -18,6 +18,7 @@ from patron_core.scaling import Candidate, recommend
 from patron_core.store import Store, ledger
 from patron_core.store.names import check_names
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.compare import compare, where_next
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.plan import fit_of
@@ -28,6 +29,7 @@ from patron_core.verbs.search_runs import BudgetUsedUp, SearchRuns
 DRYRUN_RESERVE_S = 20.0  # an expected dryrun, when planning how many runs the time allows
 
 
+@asks("spend")
 def search(
     store: Store,
     question: Question,

@@ -11,6 +11,7 @@ from patron_core.lifecycle import supervisor
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run, Wallet
+from patron_core.verbs.access import asks
 from patron_core.verbs.control import launch
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.fund import fund, hold_for
@@ -67,6 +68,7 @@ def offer(store: Store, run_id: str, *, usd_micros: int | None = None, key: str 
     return Offer(run=run, estimate=row, hold_usd_micros=hold, wallet=ledger.wallet(store, run.project))
 
 
+@asks("spend")
 def fund_and_launch(
     store: Store,
     run_id: str,

@@ -15,7 +15,8 @@ import torch
 from tests.bench.jobs import Job
 from tests.bench.sides import make_spec, micro_batches, start_upstream, training_loop
 from trainer.contract.spec import TrainSpec
-from trainer.data import PreparedData, prepare, val_batches
+from trainer.data import PreparedData, prepare
+from trainer.data.loader import val_batches
 from trainer.environment import cache_folder
 from trainer.model.gpt import build_model
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from trainer.contract.spec import TrainSpec
-from trainer.data import PreparedData, TrainLoader, prepare
-from trainer.data.loader import count_rows
+from trainer.data import PreparedData, prepare
+from trainer.data.loader import TrainLoader
+from trainer.data.making import Wanted
 
 
 def main() -> None:
@@ -46,19 +47,23 @@ def main() -> None:
     )
     phases: dict[str, float] = {}
     data = prepare(
-        spec, args.cache, progress=lambda message, _: print(message, file=sys.stderr), on_phase=phases.__setitem__
+        spec,
+        args.cache,
+        wanted=Wanted(),
+        progress=lambda message, _: print(message, file=sys.stderr),
+        on_phase=phases.__setitem__,
     )
     print(json.dumps(prepared_figures(data, args, phases) | loader_figures(data, args), indent=1))
 
 
 def prepared_figures(data: PreparedData, args: argparse.Namespace, phases: dict[str, float]) -> dict[str, float]:
-    stored = sum(shard.num_tokens for shard in data.train)
-    in_rows = count_rows(data.train, args.sequence_len) * (args.sequence_len + 1)
+    stored = sum(shard.num_tokens for shard in data.train.known)
+    in_rows = data.num_train_tokens // args.sequence_len * (args.sequence_len + 1)
     return {
         "tokenizer_s": round(phases["tokenizer"], 2),
         "data_s": round(phases["data"], 2),
         "train_tokens": stored,
-        "bytes_per_token": sum(int(data.token_bytes[s.tokens()].sum()) for s in data.train) / stored,
+        "bytes_per_token": sum(int(data.token_bytes[s.tokens()].sum()) for s in data.train.known) / stored,
         "thrown_away_fraction": 1 - in_rows / stored,
     }
 
@@ -70,7 +75,7 @@ def loader_figures(data: PreparedData, args: argparse.Namespace) -> dict[str, fl
     started = time.perf_counter()
     while (elapsed := time.perf_counter() - started) < args.seconds or not tokens:
         loader = TrainLoader(data, batch_size=args.batch_size, sequence_len=args.sequence_len, seed=seed)
-        for _ in range(count_rows(data.train, args.sequence_len) // args.batch_size):
+        for _ in range(data.num_train_tokens // args.sequence_len // args.batch_size):
             x_BT, _ = loader.next()
             tokens += x_BT.numel()
             rows += len(x_BT)

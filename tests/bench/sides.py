@@ -21,8 +21,10 @@ from trainer.checkpoint.checkpoint import Checkpointer
 from trainer.contract.devices import peak_flops
 from trainer.contract.events import EventWriter
 from trainer.contract.spec import TrainSpec
-from trainer.data import PreparedData, TrainLoader
-from trainer.data.loader import count_rows
+from trainer.data import PreparedData
+from trainer.data.feed import Made
+from trainer.data.loader import TrainLoader
+from trainer.data.prepare import loaded_tokens
 from trainer.data.shards import TokenShard
 from trainer.loop import TrainingLoop
 from trainer.preemption.stop import StopWatch
@@ -225,10 +227,11 @@ def random_data(job: Job, folder: Path) -> PreparedData:
         tokenizer_path=folder / "none.json",
         tokenizer_hash="random",
         data_hash="random",
-        train=(shard,),
-        val=(shard,),
-        num_train_tokens=count_rows((shard,), job.sequence_len) * job.sequence_len,
-        num_val_tokens=count_rows((shard,), job.sequence_len) * job.sequence_len,
+        where={},
+        train=Made([shard]),
+        val=Made([shard]),
+        num_train_tokens=loaded_tokens([shard], job.sequence_len),
+        num_val_tokens=loaded_tokens([shard], job.sequence_len),
         token_bytes=np.ones(job.vocab_size, dtype=np.int32),
         bos_id=0,
     )

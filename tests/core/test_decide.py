@@ -171,13 +171,22 @@ def test_recovery_waits_longer_after_each_unexplained_death() -> None:
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_preemption_never_eats_the_failure_budget(reason: EndReason) -> None:
     after = failures_after(reason, 1, progressed=False)
-    if reason in (EndReason.LOST, EndReason.HUNG):
+    if reason in (EndReason.LOST, EndReason.HUNG, EndReason.SOURCE_UNREACHABLE):
         assert after == 2
         assert failures_after(reason, 2, progressed=True) == 1
-    elif reason in (EndReason.PREEMPTED, EndReason.NOTICE):
+    elif reason in (EndReason.PREEMPTED, EndReason.NOTICE, EndReason.SWITCHED):
         assert after == 1
     else:
         assert after == 0
+
+
+def test_a_source_that_does_not_answer_is_waited_for_and_never_ends_a_run_for_good() -> None:
+    seen = Observation(status=ObservedStatus.ENDED, exit_code=75)
+    now = {"observation": seen, "result": {"reason": "source_unreachable"}, "state": RunState.RUNNING}
+    assert decide(situation(**now, failures=0)).new_state is RunState.RECOVERING
+    assert decide(situation(**now, failures=9)).new_state is RunState.PAUSED
+    dryrun = decide(situation(**now | {"state": RunState.DRYRUN}, attempt_kind="dryrun"))
+    assert (dryrun.reason, dryrun.new_state) == (EndReason.SOURCE_UNREACHABLE, RunState.DRAFT)
 
 
 def test_asked_to_stop_for_money_only_once() -> None:

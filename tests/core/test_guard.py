@@ -234,6 +234,8 @@ def until() -> Callable[[Callable[[], bool]], None]:
         (75, None, {"reclaim_notice": True}, 0, 75),
         (75, None, {"deadline_hit": True}, 0, EXIT_STOPPED),
         (75, None, {"cancelled": True}, 0, EXIT_STOPPED),
+        (75, None, {"source_unreachable": True}, 1, 75),
+        (75, None, {"source_unreachable": True}, FAILURE_BUDGET, EXIT_STOPPED),
         (76, None, {}, 0, 76),
         (None, 9, {}, 1, 75),
         (None, 9, {}, FAILURE_BUDGET, EXIT_KILLED),
@@ -257,4 +259,6 @@ def test_a_new_checkpoint_forgives_deaths() -> None:
     assert lost_in_a_row([death(None), death(None)]) == 2
     assert lost_in_a_row([death(None), death(None), death(10)]) == 1
     assert lost_in_a_row([death(10), death(10), death(10)]) == 3
+    dead_source = {"ended": True, "exit_code": 75, "evidence": {"source_unreachable": True}}
+    assert lost_in_a_row([death(None), dead_source, dead_source]) == 3
     assert lost_in_a_row([death(10), {**death(20), "signal": None, "exit_code": 75}, death(20)]) == 1

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from patron_core.executors.sky_task import prefix
-from patron_core.lifecycle import orphans
+import pytest
+
+from patron_core.commands import gc
+from patron_core.executors.sky_task import job_name
+from patron_core.lifecycle import orphans, supervisor
 from patron_core.states import EndReason
-from patron_core.store import Run, Store, attempts
+from patron_core.store import Run, Store, attempts, labs
 
 HOURLY = 3_600_000
 
@@ -35,6 +41,9 @@ class Cloud:
     def down(self, cluster: str) -> None:
         self.downed.append(cluster)
 
+    def close(self) -> None:
+        pass
+
 
 def job(job_id: int, name: str, status: str = "RUNNING", duration_s: float = 100.0) -> dict[str, Any]:
     return {"job_id": job_id, "job_name": name, "status": status, "job_duration": duration_s}
@@ -50,41 +59,113 @@ def attempt_of(store: Store, run: Run, *, ended: bool) -> str:
 
 
 def test_what_no_live_attempt_owns_is_ended_with_its_cost(store: Store, make_run: Callable[..., Run]) -> None:
-    assert not orphans.uses_sky(store)
+    assert orphans.collect(store) == []  # and SkyPilot is not asked
     living = attempt_of(store, make_run(store, executor="sky"), ended=False)
     ended = attempt_of(store, make_run(store, executor="sky"), ended=True)
-    assert orphans.uses_sky(store)
+    lab = labs.lab_id(store)
     cloud = Cloud(
         found=[
-            job(1, prefix() + living),
-            job(2, prefix() + living),
-            job(3, prefix() + ended),
-            job(4, prefix() + "r9-train-1"),
-            job(5, prefix() + ended, status="CANCELLING"),
-            job(6, prefix() + ended, status="FAILED"),
-            job(7, "patron-otherlab-" + ended),
+            job(1, job_name(lab, living)),
+            job(2, job_name(lab, living)),
+            job(3, job_name(lab, ended)),
+            job(4, job_name(lab, "r9-train-1")),
+            job(5, job_name(lab, ended), status="CANCELLING"),
+            job(6, job_name(lab, ended), status="FAILED"),
+            job(7, job_name("0ther1ab", "r8-train-1")),
             job(8, "somebody-elses"),
         ],
         machines=[
-            {"name": f"{prefix()}{living}"[:22] + "-4k-1", "launched_at": 0.0, "usd_per_hour": 3.6},
-            {"name": f"{prefix()}gone-9", "launched_at": 900.0, "usd_per_hour": 3.6},
-            {"name": "patron-otherlab-x", "launched_at": 0.0, "usd_per_hour": 3.6},
+            {"name": job_name(lab, living)[:22] + "-4k-1", "launched_at": 0.0, "usd_per_hour": 3.6},
+            {"name": job_name(lab, "gone-9"), "launched_at": 900.0, "usd_per_hour": 3.6},
+            {"name": "patron-0ther1ab-x", "launched_at": 0.0, "usd_per_hour": 3.6},
         ],
     )
     found = orphans.find_orphans(store, cloud, now=1000.0)
-    assert [(orphan.job_id, orphan.why, orphan.usd_micros) for orphan in found] == [
-        (2, "a second launch beside job 1", 100_000),
-        (3, "its attempt has ended", 100_000),
-        (4, "no attempt of this lab has that name", None),
-        (None, "no job of ours runs on it", 100_000),
+    assert [(orphan.job_id, orphan.why, orphan.usd_micros, orphan.seen) for orphan in found] == [
+        (2, "a second launch beside job 1", 100_000, True),
+        (3, "its attempt has ended", 100_000, True),
+        (4, "no attempt of this lab has that name", None, False),
+        (None, "no job of ours runs on it", 100_000, True),
     ]
-    assert found[1].sentence == f"job 3 {prefix()}{ended}: its attempt has ended; 100 s, $0.10"
+    assert found[1].sentence == f"job 3 {job_name(lab, ended)}: its attempt has ended; 100 s, $0.10"
     assert cloud.cancelled == []
     orphans.end_orphans(cloud, found)
-    assert (cloud.cancelled, cloud.downed) == ([2, 3, 4], [f"{prefix()}gone-9"])
+    assert (cloud.cancelled, cloud.downed) == ([2, 3, 4], [job_name(lab, "gone-9")])
 
 
 def test_nothing_is_ended_where_there_are_none(store: Store) -> None:
     cloud = Cloud()
     orphans.end_orphans(cloud, orphans.find_orphans(store, cloud))
     assert (cloud.cancelled, cloud.downed) == ([], [])
+
+
+@pytest.fixture
+def one_skypilot(monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """A SkyPilot that every lab shares."""
+    cloud = Cloud()
+    monkeypatch.setattr(orphans, "Client", lambda: cloud)
+    return cloud
+
+
+@pytest.fixture
+def neighbour(home: Path) -> Iterator[Store]:
+    """Another team's lab: another PostgreSQL, behind a tunnel at the same address as ours."""
+    store = Store.open(f"sqlite:///{home}/neighbour.db")
+    yield store
+    store.close()
+
+
+def test_two_labs_on_one_skypilot_never_touch_each_other(
+    store: Store, neighbour: Store, one_skypilot: Cloud, make_run: Callable[..., Run]
+) -> None:
+    """Whatever starts in one, a supervisor or `patron gc --yes`, ends nothing of the other, dead or alive."""
+    keys: dict[str, list[str]] = {}
+    for lab in (store, neighbour):
+        keys[labs.lab_id(lab)] = mine = [
+            attempt_of(lab, make_run(lab, executor="sky"), ended=ended) for ended in (False, True)
+        ]
+        start = 10 * len(keys)
+        one_skypilot.found += [job(start + n, job_name(labs.lab_id(lab), key)) for n, key in enumerate(mine)]
+        one_skypilot.machines.append({"name": job_name(labs.lab_id(lab), "gone-9"), "launched_at": 0.0})
+    assert len(keys) == 2
+    supervisor.end_orphans(store)
+    assert one_skypilot.cancelled == [11]
+    assert one_skypilot.downed == [job_name(labs.lab_id(store), "gone-9")]
+    supervisor.end_orphans(neighbour)
+    assert one_skypilot.cancelled == [11, 21]
+    assert len(one_skypilot.downed) == 2
+
+
+def test_what_this_database_did_not_see_start_is_ended_only_when_asked(
+    sqlite_store: Store, one_skypilot: Cloud, make_run: Callable[..., Run], capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A copy of a database has its lab's id: what the original started since then is none of its business unasked."""
+    attempt_of(sqlite_store, make_run(sqlite_store, executor="sky"), ended=True)
+    one_skypilot.found = [job(5, job_name(labs.lab_id(sqlite_store), "rlater-train-1"))]
+    supervisor.end_orphans(sqlite_store)
+    assert one_skypilot.cancelled == []
+    assert "rlater-train-1" in caplog.text
+    assert "next: patron gc" in caplog.text
+    assert gc.main([]) == 4
+    said = capsys.readouterr().out
+    assert said.startswith("job 5 patron-")
+    assert said.endswith("next: patron gc --yes\n")
+    assert one_skypilot.cancelled == []
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # with --json libraries print elsewhere for the rest of a process
+    assert gc.main(["--yes", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ended"], answer["orphans"][0]["job_id"]) == (True, 5)
+    assert one_skypilot.cancelled == [5]
+
+
+def test_jobs_that_an_older_patron_named_by_its_url_are_known_by_their_key(
+    sqlite_store: Store, one_skypilot: Cloud, make_run: Callable[..., Run]
+) -> None:
+    ended = attempt_of(sqlite_store, make_run(sqlite_store, executor="sky"), ended=True)
+    living = attempt_of(sqlite_store, make_run(sqlite_store, executor="sky"), ended=False)
+    of_url = "1badcafe"
+    one_skypilot.found = [job(1, job_name(of_url, ended)), job(2, job_name(of_url, living))]
+    one_skypilot.found += [job(3, job_name(of_url, "rothers-train-1")), job(4, "patron-by-hand")]
+    supervisor.end_orphans(sqlite_store)
+    assert one_skypilot.cancelled == [1]

@@ -16,7 +16,7 @@ from patron_core import verbs
 from patron_core.errors import InvalidInput, Refused, Unavailable
 from patron_core.executors import sky_task, skypilot, skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
-from patron_core.executors.sky_task import make_task, prefix
+from patron_core.executors.sky_task import job_name, make_task
 from patron_core.executors.sky_view import observe_job
 from patron_core.executors.skypilot import SkyExecutor, Watch
 from patron_core.executors.skypilot_client import Client
@@ -174,7 +174,7 @@ def _free_port() -> int:
 
 
 def test_a_job_that_skypilot_counts_before_it_knows_its_task_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = {"job_id": 6, "job_name": prefix() + "r1-train-1", "status": "PENDING", "user_yaml": None}
+    half = {"job_id": 6, "job_name": job_name("0badcafe", "r1-train-1"), "status": "PENDING", "user_yaml": None}
     monkeypatch.setattr(Client, "jobs", lambda self, **asked: [half])
     monkeypatch.setattr(Client, "launch", lambda self, task, name: pytest.fail("a second job"))
     executor = skypilot.SkyExecutor()

@@ -54,6 +54,10 @@ CASES = [
         state=RunState.SUCCEEDED,
     ),
     Case(
+        label="spot was given up for its deadline", status="CANCELLED", starts=(start(75),),
+        situation={"stop_cause": "switch"}, reason=EndReason.SWITCHED, state=RunState.RECOVERING,
+    ),
+    Case(
         label="it finished after two reclaims", status="SUCCEEDED", starts=(LOST_MACHINE, LOST_MACHINE, start(0)),
         recovery_count=2, reason=EndReason.COMPLETED, state=RunState.SUCCEEDED,
     ),
@@ -180,6 +184,10 @@ CASES = [
         label="it hung, and was stopped", status="FAILED", failure_reason=USER.format(80),
         starts=(start(signal=9, cancelled=True, killed=True, memory=ROOMY),), situation={"stop_cause": "hung"},
         reason=EndReason.HUNG, state=RunState.PAUSED,
+    ),
+    Case(
+        label="the source of its data answered at no start", status="FAILED", failure_reason=USER.format(79),
+        starts=(start(75, source_unreachable=True),) * 3, reason=EndReason.SOURCE_UNREACHABLE, state=RunState.PAUSED,
     ),
     Case(
         label="the money was used up", status="FAILED", failure_reason=USER.format(79),

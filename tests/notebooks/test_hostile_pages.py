@@ -94,6 +94,7 @@ PAGES: dict[str, tuple[str, set[str]]] = {  # page: the run in its address, and 
     "4_watch": ("running", {"name", "error", "sky", "advice", "warning", "prompt", "end", "log", "actor", "history"}),
     "5_compare": ("", {"name", "corpus"}),
     "6_journal": ("", {"title", "author"}),
+    "7_forecasts": ("", {"name", "corpus"}),
     "search": ("", set()),
 }
 

@@ -59,6 +59,7 @@ def test_there_is_a_notebook_for_every_step() -> None:
         "4_watch",
         "5_compare",
         "6_journal",
+        "7_forecasts",
         "doctor",
         "search",
     ]
@@ -96,7 +97,13 @@ def test_it_opens_on_an_empty_lab(name: str, notebook: Load, home: Path) -> None
 def test_it_opens_on_a_lab_with_a_past(name: str, notebook: Load, runs: dict[str, Run]) -> None:
     shown = opened(notebook(name))
     assert not ERROR_SHOWN.search(shown)
-    told = {"0_lab": "d8-oom", "3_launch": "d6-proven", "4_watch": "d1-draft", "5_compare": "d4-better"}
+    told = {
+        "0_lab": "d8-oom",
+        "3_launch": "d6-proven",
+        "4_watch": "d1-draft",
+        "5_compare": "d4-better",
+        "7_forecasts": "d4-better",
+    }
     assert told.get(name, "<h1") in shown
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from patron_core.errors import Unavailable
 from patron_core.executors import skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.sky_task import prefix
+from patron_core.executors.sky_task import job_name
 from patron_core.executors.skypilot import SkyExecutor
 from patron_core.lifecycle import orphans
 from patron_core.lifecycle.decide import Situation, verdict
@@ -27,7 +28,7 @@ from patron_core.mirror import tracking
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
-from patron_core.store import attempts, ledger, mirrors
+from patron_core.store import attempts, labs, ledger, mirrors
 
 STEPS = 1000
 
@@ -178,7 +179,7 @@ def a_core_that_dies_right_after_the_submit(core: Core, spec: dict[str, Any], fo
     code = f"from patron_core.executors.skypilot import *\nSkyExecutor().submit({job!r})"
     process = subprocess.Popen([sys.executable, "-c", code])
     client = skypilot_client.Client()
-    name = prefix() + job.key
+    name = job_name(job.lab, job.key)
     until(lambda: bool(client.launching(name)) or bool(client.jobs(name=name)), "the launch to be on its way", 0.1)
     process.kill()
     process.wait()
@@ -201,10 +202,11 @@ def a_core_that_dies_right_after_the_submit(core: Core, spec: dict[str, Any], fo
 def orphans_are_ended(core: Core, spec: dict[str, Any], folder: Path) -> None:
     """A job of this lab's name that no attempt owns."""
     world = SkyWorld(folder, "orphan")
-    handle = world.executor.submit(world.job("stops"))
+    job = replace(world.job("stops"), lab=labs.lab_id(core.store))
+    handle = world.executor.submit(job)
     client = skypilot_client.Client()
     until(lambda: world.executor.poll(handle).status is ObservedStatus.RUNNING, "it to run", 2.0)
-    name = prefix() + handle["key"]
+    name = job_name(job.lab, job.key)
     found = [orphan for orphan in orphans.find_orphans(core.store, client) if orphan.name == name]
     assert [orphan.why for orphan in found] == ["no attempt of this lab has that name"]
     assert "unknown price" in found[0].sentence

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data import DataError
+from trainer.data import DataError, Unreachable
 from trainer.data.download import download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -86,6 +86,11 @@ def server() -> Iterator[Server]:
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(autouse=True)
+def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.data.download.JITTER", 0.0)
 
 
 @pytest.fixture
@@ -181,13 +186,25 @@ def test_a_rotten_copy_is_fetched_again(server: Server, target: Path) -> None:
     assert len(server.requests) == 2
 
 
+def test_many_machines_do_not_come_back_at_once(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    first_delays = set()
+    for _ in range(5):
+        slept: list[float] = []
+        with pytest.raises(Unreachable):
+            download("http://127.0.0.1:9/shard.parquet", target, sleep=slept.append)
+        first_delays.add(slept[0])
+    assert len(first_delays) > 1
+    assert all(0.5 <= delay_s <= 1.5 for delay_s in first_delays)
+
+
 def test_offline_says_what_to_do(server: Server, target: Path) -> None:
     url = "http://127.0.0.1:9/shard.parquet"  # the discard port: nobody listens
     slept: list[float] = []
-    with pytest.raises(DataError, match="Next: use a mirror") as caught:
+    with pytest.raises(Unreachable, match="Next: use a mirror") as caught:
         download(url, target, next="use a mirror", sleep=slept.append)
     assert url in caught.value.problem
-    assert slept == [1, 2, 4, 8, 16]
+    assert slept == [1, 2, 4, 8, 16, 30, 60]
 
 
 HOLD_LOCK = """

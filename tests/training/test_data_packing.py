@@ -13,9 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data import DataExhausted, TrainLoader, val_batches
-from trainer.data.loader import count_rows
+from trainer.data import DataExhausted
+from trainer.data.feed import Made
+from trainer.data.loader import TrainLoader, val_batches
 from trainer.data.packing import pack, shuffled
+from trainer.data.prepare import loaded_tokens
 from trainer.data.shards import TokenShard
 
 lengths_of_documents = st.lists(st.integers(2, 300), min_size=1, max_size=60)
@@ -46,7 +48,7 @@ def numbered_data(folder: Path, shards: list[list[int]]) -> Any:
             documents.append(np.arange(first, first + length))
             first += length
         made.append(write_shard(folder, index, documents))
-    return SimpleNamespace(train=tuple(made), val=tuple(made))
+    return SimpleNamespace(train=Made(made), val=Made(made))
 
 
 def all_batches(loader: TrainLoader) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -114,7 +116,7 @@ def test_every_token_comes_at_most_once_in_full_rows(
     total = sum(map(sum, shards))
     # left over: less than a row at the end of each shard, and less than a batch at the end of all
     assert total - len(seen) <= (len(shards) + batch_size - 1) * (sequence_len + 1)
-    assert count_rows(data.train, sequence_len) - len(rows) < batch_size
+    assert loaded_tokens(data.train.known, sequence_len) // sequence_len - len(rows) < batch_size
 
 
 def test_less_than_five_percent_is_thrown_away(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_validation_rows_depend_on_the_budget_alone(tmp_path: Path) -> None:
     assert len(wanted) == 7
     assert rows_of(list(val_batches(data, 4, 16, 16 * 7))) == wanted
     assert rows_of(list(val_batches(data, 4, 16, 1))) == wanted[:1]
-    assert len(rows_of(list(val_batches(data, 4, 16, 10**9)))) == count_rows(data.val, 16)
+    assert len(rows_of(list(val_batches(data, 4, 16, 10**9)))) == loaded_tokens(data.val.known, 16) // 16
     by_rank = [list(val_batches(data, 2, 16, 16 * 7, rank=rank, world_size=2)) for rank in range(2)]
     assert sorted(rows_of(by_rank[0]) + rows_of(by_rank[1])) == sorted(wanted)
     assert len(list(islice(val_batches(data, 2, 16, 16 * 7), 2))) == 2

@@ -15,10 +15,13 @@ import pytest
 
 import trainer.contract.recipe
 from trainer.contract.spec import TrainSpec
-from trainer.data import DataError, PreparedData, TrainLoader, prepare, val_batches
+from trainer.data import DataError, PreparedData, prepare
 from trainer.data.files import locked
-from trainer.data.shards import ensure_shards
-from trainer.data.sources import Part
+from trainer.data.loader import TrainLoader, val_batches
+from trainer.data.making import Wanted
+from trainer.data.parts import Part
+from trainer.data.prepare import loaded_tokens
+from trainer.data.shards import Encoder, TokenShard
 from trainer.data.tokenizer import Tokenizer
 
 SOURCE = Path(trainer.contract.recipe.__file__).read_text(encoding="utf-8")
@@ -71,7 +74,7 @@ def test_a_file_becomes_batches_that_spell_it(book: str, tmp_path: Path) -> None
 
 def test_every_byte_of_the_text_is_in_the_shards(book: str, tmp_path: Path) -> None:
     data = prepare(spec(book), tmp_path)
-    shards = (*data.train, *data.val)
+    shards = (*data.train.known, *data.val.known)
     assert sum(data.token_bytes[shard.tokens()].sum() for shard in shards) == len("".join(PARAGRAPHS).encode())
     for shard in shards:
         tokens, offsets = shard.tokens(), shard.offsets()
@@ -85,7 +88,7 @@ def test_a_second_start_reads_the_cache(book: str, tmp_path: Path) -> None:
     first, second = Log(), Log()
     one, two = first.prepare(spec(book), tmp_path), second.prepare(spec(book), tmp_path)
     assert second.messages == []
-    assert (one.data_hash, one.train, one.val) == (two.data_hash, two.train, two.val)
+    assert (one.data_hash, one.train.known, one.val.known) == (two.data_hash, two.train.known, two.val.known)
     assert not list(tmp_path.rglob("*.part*"))
 
 
@@ -100,7 +103,7 @@ def test_the_hash_is_of_the_content(book: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "no manifest"])
 def test_a_damaged_shard_is_built_again(book: str, tmp_path: Path, damage: str) -> None:
     data = prepare(spec(book), tmp_path)
-    path = data.train[0].tokens_path
+    path = data.train.known[0].tokens_path
     whole = path.read_bytes()
     if damage == "flip":
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -114,6 +117,7 @@ def test_a_damaged_shard_is_built_again(book: str, tmp_path: Path, damage: str) 
         (path.parent / "manifest.json").unlink()
     log = Log()
     again = log.prepare(spec(book), tmp_path)
+    assert again.train.whole(0) == data.train.known[0]  # hashes are checked where a shard is used
     assert path.read_bytes() == whole
     assert again.data_hash == data.data_hash
     assert log.count("tokenised") == 1
@@ -126,7 +130,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_trusted(book: str, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         prepare(spec(book), tmp_path / "cache", progress=stop)
-    assert [p.suffix for p in (tmp_path / "cache" / "tokens").iterdir() if p.is_dir()].count(".part") == 1
+    assert len(list((tmp_path / "cache" / "tokens").glob("*/manifest.json"))) == 1  # of the held-out part
     assert prepare(spec(book), tmp_path / "cache").data_hash == prepare(spec(book), tmp_path / "fresh").data_hash
 
 
@@ -139,10 +143,12 @@ def test_two_prepare_once_and_the_second_says_that_it_waits(book: str, tmp_path:
             is_waiting.set()
 
     thread = threading.Thread(target=prepare, args=(spec(book), tmp_path), kwargs={"progress": progress})
-    data = prepare(spec(book), tmp_path)
-    with locked(data.train[0].tokens_path.parent):
+    folder = prepare(spec(book), tmp_path).train.known[0].tokens_path.parent
+    with locked(folder):
+        folder.rename(tmp_path / "not yet")
         thread.start()
         assert is_waiting.wait(20)
+        (tmp_path / "not yet").rename(folder)
     thread.join(20)
     assert log.count("tokenis") == 0
 
@@ -171,6 +177,12 @@ def test_too_little_held_out_text_is_refused(tmp_path: Path) -> None:
         prepare(spec(f"path:{tmp_path}", sequence_len=64), tmp_path / "cache")
 
 
+def all_shards(part: Part, tokenizer: Tokenizer, dtype: str, folder: Path) -> Iterator[TokenShard]:
+    encoder = Encoder(part, tokenizer, dtype, skip=())
+    while not encoder.is_done and (shard := encoder.write(folder, len(list(folder.glob("*.tokens"))))):
+        yield shard
+
+
 def test_a_large_vocabulary_gets_wider_tokens_and_large_parts_several_shards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +192,7 @@ def test_a_large_vocabulary_gets_wider_tokens_and_large_parts_several_shards(
     part = Part(
         name="p", fingerprint="f", size_chars=1, fetch=lambda progress: None, documents=lambda: iter(PARAGRAPHS)
     )
-    shards = ensure_shards(part, tokenizer, 2**16 + 1, tmp_path)
+    shards = list(all_shards(part, tokenizer, "<u4", tmp_path))
     assert len(shards) > 3
     assert {shard.dtype for shard in shards} == {"<u4"}
     tokens = np.concatenate([shard.tokens() for shard in shards])
@@ -225,37 +237,36 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 def test_a_remote_source_fetches_as_many_shards_as_the_horizon_needs(mirror: Mirror, tmp_path: Path) -> None:
     one = prepare(spec("climbmix"), tmp_path)
+    first = one.train.known
     assert mirror.asked == ["shard_00000.parquet", "shard_06542.parquet"]
-    tokens_per_shard = one.num_train_tokens
+    tokens_per_shard = loaded_tokens(first, 32)
     steps = tokens_per_shard * 5 // 2 // 256
     three = prepare(spec("climbmix", num_steps=steps), tmp_path)
     assert sorted(mirror.asked[2:]) == ["shard_00001.parquet", "shard_00002.parquet"]
-    assert three.train[:1] == one.train
-    assert three.val == one.val
-    assert three.tokenizer_hash == one.tokenizer_hash
-    assert three.data_hash != one.data_hash
+    assert three.train.known[:1] == first
+    assert three.val.known == one.val.known
+    assert (three.tokenizer_hash, three.data_hash) == (one.tokenizer_hash, one.data_hash)
+    assert not list(tmp_path.glob("downloads/*/*.parquet"))  # text that is tokenised is not kept
 
 
 def test_a_prepared_remote_source_needs_no_network(
     mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(spec("climbmix"), tmp_path)
-    for path in tmp_path.glob("downloads/*/*.parquet"):
-        path.unlink()
     asked = len(mirror.asked)
     assert prepare(spec("climbmix"), tmp_path).data_hash == first.data_hash
     assert len(mirror.asked) == asked
 
 
 def test_data_shards_fixes_the_number(mirror: Mirror, tmp_path: Path) -> None:
-    data = prepare(spec("climbmix", data_shards=2), tmp_path)
+    data = prepare(spec("climbmix", data_shards=2), tmp_path, wanted=Wanted())
     assert sorted(mirror.asked) == ["shard_00000.parquet", "shard_00001.parquet", "shard_06542.parquet"]
-    assert len(data.train) == 2
+    assert len(data.train.known) == 2
     with pytest.raises(DataError, match="data_shards above 2, or null"):
         prepare(spec("climbmix", data_shards=2, num_steps=10**6), tmp_path)
 
 
 def test_a_missing_shard_is_named_with_the_way_out(mirror: Mirror, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"shard_00004\.parquet.*404.*PATRON_CLIMBMIX_URL") as caught:
-        prepare(spec("climbmix", data_shards=5), tmp_path)
+        prepare(spec("climbmix", data_shards=5), tmp_path, wanted=Wanted())
     assert "stdlib" in caught.value.next

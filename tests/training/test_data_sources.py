@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -119,10 +120,21 @@ def test_an_unknown_source_lists_the_known(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_changes_the_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one")
-    before = open_source(f"path:{tmp_path}", tmp_path).train_part(0).fingerprint
-    (tmp_path / "a.txt").write_text("three")
-    assert open_source(f"path:{tmp_path}", tmp_path).train_part(0).fingerprint != before
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name, text in (("a.txt", "one"), ("b.txt", "two")):
+        (folder / name).write_text(text)
+
+    def fingerprint(folder: Path) -> str:
+        return open_source(f"path:{folder}", tmp_path / "cache").train_part(0).fingerprint
+
+    before = fingerprint(folder)
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)  # the same text in another place, or with another date, is the same text
+    os.utime(moved / "a.txt", (0, 0))
+    assert fingerprint(moved) == before
+    (moved / "a.txt").write_text("three")
+    assert fingerprint(moved) != before
 
 
 WORDS = [f"{a}{b}" for a in "bdfglmnprst" for b in ("a", "en", "ix", "olum", "urate")]

@@ -5,6 +5,7 @@ TrainerExit
 |- EnvironmentDrift    78  a resume on something that would change results
 |- Diverged            77  NaN or infinity
 |- Stopped             75  asked to stop, or the deadline; its message says which checkpoint is there
+|- TryAgain             75  the source of its data cannot be reached; what was trained is saved
 |- RankLost           137  another process of this run was killed or fell silent: judged like this one being killed
 +- UserError            1  anything else that a person must put right
 """
@@ -24,6 +25,8 @@ EXIT_STOPPED = 79  # the guard's, in the place of 75: it was asked to stop, or i
 EXIT_KILLED = 80  # the guard's: killed for memory, by force after its grace, or unexplained once too often
 EXIT_NOT_STARTED = 127  # as of a shell: there is no such command
 EXIT_SIGKILL, EXIT_SIGTERM = 137, 143  # as of a shell: 128 and the signal's number
+
+SOURCE_UNREACHABLE = "source_unreachable"  # the reason, beside 75, of an end that nobody asked for
 
 
 class TrainerExit(Exception):
@@ -56,6 +59,11 @@ class Diverged(TrainerExit):
 class Stopped(TrainerExit):
     exit_code = EXIT_RESUME
     reason = "notice"
+
+
+class TryAgain(TrainerExit):
+    exit_code = EXIT_RESUME
+    reason = SOURCE_UNREACHABLE
 
 
 class RankLost(TrainerExit):

@@ -4,6 +4,11 @@ spec.json  environment.json  tokenizer.json  result.json
 events/<attempt>-000012.jsonl                  closed; .jsonl.part while it is being written
 checkpoints/step-000300/manifest.json, ...     the manifest, written last, states the size of every other file
 logs/<attempt>.log
+
+Beside the runs, for all of them:
+.data/sources/<name>.json                      the revision of a remote source that is read
+.data/tokenizers/<key>.json                    as in the cache (trainer.data.tokenizer)
+.data/tokens/<key>/00000.tokens, ...           as in the cache (trainer.data.shards)
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ MANIFEST, STATE = "manifest.json", "state.json"
 
 _SEGMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})-([0-9]{1,12})\.jsonl")
 OPEN_SUFFIX = ".part"
+DATA = ".data"  # no name of a run: those begin with a letter or a digit
+_DRYRUN_FOLDER = re.compile(r"dryrun-[0-9]{1,12}")
 _CHECKPOINT_FOLDER = re.compile(r"step-([0-9]{1,12})")
 _CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-([0-9]{{1,12}})/(.+)")
 
@@ -44,6 +51,16 @@ def log_name(attempt: str) -> str:
 def checkpoint_name(step: int) -> str:
     """The folder of a checkpoint in the run directory."""
     return f"{CHECKPOINTS}/step-{step:06d}"
+
+
+def data_place(run_dir: str) -> str:
+    """What runs share, beside the folder or URL of this one; of a dryrun, which lies in its run's, beside the run."""
+    scheme, found, path = run_dir.rstrip("/").rpartition("://")
+    parts = path.split("/")
+    if _DRYRUN_FOLDER.fullmatch(parts[-1]):
+        parts.pop()
+    bucket = parts[:1] if found and scheme != "file" else []  # a bucket's name is not part of a path in it
+    return f"{scheme}{found}" + "/".join([*(parts[:-1] or bucket or ["."]), DATA])
 
 
 def step_of(folder: str) -> int | None:

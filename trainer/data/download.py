@@ -8,21 +8,26 @@ gives a sha256 (Hugging Face does: `x-linked-etag`), else our own of what arrive
 from __future__ import annotations
 
 import json
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 
 from trainer.contract.files import write_atomic
-from trainer.data.errors import DataError
+from trainer.data.errors import DataError, Unreachable
 from trainer.data.files import Progress, locked, no_progress, sha256_file
 
-# Seconds to wait after each failure in a row. Bytes that arrive start the list again.
-RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+# Seconds to wait after each failure in a row, about: many machines that lost one server must not all come back at
+# once. Bytes that arrive start the list again.
+RETRY_DELAYS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
+JITTER = 0.5
 TIMEOUT = httpx.Timeout(30.0, read=60.0)
 PROGRESS_BYTES = 2**22
+T = TypeVar("T")
 _SHA256 = re.compile(r'^(?:W/)?"?([0-9a-f]{64})"?$')
 
 
@@ -36,28 +41,80 @@ def download(
     *,
     progress: Progress = no_progress,
     next: str = "check the network and the address, then start again: what has arrived is kept",
-    delays_s: Sequence[float] = RETRY_DELAYS_S,
+    delays_s: Sequence[float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Bring `url` to `path`, unless it is there and intact. Raises DataError that names the URL."""
+    """Bring `url` to `path`, unless it is there and intact. Raises a DataError that names the URL: Unreachable where
+    another time may do.
+    """
     with locked(path, progress):
         if _is_intact(path):
             return
-        failures, most = 0, _size(_part(path))
         with httpx.Client(follow_redirects=True, timeout=TIMEOUT, headers={"Accept-Encoding": "identity"}) as client:
-            while True:
-                try:
-                    _try_once(client, url, path, progress, next)
-                    return
-                except (_Failed, httpx.TransportError) as error:
-                    have = _size(_part(path))
-                    failures = 1 if have > most else failures + 1
-                    most = max(most, have)
-                    reason = f"{error}" or type(error).__name__
-                if failures > len(delays_s):
-                    raise DataError(f"Cannot download {url} after {failures} tries: {reason}.", next=next)
-                progress(f"{path.name}: {reason}; trying again in {delays_s[failures - 1]:g} s", None)
-                sleep(delays_s[failures - 1])
+            _try_again(
+                lambda: _try_once(client, url, path, progress, next),
+                url,
+                have=lambda: _size(_part(path)),
+                progress=progress,
+                next=next,
+                delays_s=delays_s,
+                sleep=sleep,
+            )
+
+
+def ask_header(
+    url: str,
+    header: str,
+    *,
+    progress: Progress = no_progress,
+    next: str,
+    delays_s: Sequence[float] | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """A header of the first answer for `url`, which may be a redirect; None where it has none. Raises Unreachable."""
+
+    def ask(client: httpx.Client) -> str | None:
+        response = client.head(url)
+        if response.status_code in (408, 429, 500, 502, 503, 504):
+            raise _Failed(f"the server answered {response.status_code} {response.reason_phrase}")
+        value: str | None = response.headers.get(header)
+        return value
+
+    with httpx.Client(timeout=TIMEOUT) as client:
+        return _try_again(lambda: ask(client), url, progress=progress, next=next, delays_s=delays_s, sleep=sleep)
+
+
+def discard(path: Path) -> None:
+    """Remove a file that was downloaded, with what was written down about it."""
+    for each in (path, _part(path), _seal(path)):
+        each.unlink(missing_ok=True)
+
+
+def _try_again(
+    work: Callable[[], T],
+    url: str,
+    *,
+    have: Callable[[], int] = lambda: 0,
+    progress: Progress,
+    next: str,
+    delays_s: Sequence[float] | None,
+    sleep: Callable[[float], None],
+) -> T:
+    """`work` until it goes well; `have` bytes that grow mean that the server is there."""
+    delays_s = RETRY_DELAYS_S if delays_s is None else delays_s
+    failures, most = 0, have()
+    while True:
+        try:
+            return work()
+        except (_Failed, httpx.TransportError) as error:
+            failures = 1 if have() > most else failures + 1
+            most = max(most, have())
+            reason = f"{error}" or type(error).__name__
+        if failures > len(delays_s):
+            raise Unreachable(f"Cannot download {url} after {failures} tries: {reason}.", next=next)
+        delay_s = delays_s[failures - 1] * random.uniform(1 - JITTER, 1 + JITTER)
+        progress(f"{url.rsplit('/', 1)[-1]}: {reason}; trying again in {delay_s:.1f} s", None)
+        sleep(delay_s)
 
 
 def _try_once(client: httpx.Client, url: str, path: Path, progress: Progress, next: str) -> None:

@@ -1,7 +1,8 @@
 """What can go wrong with data: what happened, with the values, and what to do next.
 
 DataError           no data, too little of it, or a download that failed; the trainer exits with 78
-└── DataExhausted   the loader was asked for more than one pass over the data
+├── DataExhausted   the loader was asked for more than one pass over the data
+└── Unreachable     a server that was asked again and again does not answer; the trainer exits with 75: try again
 """
 
 from __future__ import annotations
@@ -20,3 +21,11 @@ class DataError(Exception):
 
 class DataExhausted(DataError):
     pass
+
+
+class Unreachable(DataError):
+    pass
+
+
+class StopWaiting(Exception):
+    """Whoever waits for data is asked to stop."""

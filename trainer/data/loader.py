@@ -6,12 +6,14 @@ document's rows do not follow one another. Shards come in order, so adding shard
 
 The global order is one list of rows. With W ranks, rank r takes micro-batches r, r + W, r + 2W ..., so that W ranks
 together see what one process sees. The state says how many rows all ranks have taken, and so fits any number of ranks.
+
+Shards may still be in the making: a row that is not there yet is waited for.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -20,18 +22,13 @@ import torch
 
 from trainer.data.errors import DataExhausted
 from trainer.data.packing import pack, shuffled
-from trainer.data.shards import TokenShard
+from trainer.data.shards import TokenShard, num_rows
 
 if TYPE_CHECKING:
-    from trainer.data.prepare import PreparedData
+    from trainer.data.feed import PreparedData, Shards
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # x_BT, y_BT, both int64
 VAL_SEED = 0  # fixed, so that every run is measured on the same rows
-
-
-def count_rows(shards: Sequence[TokenShard], sequence_len: int) -> int:
-    """Rows a loader gives, known without packing."""
-    return sum(shard.num_tokens // (sequence_len + 1) for shard in shards)
 
 
 class TrainLoader:
@@ -57,11 +54,11 @@ class TrainLoader:
         self._identity = {"seed": seed, "sequence_len": sequence_len}
 
     def next(self) -> Batch:
-        """This rank's next micro-batch."""
+        """This rank's next micro-batch. Raises what `Shards` raises where it is not there and will not come."""
         end = self._row + self._batch_size * self._world_size
-        if end > self._rows.num_rows:  # the same on every rank, so that none waits for the others
+        if not self._rows.reach(end):  # the same on every rank, so that none waits for the others
             raise DataExhausted(
-                f"Row {end} of {self._rows.num_rows}: one pass over the training data is over.",
+                f"Row {end} of {self._rows.num_known}: one pass over the training data is over.",
                 next="train fewer steps, or prepare more data",
             )
         start = self._row + self._rank * self._batch_size
@@ -87,37 +84,65 @@ def val_batches(
     Which rows depends on `max_tokens` alone, not on the batch size, so the last batch may be smaller.
     """
     rows = _val_rows(data.val, sequence_len)
-    num_rows = min(rows.num_rows, max(1, max_tokens // sequence_len))
-    for start in range(rank * batch_size, num_rows, world_size * batch_size):
-        yield rows.batch(start, min(start + batch_size, num_rows))
+    end = _val_end(rows, sequence_len, max_tokens)
+    for start in range(rank * batch_size, end, world_size * batch_size):
+        yield rows.batch(start, min(start + batch_size, end))
+
+
+def await_val(data: PreparedData, sequence_len: int, max_tokens: int) -> None:
+    """Until all that `val_batches` gives for so many tokens is there. Raises what `Shards` raises."""
+    rows = _val_rows(data.val, sequence_len)
+    rows.find(_val_end(rows, sequence_len, max_tokens))
+
+
+def _val_end(rows: _Rows, sequence_len: int, max_tokens: int) -> int:
+    wanted = max(1, max_tokens // sequence_len)
+    return wanted if rows.reach(wanted) else rows.num_known
 
 
 @lru_cache(maxsize=1)
-def _val_rows(shards: tuple[TokenShard, ...], sequence_len: int) -> _Rows:
+def _val_rows(shards: Shards, sequence_len: int) -> _Rows:
     """Kept, since a plan takes seconds for a large shard and every evaluation reads the same rows."""
     return _Rows(shards, sequence_len, VAL_SEED)
 
 
 class _Rows:
-    """The global list of rows. Holds the plan of one shard at a time."""
+    """The global list of rows, known as far as its shards are stated. Holds the plan of one shard at a time."""
 
-    def __init__(self, shards: Sequence[TokenShard], sequence_len: int, seed: int):
+    def __init__(self, shards: Shards, sequence_len: int, seed: int):
         self._shards = shards
         self._capacity = sequence_len + 1
         self._seed = seed
-        self._first_rows = [0]
-        for shard in shards:
-            self._first_rows.append(self._first_rows[-1] + shard.num_tokens // self._capacity)
-        self.num_rows = self._first_rows[-1]
+        self._first_rows = [0]  # of each shard that is known, and of the one after it
         self._planned = -1
         self._plan: _ShardPlan
+
+    @property
+    def num_known(self) -> int:
+        return self._first_rows[-1]
+
+    def reach(self, end: int) -> bool:
+        """Whether there are so many rows; waits until that is known."""
+        while self.num_known < end:
+            shard = self._shards.stated(len(self._first_rows) - 1)
+            if shard is None:
+                return False
+            self._first_rows.append(self.num_known + num_rows(shard, self._capacity))
+        return True
+
+    def find(self, end: int) -> None:
+        """Wait for the files of all rows before `end`."""
+        for index, first_row in enumerate(self._first_rows[:-1]):
+            if first_row < end:
+                self._shards.whole(index)
 
     def batch(self, start: int, end: int) -> Batch:
         rows = np.empty((end - start, self._capacity), dtype=np.int64)
         for index in range(start, end):
             shard = bisect_right(self._first_rows, index) - 1
             if shard != self._planned:
-                self._plan = _ShardPlan(self._shards[shard], self._capacity, self._seed + 1_000_003 * shard)
+                whole = self._shards.whole(shard)
+                self._plan = _ShardPlan(whole, self._capacity, self._seed + 1_000_003 * shard)
                 self._planned = shard
             self._plan.read(index - self._first_rows[shard], rows[index - start])
         rows_BT = torch.from_numpy(rows)

@@ -37,7 +37,7 @@ PIECE_CHARS = (512, 65536)
 LONG_FILE_CHARS = 2**20  # longer files are cut in any case, so that memory stays bounded; their pieces stay together
 PARQUET_CHARS_PER_BYTE = 3  # text is compressed there; about
 READ_BYTES = 2**20
-SPLIT_VERSION = 2  # count up when the same files would give other documents or another split
+SPLIT_VERSION = 3  # count up when the same files would give other documents or another split
 _CANDIDATES = 1000  # documents that may be added to what is held out
 _NAMED = 3  # files that a remark names
 NOT_UTF8 = "not UTF-8"
@@ -48,17 +48,21 @@ class Survey:
     """What one pass over all files found."""
 
     border: float  # names that hash to this or below are held out
+    train_chars: int
+    content: str  # sha256 of the names and contents of all files, wherever they lie
     num_texts: int  # text files, those left out included
     not_utf8: tuple[str, ...]
     unreadable: tuple[str, ...]  # may not be opened by this user
 
 
 class LocalSource:
-    """Files under a root. One training part and one held-out part."""
+    """Files under a root. One training part and one held-out part. The same files are the same source anywhere."""
+
+    num_train_parts = 1
+    where: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, name: str, root: Path, names: list[str], cache: Path):
         self.name = name
-        self.num_train_parts = 1
         self._root = root
         self._names = sorted(names, key=hash_fraction)  # mixes folders, so that any stretch is a fair sample
         stats = [(name, (root / name).stat()) for name in sorted(names)]
@@ -67,8 +71,15 @@ class LocalSource:
         self._is_cut = max(chars) > LARGE_SHARE * self._size
         self._piece_chars = min(max(self._size // PIECES, PIECE_CHARS[0]), PIECE_CHARS[1])
         listed = "".join(f"\n{n} {s.st_size} {s.st_mtime_ns}" for n, s in stats)
-        self._fingerprint = sha256_text(f"{root} split {SPLIT_VERSION}{listed}")
-        self._survey_path = cache / "surveys" / f"{self._fingerprint[:16]}.json"
+        looked_at = sha256_text(f"{root} split {SPLIT_VERSION}{listed}")
+        self._survey_path = cache / "surveys" / f"{looked_at[:16]}.json"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.survey.content} split {SPLIT_VERSION}"
+
+    def train_chars(self) -> int:
+        return self.survey.train_chars
 
     def train_part(self, index: int) -> Part:
         return self._part("train", 1 - HELD_OUT, lambda name: hash_fraction(name) > self.survey.border)
@@ -92,7 +103,7 @@ class LocalSource:
 
         return Part(
             name=f"{self.name} {split}",
-            fingerprint=f"{self._fingerprint} {split}",
+            fingerprint=f"{self.identity} {split}",
             size_chars=max(1, round(self._size * share)),
             fetch=lambda progress: None,
             documents=documents,
@@ -112,7 +123,8 @@ class LocalSource:
 
     def _look_at_all(self) -> Survey:
         texts = [name for name in self._names if not name.endswith(".parquet")]
-        faults = {name: fault for name in texts if (fault := _fault(self._root / name))}
+        read = {name: _read(self._root / name, is_text=not name.endswith(".parquet")) for name in sorted(self._names)}
+        faults = {name: fault for name, (fault, _) in read.items() if fault}
         not_utf8 = tuple(sorted(name for name, fault in faults.items() if fault == NOT_UTF8))
         if 2 * sum((self._root / name).stat().st_size for name in not_utf8) > self._size:
             raise DataError(
@@ -120,23 +132,30 @@ class LocalSource:
                 f"{not_utf8[0]}.",
                 next="convert them (iconv -f latin1 -t utf-8 FILE -o NEW), or give another path",
             )
+        border, train_chars = self._border(frozenset(faults))
         return Survey(
-            border=self._border(frozenset(faults)),
+            border=border,
+            train_chars=train_chars,
+            content=sha256_text("".join(f"\n{name} {sha256}" for name, (_, sha256) in read.items())),
             num_texts=len(texts),
             not_utf8=not_utf8,
             unreadable=tuple(sorted(faults.keys() - set(not_utf8))),
         )
 
-    def _border(self, left_out: frozenset[str]) -> float:
-        """The hash up to which names are held out: 5 %, or as far as the least share of the text needs."""
+    def _border(self, left_out: frozenset[str]) -> tuple[float, int]:
+        """The hash up to which names are held out: 5 %, or as far as the least share of the text needs. And the
+        characters that are left to train on.
+        """
         chars = {True: 0, False: 0}  # held out by the 5 %, or not
-        lowest, count = 1.0, 0
+        lowest, lowest_chars, count = 1.0, 0, 0
 
         def others() -> Iterator[tuple[float, int]]:
-            nonlocal lowest, count
+            nonlocal lowest, lowest_chars, count
             for name, text in self._documents(left_out):
                 place, count = hash_fraction(name), count + 1
-                lowest = min(lowest, place)
+                if place < lowest:
+                    lowest, lowest_chars = place, 0
+                lowest_chars += len(text) if place == lowest else 0
                 chars[place <= HELD_OUT] += len(text)
                 if place > HELD_OUT:
                     yield place, len(text)
@@ -145,13 +164,13 @@ class LocalSource:
         total = sum(chars.values())
         self._check_number(count, total)
         if not candidates:
-            return lowest
+            return lowest, total - lowest_chars
         border, held_out = HELD_OUT, chars[True]
         for place, size in candidates[:-1]:  # one at least to train on
             if held_out >= LEAST_HELD_OUT * total:
                 break
             border, held_out = place, held_out + size
-        return border
+        return border, total - held_out
 
     def _check_number(self, num_documents: int, num_chars: int) -> None:
         if num_documents < 2:
@@ -189,18 +208,25 @@ def hash_fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
 
 
-def _fault(path: Path) -> str | None:
-    """Why a text file cannot be used; None where it can."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _read(path: Path, *, is_text: bool) -> tuple[str | None, str]:
+    """Why a text file cannot be used, None where it can; and the sha256 of any file."""
+    decoder, digest, fault = codecs.getincrementaldecoder("utf-8")(), hashlib.sha256(), None
     try:
         with path.open("rb") as file:
             while block := file.read(READ_BYTES):
-                decoder.decode(block)
-            decoder.decode(b"", True)
+                digest.update(block)
+                fault = fault or (_decode(decoder, block) if is_text else None)
+            fault = fault or (_decode(decoder, b"") if is_text else None)
+    except PermissionError:
+        return "unreadable" if is_text else None, ""
+    return fault, digest.hexdigest()
+
+
+def _decode(decoder: codecs.IncrementalDecoder, block: bytes) -> str | None:
+    try:
+        decoder.decode(block, not block)
     except UnicodeDecodeError:
         return NOT_UTF8
-    except PermissionError:
-        return "unreadable"
     return None
 
 

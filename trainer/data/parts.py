@@ -14,13 +14,15 @@ ROWS_AT_ONCE = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What is tokenised as a unit. `fingerprint` changes when the text may have; `fetch` brings it to this machine."""
+    """What is tokenised as a unit. `fingerprint` changes when the text may have; `fetch` brings it to this
+    machine, `discard` takes what was brought away again."""
 
     name: str
     fingerprint: str
     size_chars: int  # about; only for progress
     fetch: Callable[[Progress], None]
     documents: Callable[[], Iterator[str]]
+    discard: Callable[[], None] = lambda: None
 
 
 def parquet_rows(path: Path, name: str) -> Iterator[tuple[str, str]]:

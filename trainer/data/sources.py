@@ -5,19 +5,23 @@
     fineweb-edu      karpathy/fineweb-edu-100b-shuffle, parquet shards, fetched as needed
     climbmix         karpathy/climbmix-400b-shuffle, likewise; what nanochat trains on
 
+A remote source is read at one revision, which is asked for once and then kept with the run, beside all runs and in the
+cache: what `main` is tomorrow changes no experiment. A mirror that tells of no revision is trusted to stay as it is.
+
 Held out: the last shard of a remote source; of local files some twentieth of the documents (see `local`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
 from pathlib import Path
 from typing import Protocol
 
-from trainer.data.download import download
+from trainer.data.download import ask_header, discard, download
 from trainer.data.errors import DataError
-from trainer.data.files import sha256_text
+from trainer.data.files import Progress, no_progress, sha256_text
 from trainer.data.local import SUFFIXES, LocalSource
 from trainer.data.parts import Part, parquet_rows
 
@@ -37,36 +41,72 @@ REMOTES = {
 }
 
 
+_REVISION = re.compile(r"[0-9a-f]{40}")
+
+
 class Source(Protocol):
     name: str
     num_train_parts: int
+    where: dict[str, str]  # the url and the revision of a remote source
 
+    @property
+    def identity(self) -> str: ...  # changes when the text may have
+    def train_chars(self) -> int: ...  # of remote sources about
     def train_part(self, index: int) -> Part: ...
     def val_part(self) -> Part: ...
     def remark(self) -> str: ...  # what of it cannot be used, in a sentence; empty where all can
 
 
-def open_source(name: str, cache: Path) -> Source:
-    """The source a spec names. Reads nothing yet, except to list local files."""
+def open_source(name: str, cache: Path, revision: str | None = None) -> Source:
+    """The source a spec names; a remote one as it was in `revision`. Reads nothing yet, except to list local files."""
     if name == "stdlib":
         return LocalSource(name, *_stdlib_files(), cache)
     if name.startswith("path:"):
         return LocalSource(name, *_path_files(Path(name.removeprefix("path:")).expanduser()), cache)
     if name in REMOTES:
-        return RemoteSource(name, cache)
+        return RemoteSource(name, cache, revision)
     raise DataError(f"Unknown data source {name!r}.", next=f"choose stdlib, {', '.join(REMOTES)} or path:/a/folder")
+
+
+def base_url(name: str) -> str:
+    """Where a remote source is read, before its revision is known."""
+    default_url, variable, _ = REMOTES[name]
+    return os.environ.get(variable, default_url).rstrip("/")
+
+
+def ask_revision(name: str, progress: Progress = no_progress) -> str | None:
+    """The revision that a remote source has now; None where the server tells of none. Raises Unreachable."""
+    url = f"{base_url(name)}/{_file(REMOTES[name][2])}"
+    told = ask_header(url, "x-repo-commit", progress=progress, next=_instead(name))
+    return told if is_revision(told) else None
+
+
+def is_revision(value: object) -> bool:
+    return isinstance(value, str) and _REVISION.fullmatch(value) is not None
+
+
+def _file(index: int) -> str:
+    return f"shard_{index:05d}.parquet"
+
+
+def _instead(name: str) -> str:
+    return f"check the network, set {REMOTES[name][1]} to a mirror, or use data stdlib or path:/a/folder"
 
 
 class RemoteSource:
     """Numbered parquet shards behind a base URL."""
 
-    def __init__(self, name: str, cache: Path):
-        default_url, variable, self._last = REMOTES[name]
+    def __init__(self, name: str, cache: Path, revision: str | None):
         self.name = name
-        self.num_train_parts = self._last
-        self._variable = variable
-        self._url = os.environ.get(variable, default_url).rstrip("/")
+        self._last = self.num_train_parts = REMOTES[name][2]
+        url = base_url(name)
+        self.where = {"url": url} | ({"revision": revision} if revision else {})
+        self._url = re.sub(r"/resolve/main$", f"/resolve/{revision}", url) if revision else url
         self._folder = cache / "downloads" / f"{name}-{sha256_text(self._url)[:8]}"
+        self.identity = f"{name} {revision}" if revision else url
+
+    def train_chars(self) -> int:
+        return self.num_train_parts * REMOTE_SHARD_CHARS
 
     def train_part(self, index: int) -> Part:
         return self._part(index)
@@ -78,15 +118,15 @@ class RemoteSource:
         return ""
 
     def _part(self, index: int) -> Part:
-        file = f"shard_{index:05d}.parquet"
+        file = _file(index)
         path, url = self._folder / file, f"{self._url}/{file}"
-        instead = f"check the network, set {self._variable} to a mirror, or use data stdlib or path:/a/folder"
         return Part(
             name=f"{self.name} {file}",
-            fingerprint=url,
+            fingerprint=f"{self.identity} {file}",
             size_chars=REMOTE_SHARD_CHARS,
-            fetch=lambda progress: download(url, path, progress=progress, next=instead),
+            fetch=lambda progress: download(url, path, progress=progress, next=_instead(self.name)),
             documents=lambda: (text for _, text in parquet_rows(path, path.name)),
+            discard=lambda: discard(path),
         )
 
 

@@ -59,6 +59,18 @@ class Tokenizer:
         return cls(tokenizers.Tokenizer.from_file(str(path)), sha256_file(path))
 
     @classmethod
+    def fits(cls, text: str, vocab_size: int) -> bool:
+        """Whether this is a tokenizer of ours, of at most so many ids; any text may be asked about."""
+        try:
+            engine = tokenizers.Tokenizer.from_str(text)
+            special = [engine.token_to_id(token) for token in SPECIAL_TOKENS]
+            return (
+                special == list(range(len(SPECIAL_TOKENS))) and SMALLEST_VOCAB <= engine.get_vocab_size() <= vocab_size
+            )
+        except Exception:  # the library raises Exception itself, and TypeError
+            return False
+
+    @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         if vocab_size < SMALLEST_VOCAB:
             raise ValueError(f"vocab_size {vocab_size} must be at least {SMALLEST_VOCAB}: special tokens and 256 bytes")

@@ -21,19 +21,21 @@ from pathlib import Path
 from types import FrameType
 
 from trainer.contract import grace
+from trainer.contract.exits import SOURCE_UNREACHABLE
 
 LOOK_EVERY_S = 0.5  # for a notice that has no signal
+NO_DATA = "a source of data that does not answer"
 _NUDGE = b"\0"  # on the pipe, beside signal numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequest:
-    source: str  # SIGTERM, SIGINT, file, deadline, or a cloud and what it said
+    source: str  # SIGTERM, SIGINT, file, deadline, NO_DATA, or a cloud and what it said
     ends_at: float | None = None  # when the machine goes, in Unix seconds, where the notice says so
 
     @property
     def reason(self) -> str:
-        return "deadline" if self.source == "deadline" else "notice"
+        return {"deadline": "deadline", NO_DATA: SOURCE_UNREACHABLE}.get(self.source, "notice")
 
 
 class StopWatch:

@@ -24,7 +24,7 @@ def closing_prompts(source: str, data: PreparedData, tokenizer: Tokenizer) -> tu
         return PYTHON_PROMPTS
     if not source.startswith("path:"):
         return ENGLISH_PROMPTS
-    shard = data.val[0]
+    shard = data.val.whole(0)
     tokens = shard.tokens()
     starts = shard.offsets()[: len(ENGLISH_PROMPTS)] + 1  # behind BOS
     begun = (tokenizer.decode(tokens[start : start + HELD_OUT_TOKENS].tolist()) for start in starts)

@@ -1,0 +1,187 @@
+"""The server's own pages: the gallery, signing in, the audit log; and the bar above every notebook."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.responses import HTMLResponse
+
+from patron_core.store.audit import AuditEntry
+from patron_core.ui import inert
+from patron_core.ui.commands import name_of
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1a202c; --quiet: #5a6577; --line: #d8dee8; --paper: #fbfcfd; --card: #fff;
+  --accent: #1f5fa8 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8ecf2; --quiet: #a3afc0; --line: #323b49; --paper: #14181f;
+  --card: #1b212b; --accent: #8fbcf0 } }
+* { box-sizing: border-box }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+main { max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.5rem }
+h1 { font-size: 1.75rem; margin: 0 0 .25rem } h2 { font-size: 1.05rem; margin: 0 0 .35rem }
+p { margin: 0 0 1rem; color: var(--quiet) } a { color: var(--accent) }
+.cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); margin: 1.5rem 0 2rem }
+.card { display: block; padding: 1.1rem 1.2rem; border: 1px solid var(--line); border-radius: .6rem;
+  background: var(--card); color: inherit; text-decoration: none }
+.card:hover, .card:focus-visible { border-color: var(--accent); outline: 2px solid transparent }
+.card p { margin: 0; font-size: .92rem } .step { color: var(--accent); font-size: .8rem; letter-spacing: .04em }
+input, button { font: inherit; padding: .55rem .8rem; border: 1px solid var(--line); border-radius: .4rem;
+  background: var(--card); color: inherit } button { cursor: pointer } form { display: flex; gap: .6rem }
+table { border-collapse: collapse; font-size: .88rem; width: 100% }
+td, th { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notebook:
+    """A notebook of the lab, by what it says of itself."""
+
+    file: Path
+    path: str  # where it is served: /watch
+    title: str  # Watch
+    purpose: str  # the rest of its first line
+
+
+def _word(text: str) -> str:
+    return str(inert.html("{}", text))
+
+
+def notebooks_in(folder: Path) -> list[Notebook]:
+    """In the order of the loop: the numbered ones, then the others."""
+    files = sorted(folder.glob("*.py"), key=lambda file: (not file.stem[0].isdigit(), file.stem))
+    return [_described(file) for file in files if not file.stem.startswith("_")]
+
+
+def _described(file: Path) -> Notebook:
+    said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or file.stem
+    title, _, purpose = said.partition("\n")[0].partition(": ")
+    return Notebook(
+        file=file,
+        path=f"/{name_of(file)}",
+        title=name_of(file).replace("_", " ").capitalize(),
+        purpose=purpose or title,
+    )
+
+
+def gallery_page(found: Sequence[Notebook], *, who: str) -> HTMLResponse:
+    cards = "".join(
+        f'<a class="card" href="{note.path}/"><span class="step">{_step(note)}</span>'
+        f"<h2>{_word(note.title)}</h2><p>{_word(_sentence(note.purpose))}</p></a>"
+        for note in found
+    )
+    return _page(
+        "Patron",
+        f"<h1>Patron</h1><p>Estimate, prove, fund, launch, watch, compare, note. You are {inert.html('{}', who)}.</p>"
+        f'<div class="cards">{cards}</div>'
+        '<p>For programs: <a href="/skill.md">skill.md</a>, <a href="/api/docs">the API</a>. '
+        '<a href="/audit">Who changed what</a>.</p>'
+        '<form method="post" action="/logout"><button>Sign out</button></form>',
+    )
+
+
+def login_page(problem: str = "") -> HTMLResponse:
+    said = f"<p>{_word(problem)}.</p>" if problem else ""
+    return _page(
+        "Patron: sign in",
+        f"<h1>Sign in</h1>{said}<p>Open the link that <code>patron serve</code> printed, or give a token.</p>"
+        '<form method="post" action="/login"><input type="password" name="token" aria-label="Token" autofocus '
+        'autocomplete="off" required size="48"><button>Sign in</button></form>',
+        status=401 if problem else 200,
+    )
+
+
+def entered_page() -> HTMLResponse:
+    """Goes on by itself. Not a redirect: after a link from elsewhere a browser would keep the strict cookie back."""
+    return _page(
+        "Patron", '<h1>Signed in</h1><p><a href="/">Go on</a></p>', head='<meta http-equiv="refresh" content="0;url=/">'
+    )
+
+
+def audit_page(entries: Iterable[AuditEntry]) -> HTMLResponse:
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{inert.html('{}', cell)}</td>" for cell in _cells(entry)) + "</tr>" for entry in entries
+    )
+    head = "".join(f"<th>{name}</th>" for name in ("when", "who", "from", "what", "about", "outcome", "with"))
+    return _page(
+        "Patron: audit",
+        '<p><a href="/">Patron</a></p><h1>Who changed what</h1><p>Every call that changed something, or was refused. '
+        f"Newest first.</p><table><tr>{head}</tr>{rows or '<tr><td>Nothing yet.</td></tr>'}</table>",
+    )
+
+
+def _cells(entry: AuditEntry) -> list[str]:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
+    about = entry.run_id or entry.project or ""
+    said = ", ".join(f"{name} {value}" for name, value in entry.detail.items())
+    return [when, entry.actor, entry.origin, entry.verb.replace("_", " "), about, entry.outcome, said]
+
+
+def navigation(found: Sequence[Notebook], *, first: str = "/") -> str:
+    """For the head of every notebook's page: a bar of links that carry project and run of the address as it is."""
+    links = json.dumps([[note.path + "/", note.title] for note in found]).replace("<", "\\u003c")
+    script = _BAR_SCRIPT.replace("LINKS", links).replace("FIRST", json.dumps(first))
+    return f"<style>{_BAR_STYLE}</style><script>{script}</script>"
+
+
+def _step(note: Notebook) -> str:
+    number = re.match(r"\d+", note.file.stem)
+    return f"step {number[0]}" if number and number[0] != "0" else "start here" if number else "all at once"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _page(title: str, body: str, *, head: str = "", status: int = 200) -> HTMLResponse:
+    return HTMLResponse(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width">{head}<style>{_STYLE}</style><main>{body}</main></html>',
+        status_code=status,
+        headers={
+            "cache-control": "no-store",
+            "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+        },
+    )
+
+
+_BAR_STYLE = """
+#patron-bar { position: fixed; inset: 0 0 auto 0; height: 2.5rem; z-index: 40; display: flex; gap: .25rem;
+  align-items: center; padding: 0 .75rem; overflow-x: auto; white-space: nowrap; font: 14px/1 system-ui, sans-serif;
+  background: var(--background, #fff); color: var(--foreground, #1a202c); border-bottom: 1px solid #a0aec055 }
+#patron-bar a { padding: .45rem .65rem; border-radius: .4rem; color: inherit; text-decoration: none }
+#patron-bar a:hover, #patron-bar a:focus-visible { background: #a0aec033 }
+#patron-bar a[aria-current] { background: #1f5fa822; font-weight: 600 }
+body { padding-top: 2.5rem !important }
+/* what is fixed inside stays below the bar */
+body > #root { height: calc(100vh - 2.5rem); transform: translateZ(0) }
+"""
+
+_BAR_SCRIPT = """
+addEventListener("DOMContentLoaded", () => {
+  const bar = document.createElement("nav");
+  bar.id = "patron-bar";
+  bar.setAttribute("aria-label", "Notebooks");
+  for (const [path, name] of [[FIRST, "Patron"], ...LINKS]) {
+    const link = document.createElement("a");
+    link.textContent = name;
+    link.href = path;
+    if (path !== FIRST && location.pathname.endsWith(path)) link.setAttribute("aria-current", "page");
+    const carry = () => {
+      const carried = new URLSearchParams();
+      for (const [key, value] of new URLSearchParams(location.search))
+        if (key === "project" || key === "run") carried.set(key, value);
+      link.href = path + (carried.size && path !== FIRST ? "?" + carried : "");
+    };
+    for (const event of ["pointerenter", "focus", "pointerdown", "click"]) link.addEventListener(event, carry);
+    carry();
+    bar.append(link);
+  }
+  document.body.prepend(bar);
+});
+"""

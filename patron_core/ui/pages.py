@@ -1,0 +1,31 @@
+"""Where notebooks are: each at a path of its own under `patron serve`, or by `?file=` in a folder's gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from patron_core.ui.commands import name_of
+
+_served = False  # by this process, each at its own path
+
+
+def serve_by_path() -> None:
+    """From now on this process serves notebooks at /watch/ and so on."""
+    global _served
+    _served = True
+
+
+def page(params: Mapping[str, Any], notebook: str, **query: str) -> str | None:
+    """The address of another notebook. None where this one is served alone, and in scripts."""
+    if _served:
+        carried = {"project": str(params["project"])} if "project" in params else {}
+        asked = urlencode(carried | query)
+        return f"/{name_of(Path(notebook))}/" + (f"?{asked}" if asked else "")
+    if "file" not in params:
+        return None
+    folder = str(params["file"]).rpartition("/")[0]
+    file = f"{folder}/{notebook}.py" if folder else f"{notebook}.py"
+    return "?" + urlencode({"file": file, **query})

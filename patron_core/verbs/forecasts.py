@@ -1,0 +1,72 @@
+"""The ledger of errors: what each finished run was forecast to need and to reach, beside what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from patron_core.estimate.accuracy import QUANTITIES, Forecast, Quantity, Stage
+from patron_core.states import RunState
+from patron_core.store import Store, attempts, runs
+from patron_core.store.records import Run
+
+# what an estimate at planning is kept for once funding has made a better one
+PLANNED = "planned"
+_KEPT = ("val_bpb", "wall_s", "cost_usd_micros", "memory")
+
+
+def forecasts(store: Store, *, project: str | None = None, limit: int = 1000) -> list[Forecast]:
+    """Of the newest runs that came to their last step, in all projects or in one; oldest run first.
+
+    Runs that were cut short have no outcome to compare with and are left out.
+    """
+    with store.read() as conn:
+        found = runs.list_runs(conn, project=project, states=[RunState.SUCCEEDED], limit=limit)
+        trained = attempts.train_totals(conn, [run.id for run in found])
+    return [row for run in reversed(found) for row in _of(run, _actual(run, *trained.get(run.id, (0.0, 0))))]
+
+
+def planned(estimate: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is kept of a run's first estimate when funding replaces it, under PLANNED; {} where it was kept before."""
+    if not estimate or PLANNED in estimate:
+        return {}
+    return {PLANNED: {key: estimate[key] for key in _KEPT if key in estimate}}
+
+
+def _actual(run: Run, trained_s: float, trained_usd_micros: int) -> dict[Quantity, Any]:
+    result = run.result or {}
+    return {
+        "val_bpb": result.get("val_bpb"),
+        "wall_s": trained_s,
+        "cost_usd_micros": trained_usd_micros,
+        "peak_memory_bytes": result.get("peak_memory_bytes"),
+    }
+
+
+def _of(run: Run, actual: Mapping[Quantity, Any]) -> Iterator[Forecast]:
+    estimate = run.estimate or {}
+    stages: dict[Stage, Mapping[str, Any]] = {"funding": estimate}
+    if isinstance(estimate.get(PLANNED), Mapping):
+        stages = {"plan": estimate[PLANNED], "funding": estimate}
+    for stage, said in stages.items():
+        for quantity in QUANTITIES:
+            interval = _said(said, quantity)
+            if not isinstance(interval, Mapping) or not interval.get("mid") or not actual[quantity]:
+                continue
+            yield Forecast(
+                run=run.id,
+                name=run.name,
+                device=str(estimate.get("device", run.executor)),
+                corpus=str(run.spec["data"]),
+                depth=int(run.spec["depth"]),
+                quantity=quantity,
+                stage=stage,
+                low=interval["low"],
+                mid=interval["mid"],
+                high=interval["high"],
+                actual=actual[quantity],
+            )
+
+
+def _said(estimate: Mapping[str, Any], quantity: Quantity) -> Any:
+    return estimate.get("memory", {}).get("peak_bytes") if quantity == "peak_memory_bytes" else estimate.get(quantity)
