@@ -25,7 +25,8 @@ class LabArguments(Arguments):
     deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
     withdraw: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to take back from the wallet; needs --yes")
     key: str = Field(default="", description="idempotency key: the same key deposits or withdraws once")
-    yes: bool = Field(default=False, description="confirm the deposit or the withdrawal")
+    write_off: str = Field(default="", description="a run whose machine is lost: end it, free its money; needs --yes")
+    yes: bool = Field(default=False, description="confirm the deposit, the withdrawal or the write-off")
 
 
 @app.cell
@@ -93,6 +94,9 @@ def move_money_as_script(actor, args, key, project, session, store):
                 key=f"{_verb.__name__}:{key}",
                 actor=actor,
             )
+    if session.is_script and args.write_off:
+        session.confirm(args.yes, f"the write-off of run {args.write_off}", "--yes")
+        session.call(verbs.write_off, store, args.write_off, actor=actor)
     acted = True
     return (acted,)
 
@@ -133,7 +137,7 @@ def money(found):
 
 @app.cell
 def columns(found, params):
-    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id))
+    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id), found.whose)
     return (table,)
 
 

@@ -7,6 +7,7 @@ PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME
 PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
 PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
 PATRON_RUNS             where run directories are: a folder, s3://... or gs://... (default PATRON_HOME/runs)
+PATRON_ADMINS           who may write off the runs of others' lost machines: names, with commas (default nobody)
 PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
 PATRON_TOKEN            whose limits hold for what is run here (default: none, the owner's)
 MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
@@ -49,6 +50,15 @@ def shipped(name: str) -> Path:
     inside this one where it was installed from a wheel."""
     checkout = Path(__file__).parents[1]
     return checkout / name if (checkout / "pyproject.toml").is_file() else checkout / "patron_core" / "shipped" / name
+
+
+def checkout() -> Path:
+    """Where the sources are that this process runs."""
+    return Path(__file__).parents[1]
+
+
+def admins() -> frozenset[str]:
+    return frozenset(name.strip() for name in os.environ.get("PATRON_ADMINS", "").split(",") if name.strip())
 
 
 def cache() -> Path:

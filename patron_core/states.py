@@ -74,6 +74,7 @@ class EndReason(StrEnum):
     SWITCHED = "switched"
     PAUSED = "paused"
     CANCELLED = "cancelled"
+    WRITTEN_OFF = "written_off"
 
 
 NEXT_STATE: dict[EndReason, RunState] = {
@@ -97,6 +98,7 @@ NEXT_STATE: dict[EndReason, RunState] = {
     EndReason.SWITCHED: RunState.RECOVERING,
     EndReason.PAUSED: RunState.PAUSED,
     EndReason.CANCELLED: RunState.CANCELLED,
+    EndReason.WRITTEN_OFF: RunState.FAILED,
 }
 # Retried without counting: the machine went away, the run did nothing wrong.
 FREE_RETRY = frozenset({EndReason.PREEMPTED, EndReason.NOTICE, EndReason.SWITCHED})
@@ -125,6 +127,7 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.SWITCHED: "Stopped, to go on with another kind of machine, so that it is done in time.",
     EndReason.PAUSED: "Paused on request. Fund it again to go on.",
     EndReason.CANCELLED: "Cancelled on request.",
+    EndReason.WRITTEN_OFF: "Its machine was not heard of any more, and it was given up; its money is free again.",
 }
 
 

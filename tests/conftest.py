@@ -19,6 +19,8 @@ import s3
 
 # Tests start hundreds of processes: where none may keep what it compiled, each compiles torch and MLflow anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# What Patron prints is compared as an activated environment shows it: without `uv run` before its commands.
+os.environ.pop("UV_RUN_RECURSION_DEPTH", None)
 
 # In this order, before all other files: the longest first, so that no worker ends long after the other.
 LONGEST_FIRST = (

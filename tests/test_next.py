@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 import importlib.util
 import io
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
 from functools import cache
@@ -19,7 +23,7 @@ from patron_core import verbs
 from patron_core.commands import TABLE, notebooks
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run
-from patron_core.ui.commands import is_command, is_same
+from patron_core.ui.commands import as_typed, is_command, is_same
 from patron_core.ui.flags import Arguments, parse_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -197,3 +201,30 @@ def test_a_command_is_told_from_advice() -> None:
         assert not is_command(text)
     assert is_same("patron watch --run r1 --no-follow", "patron watch --no-follow --run r1")
     assert not is_same("patron watch --run r1", "patron watch --run r2")
+
+
+def test_under_uv_run_every_command_can_be_pasted_into_the_shell_it_was_typed_into(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "next: patron watch --run a\nStart with: patron search\nuv run patron lab\nthe patron of arts"
+    assert as_typed(text) == text
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    wanted = [
+        "next: uv run patron watch --run a",
+        "Start with: uv run patron search",
+        "uv run patron lab",
+        "the patron of arts",
+    ]
+    assert as_typed(text).splitlines() == wanted
+    assert is_command(as_typed("patron watch --run a"))
+
+
+@pytest.mark.parametrize("argv", [["lab", "--limit", "none"], ["watch", "--run", "nobody"], ["nothing"]])
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_a_script_says_comes_next_runs_where_it_was_started(argv: list[str], as_json: bool, home: Path) -> None:
+    env = dict(os.environ) | {"UV_RUN_RECURSION_DEPTH": "1"}
+    command = [sys.executable, "-m", "patron_core.commands", *argv, *(["--json"] if as_json else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode
+    said = json.loads(done.stdout)["error"]["next"] if as_json else done.stderr.rpartition("next: ")[2]
+    assert said.startswith("uv run patron ")

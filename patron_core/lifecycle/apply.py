@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, holds, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
@@ -100,10 +100,12 @@ def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Execu
     try:
         with _as_judged(store, scene):
             pass
+        if attempt.kind == "train" and attempt.executor == ownership.LOCAL:
+            drift.check(scene.run)
         _submit(store, scene.run, attempt, executor, now=now)
     except runs.StaleState:
         raise
-    except Conflict as error:  # the run directory holds another run, or the key another job
+    except Conflict as error:  # another checkout proved it, its directory holds another run, or the key another job
         said = {"error": error.message, "next": error.next}
         action = Action(kind=ActionKind.END, why=error.message, reason=EndReason.NOT_STARTED, evidence=said)
         _end(store, scene, attempt, action, executor, now=now)

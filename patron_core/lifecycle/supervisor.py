@@ -24,9 +24,12 @@ from patron_core.lifecycle.apply import apply
 from patron_core.lifecycle.decide import ActionKind, decide
 from patron_core.lifecycle.observe import look
 from patron_core.lifecycle.systemd import unit
+from patron_core.machines.host import this_host
 from patron_core.mirror.due import due
-from patron_core.store import Store, leases, runs, upgrade
+from patron_core.states import EndReason
+from patron_core.store import Store, attempts, leases, runs, upgrade
 from patron_core.store.records import Run
+from trainer.contract.grace import STOP_WITHIN_S
 
 log = logging.getLogger("patron.supervisor")
 
@@ -79,10 +82,25 @@ class Supervisor:
         now = leases.database_now(self.store) if now is None else now
         actions: list[str] = []
         errors: list[str] = []
+        self._stop_written_off(errors, now=now)
         for run in self._its_runs():
             self.show_life()
             self._advance(run, actions, errors, now=now)
         return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=len(self._its_runs()))
+
+    def _stop_written_off(self, errors: list[str], *, now: float) -> None:
+        """This machine was given up for lost, and is back: what it still runs for them is asked to save and go."""
+        for attempt in attempts.to_be_stopped(self.store, this_host().id):
+            try:
+                executor = self.executor_named(attempt.executor)
+                handle = attempt.handle or executor.find(attempt.id)
+                if handle is not None:
+                    executor.cancel(handle, grace_s=STOP_WITHIN_S)
+                with self.store.begin() as conn:
+                    attempts.stop_asked(conn, attempt.id, cause=EndReason.WRITTEN_OFF.value, now=now)
+            except PatronError as error:
+                errors.append(f"{attempt.run_id}: {error.message}")
+                self._say(errors[-1])
 
     def _its_runs(self) -> list[Run]:
         live = runs.active_runs(self.store)
@@ -158,6 +176,8 @@ def end_orphans(store: Store) -> None:
 
 def is_needed(store: Store) -> bool:
     """Whether this machine has something to see to: a live run of its own, or a rented one that nobody looks at."""
+    if attempts.to_be_stopped(store, this_host().id):
+        return True
     live = runs.active_runs(store)
     rented = not all(map(ownership.is_local, live))
     return any(ownership.is_here(store, run) for run in live) or (rented and post.is_free(store, post.SUPERVISOR.name))

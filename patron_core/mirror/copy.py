@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from patron_core.mirror.position import Point, Position, flatten
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
-from patron_core.store import Store, labs, mirrors, runs
+from patron_core.store import Store, attempts, hosts, labs, mirrors, runs
 from patron_core.store.records import Run
 
 RUN_TAG, PENDING_TAG, SUPERSEDED_TAG = "patron.run", "patron.pending", "patron.superseded_by"
@@ -195,6 +195,9 @@ class Copy:
             "patron.spec_hash": self.run.spec_hash,
             "patron.environment_hash": str((self.directory.environment() or {}).get("hash", "")),
             "patron.state": self.run.state.value,
+            "patron.actor": self.run.actor,
+            "mlflow.user": self.run.actor,
+            **self._place(),
         }
         tags = {key: value for key, value in wanted.items() if self.position.sent.get(key, "") != value}
         complete = not self.behind and self.position.rewinding_to is None
@@ -214,6 +217,14 @@ class Copy:
             self.sweep(tracked_id)
             self.tracker.end(tracked_id, _STATUS[self.run.state], now=self.now)
             self.position.finished = True
+
+    def _place(self) -> dict[str, str]:
+        """Where it runs: its machine by name and id, or the zone that was rented."""
+        host = hosts.get(self.store, self.run.host_id) if self.run.host_id else None
+        if host is not None:
+            return {"patron.host": host.name, "patron.host_id": host.id}
+        made = attempts.for_run(self.store, self.run.id)
+        return {"patron.zone": attempts.zone_of(made[-1])} if made else {}
 
     def sweep(self, tracked_id: str) -> None:
         """Whatever crashed syncs may have left behind."""

@@ -14,6 +14,7 @@ from patron_core.store import allowances, runs
 from patron_core.store.engine import Store, insert_new, reading
 from patron_core.store.records import Attempt, AttemptKind, Run, RunSummary
 from patron_core.store.schema import attempts
+from patron_core.store.schema import runs as runs_table
 from trainer.contract.keys import attempt_key
 
 
@@ -143,11 +144,24 @@ def for_run(store: Store | Connection, run_id: str) -> list[Attempt]:
         return [_attempt(row) for row in conn.execute(query)]
 
 
+def zone_of(attempt: Attempt) -> str:
+    """Where its machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a; empty where nobody said."""
+    return "/".join(str(attempt.evidence[part]) for part in ("cloud", "region", "zone") if attempt.evidence.get(part))
+
+
 def live(store: Store | Connection) -> list[Attempt]:
     """Every attempt that has not ended, oldest first."""
     query = sa.select(attempts).where(attempts.c.state != "ended").order_by(attempts.c.created_at, attempts.c.id)
     with reading(store) as conn:
         return [_attempt(row) for row in conn.execute(query)]
+
+
+def to_be_stopped(store: Store | Connection, host_id: str) -> list[Attempt]:
+    """Those that were written off while that machine was away, and that it has not stopped yet."""
+    query = sa.select(attempts).join(runs_table, runs_table.c.id == attempts.c.run_id)
+    left = (attempts.c.reason == EndReason.WRITTEN_OFF.value) & attempts.c.stop_cause.is_(None)
+    with reading(store) as conn:
+        return [_attempt(row) for row in conn.execute(query.where(left, runs_table.c.host_id == host_id))]
 
 
 def _change(conn: Connection, attempt_id: str, **values: Any) -> Attempt:

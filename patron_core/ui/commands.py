@@ -26,6 +26,8 @@ _PROGRAMS = (
     "sky",
     "uv",
 )
+_STARTED_BY_UV = "UV_RUN_RECURSION_DEPTH"  # what `uv run` sets, and an environment that was activated does not
+_OWN = re.compile(r"(?<!uv run )\bpatron ([a-z]+\b(?= --| [A-Z]|$|\n)|--help)")
 _ADVICE = re.compile(r", | \(|\bor\b|<|\.\.\.")  # words that are read, not run
 
 
@@ -42,6 +44,12 @@ def is_command(text: str) -> bool:
 def name_of(notebook: Path) -> str:
     """Its command: notebooks/4_watch.py is `patron watch`."""
     return re.sub(r"^\d+_", "", notebook.stem)
+
+
+def as_typed(text: str) -> str:
+    """With `uv run` before each of Patron's own commands where that started this process: the shell that it was typed
+    into need not know `patron`, which lives in the environment of a checkout."""
+    return _OWN.sub(r"uv run patron \1", text) if _STARTED_BY_UV in os.environ else text
 
 
 def own_command(name: str, argv: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from patron_core.errors import InvalidInput
 from patron_core.money import parse_usd, to_usd
+from patron_core.ui.commands import as_typed
 from trainer.contract.words import printable
 
 _MISSING = "\0missing"  # a flag whose value was left out
@@ -143,12 +144,14 @@ def _is_repeated(field: FieldInfo) -> bool:
 
 def refuse(failure: InvalidInput, *, as_json: bool) -> NoReturn:
     """End the process with every problem, as JSON or in words."""
+    next_ = as_typed(failure.next)
     if as_json:
         import json
 
-        print(json.dumps(failure.to_dict(), sort_keys=True), flush=True)
+        shape = failure.to_dict()["error"] | {"next": next_}
+        print(json.dumps({"error": shape}, sort_keys=True), flush=True)
     else:
-        said = "\n".join(failure.problems) + f"\nnext: {failure.next}"
+        said = "\n".join(failure.problems) + f"\nnext: {next_}"
         print(printable(said), file=sys.stderr, flush=True)
     sys.exit(failure.exit_code)
 

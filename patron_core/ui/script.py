@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
 from patron_core.ui import inert
-from patron_core.ui.commands import LOOK, is_command, is_same, name_of, own_command, speak_utf8, utf8
+from patron_core.ui.commands import LOOK, as_typed, is_command, is_same, name_of, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, Usd, parse_arguments
 from trainer.contract.masking import masked
 
@@ -140,15 +140,16 @@ class Session(Generic[A]):
         if said and is_same(said, self.command()):  # what was just done is not what comes next
             answer, text = {**answer, "next": LOOK}, text.replace(f"next: {said}", f"next: {LOOK}")
         if self._json:
-            print(to_json(answer), file=self._out, flush=True)
+            typed = {"next": as_typed(str(answer["next"]))} if answer.get("next") else {}
+            print(to_json({**answer, **typed}), file=self._out, flush=True)
         elif self.is_script and text:
-            print(inert.terminal(text), file=self._out, flush=True)
+            print(inert.terminal(as_typed(text)), file=self._out, flush=True)
 
     def say(self, line: str) -> None:
         """A line for people: on stderr, in scripts."""
         if self.is_script:
             self._clear_status()
-            print(inert.terminal(line), file=sys.stderr, flush=True)
+            print(inert.terminal(as_typed(line)), file=sys.stderr, flush=True)
 
     def status(self, line: str) -> None:
         """Where things stand: one line that is rewritten on a terminal, and now and then a line elsewhere."""
@@ -181,6 +182,7 @@ class Session(Generic[A]):
         self._clear_status()
         shape = error.to_dict()["error"]
         shape |= self._runnable(error)
+        shape["next"] = as_typed(shape["next"])
         if self._json:
             print(to_json({"error": shape}), file=self._out, flush=True)
         else:

@@ -279,6 +279,8 @@ def progress_line(seen: RunView) -> str:
     parts.append(f"{usd(seen.money.charged_usd_micros)} of {usd(seen.money.funded_usd_micros)}")
     if seen.eta_s is not None:
         parts.append(f"{seconds(seen.eta_s)} left")
+    if seen.place:
+        parts.append(seen.place)
     return " | ".join(parts)
 
 

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 _GOES_ON_IN = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
 
 
-def runs(money: Mapping[str, RunMoney], page: Callable[[str, str], str | None]) -> list[Column]:
-    """Runs of a lab. `page(notebook, run_id)` makes the address of a run in a notebook."""
+def runs(
+    money: Mapping[str, RunMoney], page: Callable[[str, str], str | None], whose: Mapping[str, str]
+) -> list[Column]:
+    """Runs of a lab. `page(notebook, run_id)` makes the address of a run in a notebook; `whose` says of each, where it
+    is not always the same, who planned it and where it runs."""
     return [
         Column(
             "run",
@@ -29,6 +32,7 @@ def runs(money: Mapping[str, RunMoney], page: Callable[[str, str], str | None]) 
         Column("held", lambda r: show.usd(money[r.id].held_usd_micros)),
         Column("charged", lambda r: show.usd(money[r.id].charged_usd_micros)),
         Column("changed", lambda r: show.moment(r.updated_at), "left"),
+        *([Column("whose", lambda r: whose[r.id], "left")] if whose else []),
     ]
 
 

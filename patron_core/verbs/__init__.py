@@ -44,6 +44,7 @@ from patron_core.verbs.watch import (
     view,
     wait,
 )
+from patron_core.verbs.write_off import write_off
 
 __all__ = [
     "ACTIVE",
@@ -130,4 +131,5 @@ __all__ = [
     "where_next",
     "withdraw",
     "write_note",
+    "write_off",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from patron_core.lifecycle import ownership, post
 from patron_core.machines.host import this_host
 from patron_core.mirror.lag import lags
 from patron_core.states import ACTIVE
-from patron_core.store import Store, hosts
+from patron_core.store import Store, hosts, leases
 from patron_core.store.records import Host, Run
 
 UNSUPERVISED_S = 30.0  # a supervisor that was just started has not got its lease yet
@@ -34,7 +33,7 @@ def health(store: Store, run: Run) -> Health:
     warnings = [lag.sentence] if lag else []
     if is_elsewhere:
         warnings += _from_afar(run, host)
-    elif run.state in ACTIVE and supervisor is None and time.time() - run.updated_at > UNSUPERVISED_S:
+    elif run.state in ACTIVE and supervisor is None and leases.database_now(store) - run.updated_at > UNSUPERVISED_S:
         log = settings.home() / "supervisor.log"
         warnings.append(f"nobody supervises it at this moment; whoever opens the lab starts that, and {log} says more")
     lag_s = lag.seconds if lag else None
@@ -49,7 +48,10 @@ def _from_afar(run: Run, host: Host | None) -> list[str]:
         said.append(f"the wish to {run.stop_requested} waits for {name}, which obeys it when it looks next")
     if run.state in ACTIVE and (host is None or host.silent_s > ownership.UNHEARD_S):
         since = f"was last heard {ownership.ago(host.silent_s)}" if host else "was never heard"
-        said.append(f"{name} {since}; the run costs no more than is held, and the guard beside it keeps its deadline")
+        said.append(
+            f"{name} {since}; the run costs no more than is held, and the guard beside it keeps its deadline. Who "
+            f"planned it may give it up: patron lab --write-off {run.id} --yes"
+        )
     return said
 
 

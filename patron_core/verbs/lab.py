@@ -45,6 +45,13 @@ class Lab:
     def attention(self) -> list[RunSummary]:
         return [run for run in self.runs if run.state in ATTENTION]
 
+    @property
+    def whose(self) -> dict[str, str]:
+        """By run: who planned it, and where it runs. Empty where there is one person on one machine."""
+        if len({run.actor for run in self.runs}) < 2 and len({run.host_id for run in self.runs}) < 2:
+            return {}
+        return {run.id: f"{run.actor}, {self.host_of(run) or 'rented'}" for run in self.runs}
+
     def host_of(self, run: RunSummary) -> str | None:
         """The name of its machine; None where that is rented, or was never heard."""
         return self.hosts[run.host_id].name if run.host_id in self.hosts else None

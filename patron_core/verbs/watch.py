@@ -51,6 +51,7 @@ class RunView:
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
     health: Health  # of those who work for it
+    place: str  # of a live run of another machine: where it is, in words; empty for others
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -63,9 +64,8 @@ class RunView:
 
     @property
     def zone(self) -> str | None:
-        """Where its newest machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a."""
-        evidence = self.attempts[-1].evidence if self.attempts else {}
-        return "/".join(str(evidence[part]) for part in ("cloud", "region", "zone") if evidence.get(part)) or None
+        """Where its newest machine was rented."""
+        return (attempts.zone_of(self.attempts[-1]) or None) if self.attempts else None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -125,6 +125,7 @@ def view(store: Store, run_id: str) -> RunView:
     if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
         where = f"on {around.host.name}" if around.host and around.is_elsewhere else "missing"
         warnings.append(f"the run directory {run.run_dir} is {where}")
+    place = ownership.words(around.host) if around.is_elsewhere and run.state in ACTIVE else ""
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -145,7 +146,8 @@ def view(store: Store, run_id: str) -> RunView:
         health=around,
         warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(events),
-        sentence=_sentence(run, made[-1] if made else None) + _place(run, around),
+        place=place,
+        sentence=_sentence(run, made[-1] if made else None) + (f" It {place}." if place else ""),
         next=_next(run, made[-1] if made else None, history),
     )
 
@@ -247,11 +249,6 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
-
-
-def _place(run: Run, around: Health) -> str:
-    """Of a live run of another machine."""
-    return f" It {ownership.words(around.host)}." if around.is_elsewhere and run.state in ACTIVE else ""
 
 
 def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:

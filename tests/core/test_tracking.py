@@ -26,6 +26,7 @@ from s3 import S3Server
 
 from patron_core import settings
 from patron_core.errors import Unavailable
+from patron_core.machines.host import this_host
 from patron_core.mirror import tracking
 from patron_core.mirror.copy import ARTIFACT_RETRY_S, PENDING_TAG, RUN_TAG, Copy, Overtaken
 from patron_core.mirror.position import Position, flatten
@@ -33,7 +34,7 @@ from patron_core.mirror.tracker import first_line
 from patron_core.rundir import places
 from patron_core.rundir.rundir import Event
 from patron_core.states import RunState
-from patron_core.store import Store, mirrors, runs
+from patron_core.store import Store, hosts, labs, mirrors, runs
 from patron_core.store.records import Run
 from trainer.contract.remote import Remote
 
@@ -206,6 +207,10 @@ def expected(steps: range, loss: Callable[[int], float] = lambda step: 10.0 - st
 class TestNormal:
     def test_everything_arrives(self, store: Store, run: Run, workload: Workload) -> None:
         workload.start("a-train-1", None, evaluation(0), *metrics(1, 2, 3), evaluation(3))
+        hosts.heard(store, this_host())
+        with store.begin() as conn:
+            runs.adopt(conn, run.id, host_id=this_host().id)
+        run = runs.get_run(store, run.id)
         (workload.path / "spec.json").write_text(json.dumps(SPEC))
         (workload.path / "environment.json").write_text(json.dumps({"hash": "e" * 8, "python": "3.11"}))
         report = sync(store, run)
@@ -222,11 +227,16 @@ class TestNormal:
         tags = {key: value for key, value in found.data.tags.items() if key.startswith("patron.")}
         assert tags == {
             "patron.run": run.id,
+            "patron.lab": labs.lab_id(store),
             "patron.attempt": "a-train-1",
             "patron.spec_hash": "5" * 64,
             "patron.environment_hash": "e" * 8,
             "patron.state": "draft",
+            "patron.actor": "tester",
+            "patron.host": this_host().name,
+            "patron.host_id": this_host().id,
         }
+        assert found.data.tags["mlflow.user"] == "tester"
         first = client().get_metric_history(found.info.run_id, "train/loss")[0]
         assert (first.step, first.timestamp) == (1, int((NOW + 3) * 1000))
         assert not (Path.cwd() / "mlruns").exists()
