@@ -76,12 +76,12 @@ def checks(found, session):
     _columns = tables.checks()
     _answer = found.to_dict()
     session.emit(_answer, f"{show.text_table(found.checks, _columns)}\nnext: {_answer['next']}")
-    _verdict = mo.md("Nothing that was looked at stands in the way.")
-    if found.failed:
-        _verdict = mo.md(inert.md("{} of {} checks failed.", len(found.failed), len(found.checks)))
     mo.vstack(
         [
-            mo.callout(_verdict, kind="danger" if found.failed else "success"),
+            mo.callout(
+                mo.md(inert.md("{} of {} checks failed.", len(found.failed), len(found.checks))),
+                kind="danger" if found.failed else "success",
+            ),
             mo.Html(show.html_table(found.checks, _columns)),
         ]
     )
