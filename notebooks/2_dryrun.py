@@ -23,7 +23,7 @@ with app.setup:
 
 
 @app.class_definition
-class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments):
+class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, target_flags.LimitArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
     amend: bool = Field(

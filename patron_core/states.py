@@ -33,7 +33,7 @@ TERMINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 ACTIVE = frozenset({RunState.DRYRUN, RunState.LAUNCHING, RunState.RUNNING, RunState.RECOVERING})
 
 _FORWARD: dict[RunState, frozenset[RunState]] = {
-    RunState.DRAFT: frozenset({RunState.DRYRUN}),
+    RunState.DRAFT: frozenset({RunState.DRYRUN, RunState.AWAITING_FUNDING}),  # the latter by a proof that it shares
     RunState.DRYRUN: frozenset({RunState.AWAITING_FUNDING, RunState.DRAFT}),  # back, where it could not be made
     RunState.AWAITING_FUNDING: frozenset({RunState.FUNDED, RunState.DRYRUN}),
     RunState.FUNDED: frozenset({RunState.LAUNCHING, RunState.AWAITING_FUNDING}),

@@ -6,14 +6,12 @@ that the migrations make: the database itself refuses UPDATE and DELETE there.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
-    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -21,35 +19,10 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    Text,
-    TypeDecorator,
     text,
 )
 
-
-class SafeText(TypeDecorator[str]):
-    """Text that every database takes: PostgreSQL knows no NUL, and no database a lone surrogate.
-
-    Where Python was made to take the command line for ASCII, it hands on the bytes of a UTF-8 letter as surrogates,
-    which become that letter again.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or value.isascii():
-            return None if value is None else value.replace("\x00", "")
-        bytes_again = _ESCAPED.sub(_as_letters, value.replace("\x00", ""))
-        return bytes_again.encode("utf-8", "replace").decode("utf-8")
-
-
-_ESCAPED = re.compile("[\udc80-\udcff]+")
-
-
-def _as_letters(escaped: re.Match[str]) -> str:
-    return escaped[0].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
+from patron_core.store.safe_text import SafeText
 
 metadata = MetaData(
     naming_convention={
@@ -321,4 +294,12 @@ search_decisions = Table(
     Column("number", Integer, primary_key=True, autoincrement=False),
     _json("decision"),
     _time("time"),
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    Column("run_id", String(80), ForeignKey("runs.id"), primary_key=True),
+    Column("tag", String(100), primary_key=True),
+    Index("ix_run_tags_tag", "tag"),
 )

@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Column, Double, ForeignKey, Index, Integer, String, Table
 
-from patron_core.store.schema import SafeText, metadata
+from patron_core.store.safe_text import SafeText
+from patron_core.store.schema import metadata
 
 _Count = BigInteger().with_variant(Integer, "sqlite")
 

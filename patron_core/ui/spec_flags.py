@@ -16,6 +16,8 @@ from patron_core.ui.flags import Arguments, repeated
 from patron_core.verbs.spec_door import NAMED, asked_fields
 from trainer.contract.spec import RANGES
 
+__all__ = ["FIRST", "FormField", "SpecArguments", "form", "of_form", "repeated", "run_problems"]
+
 
 def _flag(name: str, description: str) -> Any:
     _, low, high = RANGES.get(NAMED[name], ((), None, None))

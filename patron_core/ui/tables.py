@@ -9,6 +9,7 @@ from patron_core.ui import show
 from patron_core.ui.show import Column
 
 if TYPE_CHECKING:
+    from patron_core.scaling.seeds import Group, GroupComparison
     from patron_core.store.records import RunMoney
 
 # the notebook where a run in this state goes on; all others are watched
@@ -169,3 +170,43 @@ _QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "peak_memory_bytes": ("memory", show.size),
 }
 _STAGES = {"plan": "before the dryrun", "funding": "at funding"}
+
+
+def sweep_groups(comparison: GroupComparison) -> list[Column]:
+    """Cells of a sweep, each against the best."""
+    contrasts = {contrast.other: contrast for contrast in comparison.contrasts}
+
+    def worse(group: Group) -> str:
+        found = contrasts.get(group.label)
+        if found is None:
+            return "best"
+        between = f" ({found.interval.low:+.4f} to {found.interval.high:+.4f})" if found.interval else ""
+        return f"{found.difference:+.4f}{between}"
+
+    def is_real(group: Group) -> str:
+        found = contrasts.get(group.label)
+        if found is None or found.p_value is None:
+            return show.DASH
+        return f"{'yes' if found.is_real else 'no'} (p {found.p_value:.2g})"
+
+    return [
+        Column("values", lambda g: g.label, "left"),
+        Column("runs", lambda g: str(g.num_runs)),
+        Column("mean val_bpb", lambda g: f"{g.mean:.4f}"),
+        Column("spread of seeds", lambda g: show.DASH if g.spread is None else f"{g.spread:.4f}"),
+        Column("against the best", worse, "left"),
+        Column("real?", is_real, "left"),
+    ]
+
+
+def sweep_runs() -> list[Column]:
+    """Runs of a sweep."""
+    return [
+        Column("run", lambda r: r.outcome.name, "left"),
+        Column("state", lambda r: show.mark(r.outcome.state), "left"),
+        Column("seed", lambda r: str(r.seed)),
+        Column("predicted bpb", lambda r: show.bpb(r.outcome.predicted_bpb)),
+        Column("val_bpb", lambda r: show.bpb(r.outcome.val_bpb)),
+        Column("time", lambda r: show.seconds(r.outcome.wall_s) if r.outcome.wall_s else show.DASH),
+        Column("cost", lambda r: show.usd(r.outcome.charged_usd_micros)),
+    ]

@@ -22,6 +22,11 @@ class TargetArguments(Arguments):
     where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
     usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e4, description="price of it; else from the catalog")
     fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
+
+
+class LimitArguments(Arguments):
+    """What one run may cost and take."""
+
     max_usd: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
     minutes: float | None = Field(default=None, gt=0, le=1e6, description="minutes that the run should be done in")
 

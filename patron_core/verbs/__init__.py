@@ -29,8 +29,10 @@ from patron_core.verbs.plan import device_named, device_names, estimate_local, e
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
-from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, spec_on
+from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
+from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
+from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -67,6 +69,9 @@ __all__ = [
     "RunState",
     "RunView",
     "SearchReport",
+    "Sweep",
+    "SweepEstimate",
+    "SweepReport",
     "Target",
     "accuracy",
     "amend",
@@ -75,6 +80,7 @@ __all__ = [
     "burn_usd_micros_per_hour",
     "cancel",
     "compare",
+    "compare_by",
     "comparison_frame",
     "curves",
     "decide",
@@ -86,6 +92,7 @@ __all__ = [
     "dryrun",
     "ensure_running",
     "estimate_local",
+    "estimate_sweep",
     "estimates",
     "exit_code",
     "find_run",
@@ -93,6 +100,7 @@ __all__ = [
     "from_usd",
     "fund",
     "fund_and_launch",
+    "grid_of",
     "has_search",
     "hold_for",
     "lab",
@@ -121,6 +129,7 @@ __all__ = [
     "spec_on",
     "startup_s",
     "statement",
+    "sweep",
     "target_for",
     "to_usd",
     "view",

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +77,39 @@ def fund(
     raise Conflict(f"run {run.id} changes too fast to be funded; it is {run.state} now", next=next_step(run))
 
 
+def fund_together(
+    store: Store, run_ids: Sequence[str], *, max_usd_micros: int, actor: str, key: str, now: float | None = None
+) -> list[Run]:
+    """One hold for all of them: their upper bounds, in one transaction, or nothing.
+
+    Those that are past funding are returned as they are. Raises Refused where the bounds come to more than
+    `max_usd_micros`, and as `fund` does.
+    """
+    now = time.time() if now is None else now
+    offers: dict[str, tuple[Run, _Offer]] = {}
+    seen: dict[str, dict[str, Any]] = {}
+    for run in (runs.get_run(store, run_id) for run_id in run_ids):
+        if run.state is RunState.AWAITING_FUNDING:
+            check_proof(run, seen=seen)
+            row = repriced(store, run)
+            offers[run.id] = (run, _Offer(usd_micros=hold_for(run, row), row=row))
+    total = sum(offer.usd_micros for _, offer in offers.values())
+    if total > max_usd_micros:
+        raise Refused(
+            f"{len(offers)} runs need up to {format_usd(total)}; {format_usd(max_usd_micros)} of the budget are left",
+            next="allow more money, or plan fewer or shorter runs",
+        )
+    with store.begin() as conn:
+        for run_id in sorted(offers):  # in one order, whoever else locks some of them
+            run, offer = offers[run_id]
+            now_is = runs.lock(conn, run_id)
+            if (now_is.state, now_is.spec_hash) != (run.state, run.spec_hash):
+                raise Conflict(f"run {run_id} was changed meanwhile; it is {now_is.state}", next=next_step(now_is))
+            requests.write(conn, run_id, "fund", key, {"usd_micros": None}, actor=actor, now=now)
+            _hold(conn, now_is, offer, key=key, actor=actor, now=now)
+    return [runs.get_run(store, run_id) for run_id in run_ids]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Offer:
     usd_micros: int
@@ -120,8 +154,18 @@ def hold_for(run: Run, row: Estimate) -> int:
     return max(alone, hold_usd_micros(terms, spot=spot, on_demand=on_demand, stop_s=stop_s, left=left))
 
 
-def check_proof(run: Run) -> None:
-    """Raises Refused unless the dryrun proved this very spec, here, in the environment as it is now."""
+def proof_folder(run: Run) -> str:
+    """Where the burst that proved the run left its record: its own run directory's, or the one that it shares."""
+    proof = run.dryrun or {}
+    number = (kind_and_number(str(proof.get("attempt"))) or ("", 0))[1]
+    return str(proof.get("folder") or join(run.run_dir, dryrun_folder(number)))
+
+
+def check_proof(run: Run, *, seen: dict[str, dict[str, Any]] | None = None) -> None:
+    """Raises Refused unless the dryrun proved this very spec, here, in the environment as it is now.
+
+    `seen`: what was found for a proof a moment ago, by its folder; runs that share one share the look.
+    """
     again = f"patron dryrun --run {run.id} --yes"
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
@@ -130,9 +174,10 @@ def check_proof(run: Run) -> None:
     if not target_of(run).is_local:
         _check_setup(run, again)
         return  # what else may differ there is told there: its trainer exits with 78 before it begins
-    proof = join(run.run_dir, dryrun_folder((kind_and_number(str(run.dryrun["attempt"])) or ("", 0))[1]))
+    proof = proof_folder(run)
     recorded = RunDir(proof).environment() or {}
-    current = current_environment(proof)
+    seen = {} if seen is None else seen
+    current = seen[proof] = seen.get(proof) or current_environment(proof)
     if current.get("hash") != run.dryrun["environment_hash"]:
         changed = [k for k in sorted({*recorded, *current} - {"hash"}) if recorded.get(k) != current.get(k)]
         raise Refused(

@@ -1,4 +1,4 @@
-"""What a search writes down: every decision with its numbers as it is made, and notes that outlive it."""
+"""What a search or a sweep writes down: every decision with its numbers as it is made, and notes that outlive it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from patron_core.errors import Conflict
 from patron_core.store import Search, Store, runs, searches
 from patron_core.store.engine import dumps
 from patron_core.verbs.journal import write_note
-from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.watch import RunView
 
 Progress = Callable[[str, RunView | None], None]
+
+
+class Report(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 class SearchLog:
@@ -25,12 +28,13 @@ class SearchLog:
     def __init__(
         self,
         store: Store,
-        question: Question,
+        question: Any,  # a dataclass
         *,
         project: str,
         actor: str,
         key: str | None,
         on_progress: Progress | None,
+        letter: str = "s",
     ):
         self.store, self.question, self.project, self.actor = store, question, project, actor
         self.key = key or uuid.uuid4().hex[:12]
@@ -39,7 +43,7 @@ class SearchLog:
         if known is not None:
             _check_same(known, question)
         self.answer = known.result if known and known.state == "done" else None
-        self.search_id = known.id if known else runs.new_id("s")
+        self.search_id = known.id if known else runs.new_id(letter)
         self.decisions: list[dict[str, Any]] = list(known.decisions) if known else []
         if self.answer is None:
             self.save("running")
@@ -55,7 +59,7 @@ class SearchLog:
         found = [decision for decision in self.decisions if decision["kind"] in kinds]
         return [each for each in found if all(each.get(name) == value for name, value in values.items())]
 
-    def save(self, state: str, report: SearchReport | None = None) -> None:
+    def save(self, state: str, report: Report | None = None) -> None:
         result = None
         if report is not None:
             result = {key: value for key, value in report.to_dict().items() if key != "decisions"}
@@ -85,7 +89,7 @@ class SearchLog:
         )
 
 
-def _check_same(known: Search, question: Question) -> None:
+def _check_same(known: Search, question: Any) -> None:
     """Raises Conflict where the key belongs to another question. Stored as JSON, so both are compared as that."""
     asked: dict[str, Any] = json.loads(dumps(asdict(question)))
     differs = [name for name in sorted({*asked, *known.question}) if known.question.get(name) != asked.get(name)]

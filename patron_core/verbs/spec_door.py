@@ -10,7 +10,7 @@ what was estimated is what is proven and run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,28 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
-def values_of(name: str, texts: Sequence[str]) -> list[Any]:
-    """The values of a grid, `name` being a flag or a field. Raises InvalidInput with every problem at once."""
-    field = NAMED.get(name, name)
-    values = [_value(text) for text in texts]
-    problems = [] if field in FIELDS else [unknown_field(name, [*FIELDS, *NAMED])]
-    problems += [problem for value in values for problem in (field_problems({field: value}) if not problems else ())]
-    if problems or not values:
-        raise InvalidInput(problems or [f"{name}: no values"], next="give each field of the grid at least one value")
-    return values
+def grid_of(lines: Iterable[str]) -> dict[str, list[Any]]:
+    """`lr_scale=0.5,1,2` as a field's values, a line or flag each; a JSON list where a value has commas of its own.
+
+    Raises InvalidInput with every problem at once.
+    """
+    found: dict[str, list[Any]] = {}
+    problems: list[str] = []
+    for line in lines:
+        key, equals, text = line.partition("=")
+        field = NAMED.get(key.strip(), key.strip())
+        whole = _value(text)
+        values = whole if isinstance(whole, list) else [_value(part) for part in text.split(",") if part.strip()]
+        if not equals or not values:
+            problems.append(f"{line!r}: not field=value,value")
+        elif field not in FIELDS:
+            problems.append(unknown_field(key.strip(), [*FIELDS, *NAMED]))
+        elif field in found:
+            problems.append(f"{key.strip()}: given twice")
+        else:
+            problems += [problem for value in values for problem in field_problems({field: value})]
+            found[field] = values
+    if problems or not found:
+        problems = problems or ["the grid names no field"]
+        raise InvalidInput(problems, next="patron sweep --grid lr_scale=0.5,1,2 --seeds 2")
+    return found

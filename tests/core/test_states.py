@@ -27,6 +27,7 @@ FORWARD = """
 draft dryrun
 dryrun awaiting_funding
 dryrun draft
+draft awaiting_funding
 awaiting_funding funded
 awaiting_funding dryrun
 funded launching

@@ -96,6 +96,7 @@ PAGES: dict[str, tuple[str, set[str]]] = {  # page: the run in its address, and 
     "6_journal": ("", {"title", "author"}),
     "7_forecasts": ("", {"name", "corpus"}),
     "search": ("", set()),
+    "sweep": ("", set()),
 }
 
 

@@ -62,6 +62,7 @@ def test_there_is_a_notebook_for_every_step() -> None:
         "7_forecasts",
         "doctor",
         "search",
+        "sweep",
     ]
 
 

@@ -1,0 +1,237 @@
+"""Sweep: any fields of a spec as a grid, times seeds; one dryrun for a shape, one hold, and is the difference real?
+
+patron sweep --grid lr_scale=0.5,1,2 --seeds 3                        what it would take; exit 4
+patron sweep --grid lr_scale=0.5,1,2 --seeds 3 --steps 200 --yes      make its runs, compare them
+patron sweep --grid depth=2,4 --grid seed=1,2 --budget 0.2 --yes --json
+marimo run notebooks/sweep.py
+"""
+
+import marimo
+
+__generated_with = "0.25.2"
+app = marimo.App(width="medium", app_title="Patron: sweep")
+
+with app.setup:
+    import marimo as mo
+    from pydantic import Field
+
+    from patron_core import verbs
+    from patron_core.ui import background, inert, show, spec_flags, tables, target_flags
+    from patron_core.ui.script import NOT_SUCCEEDED, Usd, open_session
+
+
+@app.class_definition
+class SweepArguments(spec_flags.SpecArguments, target_flags.TargetArguments):
+    grid: tuple[str, ...] = spec_flags.repeated(description="a field and its values, say --grid lr_scale=0.5,1,2")
+    seeds: int = Field(default=1, ge=1, le=100, description="runs of each cell that differ in their seed alone")
+    depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
+    name: str = Field(default="sweep", min_length=1, max_length=40, description="of the sweep, and a tag of its runs")
+    tags: tuple[str, ...] = Field(default=(), description="more words to find its runs again by")
+    budget: Usd = Field(default=0.05, gt=0, le=1e6, description="dollars that all of it may cost")
+    max_parallel: int = Field(default=1, ge=1, le=100, description="runs at once; on this machine 1 measures best")
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
+    key: str = Field(default="", description="name of this very sweep; the same goes on where it was stopped")
+    yes: bool = Field(default=False, description="confirm: spend at most the budget")
+
+
+@app.cell
+def title():
+    session = open_session(
+        SweepArguments,
+        mode=mo.app_meta().mode,
+        file=__file__,
+        description="A grid over any fields of a spec, times seeds: make its runs, compare them beyond the noise.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Sweep
+
+        Makes a run for each cell of a grid and each seed. Runs of one shape share a dryrun, all share one hold, and
+        the comparison says whether a difference is larger than what seeds alone make.
+        """
+    )
+    return args, session
+
+
+@app.cell
+def lab(session):
+    store = session.open_lab()
+    return (store,)
+
+
+@app.cell
+def form(args, session, store):
+    _target = target_flags.target_of(args.model_dump())
+    _device = session.call(verbs.device_named, store, _target.device)
+    mo.stop(_device.failed, mo.callout(mo.md(_device.error_markdown()), kind="danger"))
+    device = _device.value
+    _fields = spec_flags.form(args, verbs.defaults_for(device))
+    asked = mo.ui.dictionary(
+        {
+            "grid": mo.ui.text_area(
+                "\n".join(args.grid) or "lr_scale=0.5,1,2", label="Grid: a field and its values a line", rows=3
+            ),
+            "seeds": mo.ui.number(1, 100, value=args.seeds, label="Seeds"),
+            "depth": mo.ui.number(1, 64, value=args.depth or 2, label="Depth"),
+            "name": mo.ui.text(args.name, label="Name"),
+            "budget": mo.ui.number(0.0001, 1e6, value=args.budget, step=0.01, label="Budget, $"),
+            "max_parallel": mo.ui.number(1, 100, value=args.max_parallel, label="At once"),
+        }
+    )
+    plan = mo.ui.dictionary(
+        {
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            for name, one in _fields.items()
+        }
+    )
+    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
+    _first = [asked[name] for name in ("depth", "seeds", "name", "budget", "max_parallel")]
+    _spec = mo.hstack([plan[name] for name in _fields], justify="start", wrap=True, align="end")
+    mo.vstack(
+        [
+            asked["grid"],
+            mo.hstack([*_first, plan["steps"]], justify="start", wrap=True, align="end"),
+            mo.accordion({"Spec": mo.vstack([_spec, others])}),
+        ]
+    )
+    return asked, device, others, plan
+
+
+@app.cell
+def the_question(args, asked, device, others, plan, session):
+    def ask():
+        given = spec_flags.of_form(plan.value, others.value, file=args.spec)
+        given = given if args.depth is None and "depth" in given else given | {"depth": asked.value["depth"]}
+        lines = [line for line in asked.value["grid"].splitlines() if line.strip()]
+        target = target_flags.target_of(args.model_dump())
+        return verbs.Sweep(
+            name=asked.value["name"],
+            grid=verbs.grid_of(args.grid if session.is_script else lines),
+            seeds=asked.value["seeds"],
+            spec=verbs.spec_on(device, given).to_dict(),
+            target=target.to_dict(),
+            budget_usd_micros=verbs.from_usd(asked.value["budget"]),
+            max_parallel=asked.value["max_parallel"],
+            tags=list(args.tags),
+        )
+
+    _question = session.call(ask)
+    mo.stop(_question.failed, mo.callout(mo.md(_question.error_markdown()), kind="danger"))
+    question = _question.value
+    return (question,)
+
+
+@app.cell
+def estimate(question, session, store):
+    _estimated = session.call(verbs.estimate_sweep, store, question)
+    mo.stop(_estimated.failed, mo.callout(mo.md(_estimated.error_markdown()), kind="danger"))
+    estimated = _estimated.value
+    mo.md(inert.md("{}", estimated.sentence))
+    return (estimated,)
+
+
+@app.cell
+def identity(args, session, store):
+    params = mo.query_params()
+    _asked = params.get("key") or ""
+    _is_known = bool(_asked) and (background.find(_asked) is not None or verbs.has_search(store, _asked))
+    key = _asked if _is_known and not args.key else session.key
+    get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
+    return get_work, key, params, set_work
+
+
+@app.cell
+def run_as_script(args, estimated, key, question, session, store):
+    def follow(line, seen):
+        if line:
+            session.say(line)
+        if seen is not None:
+            session.status(show.progress_line(seen))
+
+    def make():
+        session.say(estimated.sentence)
+        session.confirm(args.yes, f"at most {show.usd(question.budget_usd_micros)} would be spent", "--yes")
+        session.on_interrupt = "its runs go on"
+        session.look_again = session.command("--key", key)
+        return session.call(
+            verbs.sweep, store, question, project=args.project, actor=session.actor, key=key, on_progress=follow
+        ).value
+
+    script_report = make() if session.is_script else None
+    return (script_report,)
+
+
+@app.cell
+def press(args, get_work, key, params, question, session, set_work, store):
+    def begin(_):
+        params["key"] = key
+        set_work(
+            background.start(
+                key,
+                lambda work: verbs.sweep(
+                    store, question, project=args.project, actor=session.actor, key=key, on_progress=work.say
+                ),
+            )
+        )
+
+    _spend = show.usd(question.budget_usd_micros)
+    button = mo.ui.button(
+        label=inert.md("Sweep, spending at most {}", _spend) if get_work() is None else "Sweep started",
+        kind="success",
+        disabled=get_work() is not None,
+        on_click=begin,
+    )
+    None if session.is_script else button
+    return
+
+
+@app.cell
+def ticking(get_work):
+    ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
+    ticker if get_work() is not None and not get_work().done else None
+    return (ticker,)
+
+
+@app.cell
+def progress(get_work, ticker):
+    ticker
+    work = get_work()
+    _view = mo.md("")
+    if work is not None:
+        _said = mo.md(inert.bullets(work.lines, mark="1.") or "Starting.")
+        _running = work.latest is not None and not work.done
+        _now = inert.code(show.progress_line(work.latest)) if _running else ""
+        _view = mo.vstack([_said, mo.md(inert.md("{}", _now))])
+        if work.error is not None:
+            _view = mo.vstack([_said, mo.callout(mo.md(inert.error(work.error["error"])), kind="danger")])
+    report_now = work.value if work is not None and work.done else None
+    _view
+    return (report_now,)
+
+
+@app.cell
+def report(report_now, script_report):
+    found = script_report or report_now
+    mo.stop(found is None)
+    groups, runs = tables.sweep_groups(found.comparison), tables.sweep_runs()
+    mo.vstack(
+        [
+            mo.md(inert.md("## {}", found.sentence)),
+            mo.Html(show.html_table(found.comparison.groups, groups)),
+            mo.accordion({"Every run": mo.Html(show.html_table(found.rows, runs))}),
+        ]
+    )
+    return found, groups, runs
+
+
+@app.cell
+def answer(found, groups, runs, session):
+    _tables = [show.text_table(found.comparison.groups, groups), "", show.text_table(found.rows, runs)]
+    session.emit(found.to_dict(), "\n".join(["", found.sentence, "", *_tables]))
+    session.end(0 if found.is_whole else NOT_SUCCEEDED)
+    return
+
+
+if __name__ == "__main__":
+    app.run()
