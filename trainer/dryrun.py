@@ -1,10 +1,11 @@
-"""Prove a plan on the machine that will train: a measured burst, then a kill and a resume.
+"""Prove a plan on the machine that will train: a measured burst, a kill and a resume, and a cloud's notice.
 
     python -m trainer.dryrun SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N]
 
 One process does N steps, an evaluation and a checkpoint, and steps on; it is killed with SIGKILL once step N + 1 is
-on record. A second process has to resume at step N and find the same loss in step N + 1. result.json then holds `burst`
-and `rehearsal`. Exit codes are the trainer's; 1 when the resume did not hold. Needs a run directory of its own.
+on record. A second process has to resume at step N and find the same loss in step N + 1; it is told to go with SIGTERM,
+as by a cloud that takes its machine, and what it saves and brings up is timed. result.json then holds `burst` and
+`rehearsal`. Exit codes are the trainer's; 1 when the resume did not hold. Needs a run directory of its own.
 """
 
 from __future__ import annotations
@@ -52,15 +53,18 @@ class Rehearsal:
         if killed_at is None:  # refused, failed or stopped: its own result stands
             assert self._child is not None
             return int(self._child.returncode)
-        exit_code = EXIT_RESUME if self._stopped else self._start("--burst", "1").wait()
+        if self._stopped:
+            return EXIT_RESUME
+        told, exit_code = self._resume_and_tell_to_go(_burst_end(first) + 2, killed_at)
         if exit_code != EXIT_DONE:
             return exit_code
-        rehearsal = self._compare(_burst_end(first), killed_at)
+        rehearsal = self._compare(_burst_end(first), killed_at) | told
         ok = bool(rehearsal["ok"])
         message = "the plan is proven: burst, kill and resume" if ok else f"the resume did not hold: {rehearsal}"
         verdict = {"exit_code": EXIT_DONE if ok else EXIT_ERROR, "reason": "completed" if ok else "user_error"}
         up_there = {key: value for key, value in self._result().items() if key == "durable_step"}
-        result = first | verdict | up_there | {"message": message, "rehearsal": rehearsal}
+        burst = first["burst"] | {"upload_bytes_per_s": self._upload_bytes_per_s()}
+        result = first | verdict | up_there | {"message": message, "burst": burst, "rehearsal": rehearsal}
         write_json(self._run_dir / RESULT, result)
         if is_url(self._place):
             Remote(self._place).put(RESULT, self._run_dir / RESULT)
@@ -91,6 +95,32 @@ class Rehearsal:
                 child.kill()
         child.wait()
         return time.time() if child.returncode in (EXIT_DONE, -signal.SIGKILL) and "burst" in self._result() else None
+
+    def _resume_and_tell_to_go(self, step: int, killed_at: float) -> tuple[dict[str, Any], int]:
+        """What became of a notice after `step`, and an exit code: EXIT_DONE where the process ended as it should.
+
+        A run that has no such step ends by itself, and nothing is known of a notice.
+        """
+        child = self._start("--burst", "1", "--rehearse")
+        while child.poll() is None and not any(at > killed_at for at, _ in self._losses(step)):
+            time.sleep(POLL_S)
+        if child.poll() is not None or self._stopped:
+            return {}, child.wait()
+        asked_at = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        exit_code = child.wait()
+        gone_s = time.monotonic() - asked_at
+        if self._stopped or exit_code != EXIT_RESUME:  # it came to its last step meanwhile
+            return {}, exit_code
+        result = self._result()
+        saved = [event for event in self._events() if event["kind"] == "checkpoint" and event["step"] == result["step"]]
+        is_durable = result.get("durable_step") == result["step"] if is_url(self._place) else bool(saved)
+        return {"notice_s": gone_s, "notice_saved": bool(saved), "notice_durable": is_durable}, EXIT_DONE
+
+    def _upload_bytes_per_s(self) -> float | None:
+        """The slowest that a checkpoint went up; None where nothing does."""
+        speeds = [e["bytes"] / e["seconds"] for e in self._events() if e["kind"] == "uploaded" and e["seconds"] > 0]
+        return min(speeds, default=None)
 
     def _compare(self, burst_end: int, killed_at: float) -> dict[str, Any]:
         """Whether the second process resumed at the burst's end and found the same loss in the step after it."""

@@ -2,6 +2,7 @@
 
 A resume whose hash differs is refused: curves that join two environments look like one experiment and are two. The
 driver, the git commit and the place of files are written down but not hashed; the trainer's sources that compute are.
+Of Python's version the patch is not hashed: 3.11.7 and 3.11.14 meet in one run after a recovery, and compute the same.
 The number of processes is not hashed either: a run may go on with as many as can be had, and only rounding differs.
 
     python -m trainer.environment SPEC.json     print this machine's, as JSON (prepares the data if it is not cached)
@@ -64,8 +65,14 @@ def describe_environment(machine: Machine, data: PreparedData, num_devices: int 
         # sums over threads depend on their number; on a GPU they only feed it
         "threads": None if machine.is_cuda else torch.get_num_threads(),
     }
-    hashed = canonical_json({key: environment[key] for key in HASHED})
+    hashed = canonical_json({key: _that_matters(environment, key) for key in HASHED})
     return environment | {"hash": hashlib.sha256(hashed.encode()).hexdigest()[:16]}
+
+
+def _that_matters(environment: dict[str, Any], key: str) -> Any:
+    """Of what is hashed, the part that can change a number."""
+    value = environment.get(key)
+    return ".".join(str(value).split(".")[:2]) if key == "python" and value else value
 
 
 def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash: str | None = None) -> None:
@@ -85,12 +92,14 @@ def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash:
         return
     if before.get("hash") == environment["hash"]:
         return
-    differing = [key for key in HASHED if before.get(key) != environment[key]]
+    differing = [key for key in HASHED if _that_matters(before, key) != _that_matters(environment, key)]
+    if not differing:
+        return  # its hash was made by other rules, and nothing that matters is another
     if differing == ["threads"] and before.get("num_devices") != environment["num_devices"]:
         return  # processes share the cores: with another number of them comes another number of threads
     named = [f"{key}: was {before.get(key)!r}, now {environment[key]!r}" for key in differing]
     raise EnvironmentDrift(
-        f"the environment differs from the one this run began with: {'; '.join(named) or 'its hash was edited'}. "
+        f"the environment differs from the one this run began with: {'; '.join(named)}. "
         f"Restore it, start a new run, or delete {path} to go on knowingly"
     )
 

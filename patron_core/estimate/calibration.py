@@ -35,6 +35,7 @@ class Calibration:
     checkpoint_s: float | None = None
     checkpoint_stall_s: float | None = None
     peak_memory_bytes: int | None = None
+    upload_bytes_per_s: float | None = None  # of a checkpoint, to the run's bucket
 
     @property
     def flops_per_s(self) -> float:
@@ -96,4 +97,5 @@ class Calibration:
             checkpoint_s=burst.get("checkpoint_s"),
             checkpoint_stall_s=burst.get("checkpoint_stall_s"),
             peak_memory_bytes=burst.get("peak_memory_bytes"),
+            upload_bytes_per_s=burst.get("upload_bytes_per_s"),
         )

@@ -84,3 +84,21 @@ def _memory(evidence: Mapping[str, Any]) -> list[str]:
 
 def _times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+NOTICES_S = {"GCP": 30.0, "AWS": 120.0}  # from a cloud's word to the end of its machine
+
+
+def of_notice(rehearsal: Mapping[str, Any], checkpoint_every_s: float | None) -> str:
+    """What a reclaim takes, from a dryrun that was told to go as a cloud tells it; empty where it was not."""
+    took_s = rehearsal.get("notice_s")
+    if not isinstance(took_s, int | float):
+        return ""
+    at_worst = f"up to {checkpoint_every_s:.0f} s of work" if checkpoint_every_s else "all work since a checkpoint"
+    if not rehearsal.get("notice_durable"):
+        saved = "saved a checkpoint that did not come up" if rehearsal.get("notice_saved") else "saved no checkpoint"
+        return f"Told to go it {saved} in {took_s:.1f} s: a reclaim takes back {at_worst}."
+    late = [f"{cloud} gives {notice_s:.0f} s" for cloud, notice_s in NOTICES_S.items() if took_s > notice_s]
+    if late:
+        return f"Told to go it took {took_s:.1f} s, and {' and '.join(late)}: a reclaim there takes back {at_worst}."
+    return f"Told to go it saved and was gone within {took_s:.1f} s, in time for every cloud's notice."

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.estimate import Calibration
+from patron_core.lifecycle.evidence import of_notice
 from patron_core.rundir.rundir import RunDir
 from patron_core.store import calibrations
 from patron_core.store.records import Attempt, Run
@@ -36,12 +37,14 @@ def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, An
         calibration = _calibration(run, result["burst"], f"dryrun {attempt.id}").to_dict()
     except (KeyError, TypeError, ValueError, ArithmeticError):  # a burst that lacks what it should have measured
         return None
+    rehearsal = result.get("rehearsal")
     return {
         "attempt": attempt.id,
         "spec_hash": run.spec_hash,
         "environment_hash": environment.get("hash"),
         "measured": result["burst"],
-        "rehearsal": result.get("rehearsal"),
+        "rehearsal": rehearsal,
+        "notice": of_notice(rehearsal or {}, (run.estimate or {}).get("checkpoint_interval_s")),
         "price": attempt.price,
         "calibration": calibration,
     }

@@ -8,13 +8,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripted import START, World
+
+from patron_core import verbs
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
+from patron_core.lifecycle import deadline
+from patron_core.machines.target import Target
+from patron_core.store import Run, Store, attempts, ledger, runs
+from patron_core.store.records import Attempt
 
 SPOT_HOURLY, ON_DEMAND_HOURLY = 1_200_000, 3_600_000
 STOP_S = 5.0
+CHANGE_S = 75.0  # what a stop is counted with
+HOUR = 3600.0
+STEPS = 1000
 
 
 class MarketMachine:
@@ -117,3 +128,60 @@ class MarketMachine:
         new.mkdir(parents=True)
         (new / "model.pt").write_bytes(b"1234")
         (new / "manifest.json").write_text(json.dumps({"step": step, "files": {"model.pt": {"bytes": 4}}}))
+
+
+def quotes() -> tuple[dict[str, Any], dict[str, Any]]:
+    def quote(spot: bool) -> dict[str, Any]:
+        hourly = SPOT_HOURLY if spot else ON_DEMAND_HOURLY
+        return {"usd_micros_per_hour": hourly, "spot": spot, "machine": {"spot": spot, "wait_s": 1800.0}}
+
+    return quote(True), quote(False)
+
+
+def estimate(work_s: float, start_s: float, finish_s: float, interval_s: float) -> dict[str, Any]:
+    def sure(seconds: float) -> dict[str, float]:
+        return {"low": seconds, "mid": seconds, "high": seconds}
+
+    phases = {"provisioning": sure(start_s), "steps": sure(work_s)}
+    return {"phases_s": phases, "finish_s": finish_s, "checkpoint_interval_s": interval_s, "num_steps": STEPS}
+
+
+@dataclass
+class Played:
+    world: World
+    machine: MarketMachine
+    run: Run
+    finish_at: float
+    made: list[Attempt]
+
+    @property
+    def is_late(self) -> bool:
+        return self.machine.finished_at is None or self.machine.finished_at > self.finish_at
+
+
+def play(
+    store: Store, number: int, trace: Sequence[bool], *, work_s: float = HOUR, finish_s: float = 2 * HOUR,
+    start_s: float = 120.0, every_s: float = 300.0, tick_s: float, trace_step_s: float = 60.0,
+    recovers_itself: bool = True,
+) -> Played:  # fmt: skip
+    """The real launch, supervisor and ledger on a trace of when spot was to be had, to the end of the run."""
+    machine = MarketMachine(
+        trace, trace_step_s=trace_step_s, work_s=work_s, start_s=start_s, save_every_s=every_s, num_steps=STEPS,
+        recovers_itself=recovers_itself,
+    )  # fmt: skip
+    world = World(store=store, machine=machine, now=START + 1e6 * number)  # type: ignore[arg-type]
+    run = world.funded(held_s=1.0)
+    kept = estimate(work_s, start_s, finish_s, every_s)
+    terms = deadline.terms_of(kept, stop_s=CHANGE_S, spot_price_share=SPOT_HOURLY / ON_DEMAND_HOURLY)
+    needed = deadline.hold_usd_micros(terms, spot=SPOT_HOURLY, on_demand=ON_DEMAND_HOURLY, stop_s=CHANGE_S)
+    with store.begin() as conn:
+        ledger.deposit(conn, project="lab", usd_micros=needed, key=f"d{run.id}", actor="ada", now=1.0)
+        ledger.hold(conn, run, needed, key=f"more:{run.id}", actor="ada", now=1.0)
+        target = Target(executor="sky", device="H100", spot=True).to_dict()
+        runs.set_fields(conn, run.id, now=1.0, estimate=kept | {"target": target})
+    verbs.launch(store, run.id, actor="ada", now=world.now)
+    while machine.finished_at is None and machine.now < 2 * finish_s:
+        world.tick(tick_s)
+    world.tick(1)
+    world.tick(1)
+    return Played(world, machine, run, finish_at=finish_s, made=attempts.for_run(store, run.id))

@@ -3,97 +3,35 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 from bench.spot_traces import bursty
-from market_machine import ON_DEMAND_HOURLY, SPOT_HOURLY, MarketMachine
-from scripted import START, World
+from market_machine import CHANGE_S, HOUR, ON_DEMAND_HOURLY, SPOT_HOURLY, Played, estimate, quotes
+from market_machine import play as play_run
+from scripted import START
 
 from patron_core import verbs
-from patron_core.lifecycle import deadline, observe
-from patron_core.lifecycle.deadline import finish_of, hold_usd_micros, on_the_other, with_finish
+from patron_core.lifecycle import observe
+from patron_core.lifecycle.deadline import finish_of, on_the_other, with_finish
 from patron_core.machines.target import Target
 from patron_core.market.spot_policy import Machine, Terms
 from patron_core.money import cost_usd_micros
 from patron_core.states import EndReason, RunState
-from patron_core.store import Run, Store, attempts, ledger, runs
+from patron_core.store import Store, ledger, runs
 
-HOUR = 3600.0
-STEPS = 1000
-STOP_S = 75.0
 Play = Callable[..., "Played"]
-
-
-def quotes() -> tuple[dict[str, Any], dict[str, Any]]:
-    def quote(spot: bool) -> dict[str, Any]:
-        hourly = SPOT_HOURLY if spot else ON_DEMAND_HOURLY
-        return {"usd_micros_per_hour": hourly, "spot": spot, "machine": {"spot": spot, "wait_s": 1800.0}}
-
-    return quote(True), quote(False)
-
-
-def estimate(work_s: float, start_s: float, finish_s: float, interval_s: float) -> dict[str, Any]:
-    def sure(seconds: float) -> dict[str, float]:
-        return {"low": seconds, "mid": seconds, "high": seconds}
-
-    phases = {"provisioning": sure(start_s), "steps": sure(work_s)}
-    return {"phases_s": phases, "finish_s": finish_s, "checkpoint_interval_s": interval_s, "num_steps": STEPS}
-
-
-@dataclass
-class Played:
-    world: World
-    machine: MarketMachine
-    run: Run
-    finish_at: float
-    made: list[Any] = field(default_factory=list)
-
-    @property
-    def is_late(self) -> bool:
-        return self.machine.finished_at is None or self.machine.finished_at > self.finish_at
 
 
 @pytest.fixture
 def play(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Play:
     """The real launch, supervisor and ledger on a trace of when spot was to be had."""
-    spot, on_demand = quotes()
-    monkeypatch.setattr(Target, "quote", lambda self, **_: spot if self.spot else on_demand)
+    monkeypatch.setattr(Target, "quote", lambda self, **_: quotes()[not self.spot])
     monkeypatch.setattr(verbs.free_checks, "before_launch", lambda run: None)
     monkeypatch.setattr(observe, "_done", {})
-    number = [0]
-
-    def go(
-        trace: Sequence[bool], *, work_s: float = HOUR, finish_s: float = 2 * HOUR, start_s: float = 120.0,
-        every_s: float = 300.0, tick_s: float = 45.0, trace_step_s: float = 60.0, recovers_itself: bool = True,
-    ) -> Played:  # fmt: skip
-        number[0] += 1
-        machine = MarketMachine(
-            trace, trace_step_s=trace_step_s, work_s=work_s, start_s=start_s, save_every_s=every_s, num_steps=STEPS,
-            recovers_itself=recovers_itself,
-        )  # fmt: skip
-        world = World(store=sqlite_store, machine=machine, now=START + 1e6 * number[0])  # type: ignore[arg-type]
-        run = world.funded(held_s=1.0)
-        kept = estimate(work_s, start_s, finish_s, every_s)
-        terms = deadline.terms_of(kept, stop_s=STOP_S, spot_price_share=SPOT_HOURLY / ON_DEMAND_HOURLY)
-        needed = hold_usd_micros(terms, spot=SPOT_HOURLY, on_demand=ON_DEMAND_HOURLY, stop_s=STOP_S)
-        with world.store.begin() as conn:
-            ledger.deposit(conn, project="lab", usd_micros=needed, key=f"d{run.id}", actor="ada", now=1.0)
-            ledger.hold(conn, run, needed, key=f"more:{run.id}", actor="ada", now=1.0)
-            spots = Target(executor="sky", device="H100", spot=True).to_dict()
-            runs.set_fields(conn, run.id, now=1.0, estimate=kept | {"target": spots})
-        verbs.launch(world.store, run.id, actor="ada", now=world.now)
-        played = Played(world, machine, run, finish_at=finish_s)
-        while machine.finished_at is None and machine.now < 2 * finish_s:
-            world.tick(tick_s)
-        world.tick(1)
-        world.tick(1)
-        played.made = attempts.for_run(world.store, run.id)
-        return played
-
-    return go
+    number = iter(range(1, 100))
+    return lambda trace, **more: play_run(sqlite_store, next(number), trace, **{"tick_s": 45.0, **more})
 
 
 @pytest.mark.parametrize("recovers_itself", [True, False])
@@ -154,7 +92,7 @@ def test_it_is_never_late_and_never_over_its_hold_whatever_spot_does(play: Play,
 
 def test_the_terms_change_places_and_keep_their_words() -> None:
     spot, on_demand = quotes()
-    quote = with_finish(spot, on_demand, estimate=estimate(HOUR, 60, 3 * HOUR, 300), stop_s=STOP_S, now=START)
+    quote = with_finish(spot, on_demand, estimate=estimate(HOUR, 60, 3 * HOUR, 300), stop_s=CHANGE_S, now=START)
     finish = finish_of(quote, done_share=0.25, hourly=SPOT_HOURLY, now=START + HOUR)
     assert finish is not None
     assert (finish.machine, finish.time_left_s, finish.work_left_s) == (Machine.SPOT, 2 * HOUR, 0.75 * HOUR)

@@ -13,7 +13,7 @@ import pytest
 from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.executors.sky_view import observe_job
 from patron_core.lifecycle.decide import ActionKind, Situation, decide
-from patron_core.lifecycle.evidence import words
+from patron_core.lifecycle.evidence import of_notice, words
 from patron_core.states import SENTENCE, EndReason, RunState
 
 GIB = 2**30
@@ -266,3 +266,23 @@ def test_a_dryrun_that_found_no_machine_can_be_tried_again() -> None:
         waits(seen.status, state=RunState.DRYRUN, attempt_kind="dryrun", stop_cause="capacity", observation=seen)
     )
     assert (action.reason, action.new_state) == (EndReason.NO_CAPACITY, RunState.DRAFT)
+
+
+@pytest.mark.parametrize(
+    ("rehearsal", "said"),
+    [
+        ({"ok": True}, ""),  # of a dryrun that had no step to be told in
+        ({"notice_s": 6.2, "notice_saved": True, "notice_durable": True}, "within 6.2 s, in time for every"),
+        (
+            {"notice_s": 41.0, "notice_saved": True, "notice_durable": True},
+            "GCP gives 30 s: a reclaim there takes back",
+        ),
+        ({"notice_s": 130.0, "notice_saved": True, "notice_durable": True}, "GCP gives 30 s and AWS gives 120 s"),
+        ({"notice_s": 27.0, "notice_saved": True, "notice_durable": False}, "did not come up in 27.0 s"),
+        ({"notice_s": 8.0, "notice_saved": False, "notice_durable": False}, "saved no checkpoint in 8.0 s"),
+    ],
+)
+def test_what_a_notice_leaves_is_told_from_its_rehearsal(rehearsal: dict[str, Any], said: str) -> None:
+    told = of_notice(rehearsal, 600.0)
+    assert said in told
+    assert ("up to 600 s of work" in told) == (bool(told) and "in time" not in told)

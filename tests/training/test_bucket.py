@@ -278,12 +278,15 @@ def test_a_second_machine_takes_over_and_the_first_stops_writing(
 
 
 def test_a_dryrun_proves_itself_up_there(trainer: Trainer, machine: Machine, up_there: UpThere) -> None:
-    code, stderr = machine.train(trainer.spec(num_steps=50), "--attempt", "a-dryrun-1", "--burst", "3", module="dryrun")
+    spec = trainer.spec(num_steps=2000, batch_tokens=64, device_batch_size=1)
+    code, stderr = machine.train(spec, "--attempt", "a-dryrun-1", "--burst", "3", module="dryrun")
     assert code == EXIT_DONE, stderr
     result = up_there.result()
     assert result["rehearsal"]["ok"]
     assert result["burst"]["steps"] == 3
-    assert result["durable_step"] == 4
+    assert (result["rehearsal"]["notice_saved"], result["rehearsal"]["notice_durable"]) == (True, True)
+    assert result["durable_step"] >= 5  # the notice came after it
+    assert result["burst"]["upload_bytes_per_s"] > 0
 
 
 def test_a_checkpoint_that_is_not_up_in_time_is_not_said_to_be_saved(

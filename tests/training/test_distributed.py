@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import socket
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from training import PATIENCE_S, Trainer, events, losses, result, wait_for
 
 from trainer.contract.exits import EnvironmentDrift
 from trainer.contract.recipe import make_recipe
-from trainer.environment import HASHED, check_environment
+from trainer.environment import HASHED, check_environment, describe_environment
 from trainer.model.gpt import build_model
 from trainer.optim.optimizer import Optimizer
 from trainer.runtime import distributed
@@ -189,6 +191,26 @@ def test_with_another_number_of_processes_may_come_another_number_of_threads(tmp
     for change in ({"threads": 2}, {"threads": 2, "torch": "another", "num_devices": 2}):
         with pytest.raises(EnvironmentDrift, match="threads: was 4, now 2"):
             check_environment(tmp_path, began | change | {"hash": "1"})
+
+
+def test_a_patch_of_python_is_no_drift_and_a_minor_version_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`uv venv --python 3.11` pins none: a machine after a recovery may have another."""
+    machine = SimpleNamespace(
+        is_cuda=False, device=SimpleNamespace(type="cpu"), device_name="c", dtype_name="float32", compile=False,
+        has_cpu_kernel=True,
+    )  # fmt: skip
+    data: Any = SimpleNamespace(data_hash="d", tokenizer_hash="t", where="here", source=None)
+
+    def on(version: str) -> dict[str, Any]:
+        monkeypatch.setattr(platform, "python_version", lambda: version)
+        return describe_environment(cast("Any", machine), data)
+
+    began = on("3.11.7")
+    check_environment(tmp_path, began)
+    check_environment(tmp_path, on("3.11.14"), expected_hash=began["hash"])
+    assert on("3.11.14")["python"] == "3.11.14"  # it is written down all the same
+    with pytest.raises(EnvironmentDrift, match=r"python: was '3\.11\.7', now '3\.12\.1'"):
+        check_environment(tmp_path, on("3.12.1"))
 
 
 def until(condition: Any, ranks: list[ForkServerProcess]) -> None:

@@ -12,6 +12,8 @@ import pytest
 import torch
 from training import Trainer, events, losses, result, wait_for
 
+from trainer.contract.grace import LEAVE_S, STOP_WITHIN_S
+
 
 @pytest.fixture(scope="module")
 def finished(trainer: Trainer) -> Path:
@@ -252,7 +254,7 @@ BURST_KEYS = (
 
 
 def test_a_dryrun_proves_kill_and_resume(trainer: Trainer, tmp_path: Path) -> None:
-    run_dir, spec = tmp_path / "run", trainer.spec(num_steps=200)
+    run_dir, spec = tmp_path / "run", trainer.spec(num_steps=2000, batch_tokens=64, device_batch_size=1)
     process = trainer.start(run_dir, spec, "--burst", "3", "--attempt", "r-dryrun-1", module="dryrun")
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
@@ -261,6 +263,10 @@ def test_a_dryrun_proves_kill_and_resume(trainer: Trainer, tmp_path: Path) -> No
     assert (rehearsal["resumed_step"], rehearsal["killed_after_step"], rehearsal["loss_difference"]) == (3, 4, 0.0)
     assert rehearsal["recovery_s"] > 0
     assert result(run_dir)["burst"]["steps"] == 3
+    # told to go, it saved the step at which it stopped
+    assert (rehearsal["notice_saved"], rehearsal["notice_durable"]) == (True, True)
+    assert 0 < rehearsal["notice_s"] < STOP_WITHIN_S + LEAVE_S
+    assert max(int(path.parent.name[-6:]) for path in run_dir.glob("checkpoints/*/manifest.json")) >= 5
 
 
 def test_without_a_compiler_it_warns_and_trains_eagerly(
