@@ -57,7 +57,7 @@ def version_of(store: Store) -> str | None:
 
 
 @pytest.fixture(
-    params=[("sqlite", version) for version in OLDER] + [("postgresql", v) for v in sorted({RELEASED, OLDER[-1]})]
+    params=[(kind, version) for kind in ("sqlite", "postgresql") for version in sorted({RELEASED, OLDER[-1]})]
 )
 def older(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """A database of before, opened by this checkout."""
