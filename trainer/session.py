@@ -202,7 +202,7 @@ class Session:
         eval_s_per_token = result.seconds / result.tokens
         save = loop.saves.last
         self._burst = self._speed(loop) | {
-            "first_step_s": loop.pace.seconds[0] if loop.pace.seconds else None,
+            "first_step_s": loop.pace.first_s,
             "peak_memory_bytes": loop.machine.peak_memory_bytes(),
             "eval_s_per_token": eval_s_per_token,
             "eval_s": eval_s_per_token * eval_tokens,
