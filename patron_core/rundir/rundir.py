@@ -152,8 +152,9 @@ class RunDir:
         garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
         events: list[Event] = []
-        for attempt, number, name in self._new_segments(segments):
-            content = self._place.read(f"{EVENTS}/{name}")
+        new = self._new_segments(segments)
+        contents = self._place.read_all([f"{EVENTS}/{name}" for _, _, name in new])
+        for (attempt, number, _), content in zip(new, contents, strict=True):
             if content is None:
                 if self._place.is_away(EVENTS):
                     break  # all of it went away: unmounted, not deleted; read on from here when it is back
