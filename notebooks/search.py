@@ -92,9 +92,7 @@ def form(args, session, store):
     _fields = spec_flags.form(args, _defaults, without=("steps", "ratio"))
     fields = mo.ui.dictionary(
         {
-            name: mo.ui.text(
-                one.text, label=inert.md("{}", one.label), placeholder=inert.page(inert.html("{}", one.default))
-            )
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
             for name, one in _fields.items()
         }
     )
