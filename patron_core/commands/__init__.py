@@ -14,7 +14,7 @@ from pathlib import Path
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
-from patron_core.ui.commands import name_of
+from patron_core.ui.commands import live_in_utf8, name_of
 from patron_core.ui.flags import refuse
 from trainer.contract.words import printable
 
@@ -38,6 +38,7 @@ def notebooks() -> dict[str, Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Notebooks end the process by themselves, as they do when they are the program."""
+    live_in_utf8()
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
         print(printable(_help()))

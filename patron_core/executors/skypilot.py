@@ -25,7 +25,7 @@ from patron_core.executors.sky_task import job_name, key_of, make_task
 from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
-from trainer.contract.masking import mask
+from trainer.contract.masking import mask, masked
 
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
 WRITTEN_WITHIN_S = 60.0  # a wish that cannot be written for that long goes through SkyPilot
@@ -140,7 +140,7 @@ class SkyExecutor:
                     status=ObservedStatus.GONE,
                     evidence={"error": f"SkyPilot knows no job {job_id}", "controller_failed": True},
                 )
-            return observe_job(job, Records(handle["run_dir"], handle["key"]).starts())
+            return observe_job(masked(job), Records(handle["run_dir"], handle["key"]).starts())
         except PatronError as error:
             return _by_records(handle, {"error": error.message, "next": error.next})
         except OSError as error:

@@ -25,6 +25,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.contract import control
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
@@ -129,7 +130,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env(),
+            env=workload.workload_env() | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
@@ -144,10 +145,11 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
 
 
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
+    device = (attempt.price.get("machine") or {}).get("device")
     if attempt.kind == "dryrun":
-        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]))
+        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
@@ -288,7 +290,7 @@ def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
     deadline_s = uptime_s + holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=kill_after_s(directory))
     if attempt.stop_cause is not None or deadline_s < attempt.deadline_s + _WORTH_MOVING_S:
         return
-    RunDir(directory).move_deadline(attempt.id, deadline_s)
+    RunDir(directory).move_deadline(attempt.id, deadline_s, attempt.control_key)
     with store.begin() as conn:
         attempts.moved_deadline(conn, attempt.id, deadline_s=deadline_s)
         detail = {"attempt": attempt.id, "deadline_s": deadline_s}

@@ -95,9 +95,9 @@ class RunDir:
     def control(self) -> bytes | None:
         return self._place.read(control.NAME)
 
-    def move_deadline(self, attempt: str, deadline_s: float) -> None:
+    def move_deadline(self, attempt: str, deadline_s: float, key: str | None = None) -> None:
         """Have the attempt run until `deadline_s` seconds after its start, which is later than it was told."""
-        self._place.write(control.NAME, control.content(attempt, deadline_s))
+        self._place.write(control.NAME, control.content(attempt, deadline_s, key))
 
     def environment(self) -> dict[str, Any] | None:
         found = shapes.object_of(self._place.read(ENVIRONMENT))
@@ -138,8 +138,9 @@ class RunDir:
         garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
         events: list[Event] = []
-        for attempt, number, name in self._new_segments(segments):
-            content = self._place.read(f"{EVENTS}/{name}")
+        new = self._new_segments(segments)
+        contents = self._place.read_all([f"{EVENTS}/{name}" for _, _, name in new])
+        for (attempt, number, _), content in zip(new, contents, strict=True):
             if content is None:
                 if self._place.is_away(EVENTS):
                     break  # all of it went away: unmounted, not deleted; read on from here when it is back

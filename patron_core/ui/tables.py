@@ -92,6 +92,16 @@ def places() -> list[Column]:
     ]
 
 
+def checks() -> list[Column]:
+    """Of `patron doctor`."""
+    return [
+        Column("", lambda c: show.mark(c.status), "left"),
+        Column("what", lambda c: c.name, "left"),
+        Column("found", lambda c: c.found, "left"),
+        Column("what mends it", lambda c: c.next or show.DASH, "left"),
+    ]
+
+
 def measured() -> list[Column]:
     """(what, estimated, measured) of a dryrun."""
     return [

@@ -18,6 +18,7 @@ from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.curves import curves
+from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
@@ -58,7 +59,9 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "Check",
     "Comparison",
+    "Diagnosis",
     "Lab",
     "Offer",
     "Placed",
@@ -86,6 +89,7 @@ __all__ = [
     "deposit",
     "device_named",
     "device_names",
+    "doctor",
     "dryrun",
     "ensure_running",
     "estimate_local",

@@ -13,7 +13,7 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, hosts, labs, ledger, runs, searches, tokens
+from patron_core.store import Store, hosts, labs, ledger, runs, searches, tokens, upgrade
 from patron_core.store.records import Host, LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.store.tokens import Token
 from patron_core.verbs.health import host_dict
@@ -95,6 +95,9 @@ def open_lab(*, make: bool = True, token_id: str = "", origin: str = "script") -
     if not make and url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     store = Store.open(url)
+    if store.version != upgrade.HEAD:
+        said = upgrade.OtherVersion(store.version)
+        log.warning("%s; next: %s", said.message, said.next)
     entered = store.acting_as(_token(store, token_id), origin=origin)
     try:
         supervisor.ensure_running(store)

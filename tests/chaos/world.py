@@ -275,9 +275,9 @@ class PointedStore(Store):
     world: World | None = None
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, **how: Any) -> Iterator[Connection]:
         self._point("before a write")
-        with super().begin() as conn:
+        with super().begin(**how) as conn:
             yield conn
         self._point("after a write")
 
