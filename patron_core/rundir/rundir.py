@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class CheckpointInfo:
     step: int
     path: str  # a folder or a URL
     bytes: int  # of the files that are there
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256, as its manifest states them
 
 
 class RunDir:
@@ -126,6 +127,19 @@ class RunDir:
                 return CheckpointInfo(step=step, path=join(self.where, name), bytes=sum(sizes.values())), damaged
             damaged.append(step)
         return None, damaged
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """All whole ones with their files, newest first."""
+        found = []
+        for step, sizes in sorted(files_by_step(self._place.sizes(CHECKPOINTS)).items(), reverse=True):
+            name = checkpoint_name(step)
+            manifest = shapes.object_of(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
+            if is_whole(sizes, manifest):
+                stated = shapes.stated_files(manifest) or {}
+                files = {file: {"bytes": size, "hash": sha} for file, (size, sha) in stated.items()}
+                where = join(self.where, name)
+                found.append(CheckpointInfo(step=step, path=where, bytes=sum(sizes.values()), files=files))
+        return found
 
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.

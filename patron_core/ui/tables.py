@@ -210,3 +210,14 @@ def sweep_runs() -> list[Column]:
         Column("time", lambda r: show.seconds(r.outcome.wall_s) if r.outcome.wall_s else show.DASH),
         Column("cost", lambda r: show.usd(r.outcome.charged_usd_micros)),
     ]
+
+
+def approvals() -> list[show.Column]:
+    """Holds that tokens asked for and that wait for a person."""
+    return [
+        show.Column("asked", lambda a: show.moment(a.created_at), "left"),
+        show.Column("by", lambda a: a.token, "left"),
+        show.Column("for run", lambda a: a.run_id, "left"),
+        show.Column("to hold", lambda a: show.usd(a.usd_micros)),
+        show.Column("decide", lambda a: f"patron approve --id {a.id} --word WHY --yes", "left"),
+    ]

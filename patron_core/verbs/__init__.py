@@ -32,6 +32,7 @@ from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
+from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
 from patron_core.verbs.watch import (
@@ -130,6 +131,7 @@ __all__ = [
     "spec_on",
     "startup_s",
     "statement",
+    "stop_all",
     "sweep",
     "target_for",
     "to_usd",

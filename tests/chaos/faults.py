@@ -124,7 +124,7 @@ def _stop_is_noted_before_it_is_asked() -> AbstractContextManager[Any]:
 FIRST_SEED = {
     "an end, its charge and its release come one after another": 20,
     "a stop is noted before it is asked": 36,
-    "a clock that was set back is waited for": 84,
+    "a clock that was set back is waited for": 181,
 }
 FOUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "what was judged may be outdated": lambda: _instead(attempts, "check_newest", _nothing),
