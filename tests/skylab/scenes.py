@@ -67,7 +67,7 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
     assert resumed[0] is None
     assert 100 <= resumed[1] < resumed[2]
 
-    # the bill, to the micro-dollar: dryrun and training, and the end of the machine that each of them came to its end on
+    # the bill, to the micro-dollar: dryrun and training, and the end of the machine that each ended on
     money = ledger.run_money(store, run.id)
     assert money.charged_usd_micros == sum(
         cost_usd_micros(a.charged_s, HOURLY) + cost_usd_micros(TEARDOWN_S, HOURLY)
