@@ -127,6 +127,10 @@ class RunDir:
             damaged.append(step)
         return None, damaged
 
+    def checkpoint_bytes(self) -> int:
+        """Of all checkpoints that are there, whole or not: they take up space."""
+        return sum(self._place.sizes(CHECKPOINTS).values())
+
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
 
