@@ -78,7 +78,7 @@ def details(args, devices, session, store):
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
     fields = mo.ui.dictionary(
         {
-            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
             for name, one in _fields.items()
         }
     )

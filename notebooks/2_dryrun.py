@@ -105,7 +105,7 @@ def form(args, get_run, place, session, store):
     depth = mo.ui.number(1, 64, value=args.depth or 2, label="Depth")
     plan = mo.ui.dictionary(
         {
-            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
             for name, one in _fields.items()
         }
     )

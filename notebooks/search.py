@@ -80,7 +80,7 @@ def form(args):
     _fields = spec_flags.form(args, ASKED.spec, without=("steps", "ratio", "eval_every"))
     fields = mo.ui.dictionary(
         {
-            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.md("{}", one.default))
+            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
             for name, one in _fields.items()
         }
     )

@@ -71,6 +71,13 @@ def holder(store: Store, lease: str) -> str | None:
     return None if held is None else "/".join(held.holder.split("/")[:2])
 
 
+def machine_of(store: Store, lease: str) -> str | None:
+    """The id of the machine that has it."""
+    held = leases.current(store, lease)
+    parts = held.holder.split("/") if held else []
+    return parts[3] if len(parts) == 5 else None
+
+
 def is_free(store: Store, lease: str) -> bool:
     """Whether nobody has it, or a process of this machine that is no more."""
     held = leases.current(store, lease)

@@ -17,6 +17,7 @@ from patron_core.verbs.access import audit_log, decide, list_tokens, make_token,
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
+from patron_core.verbs.curves import curves
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
@@ -37,7 +38,6 @@ from patron_core.verbs.watch import (
     RESTING,
     RunView,
     burn_usd_micros_per_hour,
-    curves,
     exit_code,
     find_run,
     log_tail,

@@ -21,6 +21,7 @@ class Health:
     host: Host | None  # whose a local run is; None: rented, or of a machine that was never heard
     is_elsewhere: bool  # another machine's, which alone starts and ends something for it
     supervisor: str | None  # machine and process of who supervises it, while anybody does
+    payer: str | None  # of a rented run: whose account at the clouds it is, user and machine of its supervisor
     mirror_lag_s: float | None  # of MLflow behind the record, where it is more than 30 s
     warnings: list[str]
 
@@ -37,7 +38,19 @@ def health(store: Store, run: Run) -> Health:
         log = settings.home() / "supervisor.log"
         warnings.append(f"nobody supervises it at this moment; whoever opens the lab starts that, and {log} says more")
     lag_s = lag.seconds if lag else None
-    return Health(host=host, is_elsewhere=is_elsewhere, supervisor=supervisor, mirror_lag_s=lag_s, warnings=warnings)
+    return Health(
+        host=host,
+        is_elsewhere=is_elsewhere,
+        supervisor=supervisor,
+        payer=None if ownership.is_local(run) else _payer(store),
+        mirror_lag_s=lag_s,
+        warnings=warnings,
+    )
+
+
+def _payer(store: Store) -> str | None:
+    found = hosts.get(store, post.machine_of(store, post.SUPERVISOR.name))
+    return f"{found.user} on {found.name}" if found else None
 
 
 def _from_afar(run: Run, host: Host | None) -> list[str]:

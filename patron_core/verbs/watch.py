@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
-from patron_core.mirror.position import EVAL_KEYS
 from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
@@ -20,7 +19,7 @@ from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import newest_refusal
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 ATTENTION = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FAILED, RunState.FUNDED})
 RESTING = TERMINAL | {RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.FUNDED, RunState.DRAFT}
@@ -51,7 +50,7 @@ class RunView:
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
     health: Health  # of those who work for it
-    place: str  # of a live run of another machine: where it is, in words; empty for others
+    place: str  # of a live run: which other machine it runs on, or whose account pays for a rented one; else empty
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -102,6 +101,7 @@ class RunView:
             "owner": self.run.actor,
             "host": host_dict(self.health.host),
             "zone": self.zone,
+            "payer": self.health.payer,
             "supervisor": self.health.supervisor,
             "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
@@ -126,7 +126,7 @@ def view(store: Store, run_id: str) -> RunView:
     if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
         where = f"on {around.host.name}" if around.host and around.is_elsewhere else "missing"
         warnings.append(f"the run directory {run.run_dir} is {where}")
-    place = ownership.words(around.host) if around.is_elsewhere and run.state in ACTIVE else ""
+    place = _place(run, around) if run.state in ACTIVE else ""
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -156,30 +156,6 @@ def view(store: Store, run_id: str) -> RunView:
 def find_run(store: Store, words: str) -> Run:
     """The run of an id, a name or the beginning of an id. Raises NotFound."""
     return runs.get_run(store, words)
-
-
-def curves(store: Store, run_id: str) -> pl.DataFrame:
-    """The run's true history as a frame: key, step, value, time, attempt. Resumed-over points are not in it."""
-    import polars as pl
-
-    run = runs.get_run(store, run_id)
-    rows: list[tuple[str, int, float, float, str]] = []
-    for event in lineage(events_so_far(RunDir(run.run_dir))):
-        if event.step is None:
-            continue
-        if event.kind == "metrics":
-            values = event.data.get("metrics", {})
-        elif event.kind == "eval":
-            values = {key: event.data.get(name) for name, key in EVAL_KEYS.items()}
-        else:
-            continue
-        rows += [
-            (key, event.step, float(value), event.time, event.attempt)
-            for key, value in values.items()
-            if isinstance(value, int | float)
-        ]
-    schema = {"key": pl.String, "step": pl.Int64, "value": pl.Float64, "time": pl.Float64, "attempt": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def log_tail(store: Store, run_id: str, lines: int = 40) -> str:
@@ -250,6 +226,12 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     if run.reason is None or waits:
         return _STATE_SENTENCE[run.state]
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
+
+
+def _place(run: Run, around: Health) -> str:
+    if around.is_elsewhere:
+        return ownership.words(around.host)
+    return f"is rented by {around.payer}" if around.payer else ""
 
 
 def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:

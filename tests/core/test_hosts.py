@@ -109,6 +109,21 @@ def test_no_clock_of_a_laptop_decides(world: World, monkeypatch: pytest.MonkeyPa
     assert abs(started_at - real()) < 30.0
 
 
+def test_a_rented_run_names_whose_account_pays(sqlite_store: Store, make_run: Callable[..., Run]) -> None:
+    run = make_run(sqlite_store, executor="nowhere")
+    with sqlite_store.begin() as conn:
+        runs.transition(conn, run.id, old=RunState.DRAFT, new=RunState.DRYRUN, actor="ada", now=1.0)
+    assert verbs.view(sqlite_store, run.id).to_dict()["payer"] is None
+    mine = post.Watch(post=post.SUPERVISOR, store=sqlite_store, lock=None)
+    assert mine.keep()
+    assert mine.keep_lab()
+    seen = verbs.view(sqlite_store, run.id)
+    here = this_host()
+    assert seen.to_dict()["payer"] == f"{here.user} on {here.name}"
+    assert f"rented by {here.user} on {here.name}" in seen.sentence
+    mine.step_down()
+
+
 def test_how_long_ago_is_said_for_people() -> None:
     said = [ownership.ago(seconds) for seconds in (3, 40, 185, 5 * 3600, 4 * 86_400)]
     assert said == ["just now", "40 s ago", "3 min ago", "5 h ago", "4 days ago"]

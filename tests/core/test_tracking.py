@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import polars as pl
 import pytest
+import sqlalchemy as sa
 from s3 import S3Server
 
-from patron_core import settings
+from patron_core import settings, verbs
 from patron_core.errors import Unavailable
 from patron_core.machines.host import this_host
 from patron_core.mirror import tracking
@@ -237,6 +239,10 @@ class TestNormal:
             "patron.host_id": this_host().id,
         }
         assert found.data.tags["mlflow.user"] == "tester"
+        with store.begin() as conn:  # as a colleague sees it, whose machine has no such folder
+            conn.execute(sa.text("UPDATE runs SET host_id = 'another', run_dir = '/nowhere'"))
+        seen = verbs.curves(store, run.id).filter(pl.col("key") == "train/loss")
+        assert list(zip(seen["step"], seen["value"], strict=True)) == expected(range(1, 4))
         first = client().get_metric_history(found.info.run_id, "train/loss")[0]
         assert (first.step, first.timestamp) == (1, int((NOW + 3) * 1000))
         assert not (Path.cwd() / "mlruns").exists()
