@@ -22,6 +22,7 @@ from trainer.contract.words import printable
 TABLE = {
     "migrate": ("patron_core.commands.migrate", "Bring the database to this Patron's version, with a backup."),
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),
+    "settings": ("patron_core.commands.environment", "All that can be set, and what it is here."),
     "gc": ("patron_core.commands.gc", "List, or end, what runs at SkyPilot for this lab and no run owns."),
     "serve": ("patron_core.commands.serve", "Serve the lab on one port: the notebooks as apps, and the API."),
     "token": ("patron_core.commands.token", "Make, list and revoke tokens for people and agents."),

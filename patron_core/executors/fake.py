@@ -20,6 +20,7 @@ from typing import Any, Literal
 from patron_core.errors import Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.deadline import moved
+from trainer.contract import control
 
 NEVER = float("inf")
 
@@ -175,7 +176,8 @@ class _FakeJob:
 
     def act(self, now: float) -> None:
         if not self.is_due:
-            self.deadline_s = moved(self.job.run_dir, self.job.key, self.deadline_s)
+            key = self.job.env.get(control.KEY_VARIABLE)
+            self.deadline_s = moved(self.job.run_dir, self.job.key, self.deadline_s, key=key)
             self.is_due = now >= self.start_at + self.deadline_s
         end_at, end = self._end()
         if not self.has_started and now >= self.start_at and "stopped_before_start" not in end.evidence:

@@ -25,6 +25,7 @@ from patron_core.rundir.rundir import RunDir, events_so_far
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.contract import control
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
@@ -130,7 +131,9 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env() | _pace_of_saves(run, attempt),
+            env=workload.workload_env()
+            | _pace_of_saves(run, attempt)
+            | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
@@ -302,7 +305,7 @@ def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
     deadline_s = uptime_s + holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=kill_after_s(directory))
     if attempt.stop_cause is not None or deadline_s < attempt.deadline_s + _WORTH_MOVING_S:
         return
-    RunDir(directory).move_deadline(attempt.id, deadline_s)
+    RunDir(directory).move_deadline(attempt.id, deadline_s, attempt.control_key)
     with store.begin() as conn:
         attempts.moved_deadline(conn, attempt.id, deadline_s=deadline_s)
         detail = {"attempt": attempt.id, "deadline_s": deadline_s}

@@ -95,9 +95,9 @@ class RunDir:
     def control(self) -> bytes | None:
         return self._place.read(control.NAME)
 
-    def move_deadline(self, attempt: str, deadline_s: float) -> None:
+    def move_deadline(self, attempt: str, deadline_s: float, key: str | None = None) -> None:
         """Have the attempt run until `deadline_s` seconds after its start, which is later than it was told."""
-        self._place.write(control.NAME, control.content(attempt, deadline_s))
+        self._place.write(control.NAME, control.content(attempt, deadline_s, key))
 
     def environment(self) -> dict[str, Any] | None:
         found = shapes.object_of(self._place.read(ENVIRONMENT))

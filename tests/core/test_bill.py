@@ -37,6 +37,7 @@ def rented(hourly: int = 4_000_000, **changes: Any) -> Attempt:
     values: dict[str, Any] = {
         "id": "r-train-1", "run_id": "r", "number": 1, "kind": "train", "executor": "sky", "state": "submitted",
         "handle": None, "usd_micros_per_hour": hourly, "price": price, "deadline_s": None, "stop_cause": None,
+        "control_key": None,
         "stop_asked_at": None, "started_at": START, "ended_at": None, "charged_s": 0.0, "charged_usd_micros": 0,
         "reason": None, "exit_code": None, "evidence": {}, "created_at": START,
     }  # fmt: skip

@@ -279,27 +279,6 @@ def _wait_for_lock(url: str) -> None:
     engine.dispose()
 
 
-def test_migrations_only_add(tmp_path: Path) -> None:
-    """Else checkouts of before break: make it additive, or raise READABLE_FROM in upgrade.py to its number."""
-    url = f"sqlite:///{tmp_path}/x.db"
-    before: dict[str, dict[str, Any]] = {}
-    for version in VERSIONS:
-        made(url, version)
-        engine = sa.create_engine(url)
-        inspector = sa.inspect(engine)
-        now = {name: {c["name"]: c for c in inspector.get_columns(name)} for name in inspector.get_table_names()}
-        engine.dispose()
-        for table, columns in before.items() if version > upgrade.READABLE_FROM else ():
-            assert columns.keys() <= now[table].keys(), f"{version} takes columns of {table} away"
-            for name, column in now[table].items():
-                if name in columns:
-                    assert str(column["type"]) == str(columns[name]["type"]), f"{version} changes {table}.{name}"
-                else:
-                    free = column["nullable"] or column["default"] is not None
-                    assert free, f"{version}: {table}.{name} is neither null nor has a server default"
-        before = now
-
-
 def test_one_lab_has_one_id_however_it_is_spelled(
     sqlite_store: Store, postgres_store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
