@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping
 
 from patron_core.estimate.calibration import START, STARTUP_PHASES, Calibration
-from patron_core.estimate.memory import checkpoint_bytes
 from patron_core.interval import ZERO, Interval, total
 from trainer.contract.devices import Device
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
+from trainer.contract.storage import checkpoint_bytes
 
 PROVISIONING_S = Interval(60, 180, 420)  # a cloud machine with its image, packages and code
 CUDA_COMPILE_S = Interval(30, 60, 150)

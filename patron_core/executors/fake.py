@@ -111,6 +111,7 @@ class FakeExecutor:
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         self._answer()
         job = self._jobs[handle["key"]]
+        job.graces.append(grace_s)
         job.cancel_at = min(job.cancel_at, self.now)
         job.kill_at = min(job.kill_at, self.now + grace_s)
         self._act()
@@ -139,6 +140,7 @@ class _FakeJob:
     submitted_at: float
     cancel_at: float = NEVER
     kill_at: float = NEVER
+    graces: list[float] = field(default_factory=list)  # of every cancel, in order
     has_started: bool = False
     has_ended: bool = False
     is_due: bool = False

@@ -154,10 +154,11 @@ def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
 
 
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
+    device = (attempt.price.get("machine") or {}).get("device")
     if attempt.kind == "dryrun":
-        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]))
+        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:

@@ -18,6 +18,7 @@ from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.curves import curves
+from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
@@ -31,6 +32,7 @@ from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
+from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
 from patron_core.verbs.watch import (
@@ -58,7 +60,9 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "Check",
     "Comparison",
+    "Diagnosis",
     "Lab",
     "Offer",
     "Placed",
@@ -85,6 +89,7 @@ __all__ = [
     "deposit",
     "device_named",
     "device_names",
+    "doctor",
     "dryrun",
     "ensure_running",
     "estimate_local",
@@ -125,6 +130,7 @@ __all__ = [
     "spec_on",
     "startup_s",
     "statement",
+    "stop_all",
     "sweep",
     "target_for",
     "to_usd",

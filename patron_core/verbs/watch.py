@@ -205,7 +205,7 @@ def exit_code(seen: RunView, *, pause: bool = False, cancel: bool = False) -> in
     return 0 if seen.run.state in wanted else 6
 
 
-_STATE_SENTENCE: dict[RunState, str] = {
+STATE_SENTENCE: dict[RunState, str] = {
     RunState.DRAFT: "Planned; nothing has been spent.",
     RunState.DRYRUN: "A short burst is proving the plan on the real machine.",
     RunState.AWAITING_FUNDING: "Proven by a dryrun; waiting for money.",
@@ -224,7 +224,7 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     """Why it is where it is. A dryrun that completed is no end, but the proof that it can begin."""
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
     if run.reason is None or waits:
-        return _STATE_SENTENCE[run.state]
+        return STATE_SENTENCE[run.state]
     return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
 
 

@@ -28,6 +28,8 @@ def at_any_moment(world: World, *, thoroughly: bool) -> None:
     if any(number > 1 for number in starts.values()):
         raise Broken(f"started twice: {starts}")
     live = _live(world)
+    if by_force := [key for key, job in world.machine._jobs.items() if job.graces[:1] == [0.0]]:
+        _asked_before(world, by_force)
     for run in world.made:
         beside = [key for key in live if key.startswith(f"{run.id}-")]
         if len(beside) > 1:
@@ -56,6 +58,16 @@ def at_the_end(world: World) -> None:
             raise Broken(f"{run.id} was charged {money.charged_usd_micros} for {owed} of machine")
     if problems := ledger.verify(world.store):
         raise Broken(f"the books: {problems}")
+
+
+def _asked_before(world: World, by_force: list[str]) -> None:
+    """Force comes after a request, with time to save; or at once to what had been ended before it was submitted."""
+    acting, world.acting = world.acting, None
+    for key in by_force:
+        made = [a for a in attempts.for_run(world.store, key.rsplit("-", 2)[0]) if a.id == key]
+        if made and made[0].stop_cause is not None:
+            raise Broken(f"{key} was stopped by force, and was never asked to stop")
+    world.acting = acting
 
 
 def _owned(world: World, live: list[str]) -> None:

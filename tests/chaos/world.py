@@ -295,9 +295,9 @@ class PointedStore(Store):
     world: World | None = None
 
     @contextmanager
-    def begin(self, *, any_version: bool = False) -> Iterator[Connection]:
+    def begin(self, **how: Any) -> Iterator[Connection]:
         self._point("before a write")
-        with super().begin(any_version=any_version) as conn:
+        with super().begin(**how) as conn:
             yield conn
         self._point("after a write")
 
