@@ -30,7 +30,7 @@ from patron_core.verbs.plan import device_named, device_names, estimate_local, e
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
-from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, grid_of, spec_on
+from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
@@ -79,6 +79,7 @@ __all__ = [
     "asked_fields",
     "audit_log",
     "burn_usd_micros_per_hour",
+    "by_fields",
     "cancel",
     "compare",
     "compare_by",
