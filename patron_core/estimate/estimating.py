@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from patron_core.errors import InvalidInput
 from patron_core.estimate import wall
 from patron_core.estimate.calibration import STARTUP_PHASES, Calibration
-from patron_core.estimate.memory import Memory, checkpoint_bytes, estimate_memory
+from patron_core.estimate.memory import Memory, estimate_memory
 from patron_core.estimate.verdict import Budget, Verdict, explain, judge
 from patron_core.interval import Interval, total
 from patron_core.money import cost_usd_micros, format_usd
@@ -20,6 +20,7 @@ from patron_core.scaling import Fit, corpus_fit, outside, predict, regime
 from trainer.contract.devices import Device
 from trainer.contract.recipe import Recipe, make_recipe
 from trainer.contract.spec import TrainSpec
+from trainer.contract.storage import checkpoint_bytes
 
 GB = 1e9
 
