@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 TEAM, TROUBLE = ROOT / "notebooks" / "TEAM.md", ROOT / "notebooks" / "TROUBLESHOOTING.md"
 # what Patron gives the processes that it starts; no person sets them
 GIVEN = {
-    "PATRON_ATTEMPT", "PATRON_COMMAND", "PATRON_DEADLINE_S", "PATRON_GRACE_S", "PATRON_JOB", "PATRON_PYTHON",
+    "PATRON_ATTEMPT", "PATRON_COMMAND", "PATRON_CONTROL_KEY", "PATRON_DEADLINE_S", "PATRON_GRACE_S", "PATRON_JOB", "PATRON_PYTHON",
     "PATRON_REQUIREMENTS", "PATRON_RUN_DIR", "PATRON_SPEC", "PATRON_SUBMITTED_AT",
 }  # fmt: skip
 
