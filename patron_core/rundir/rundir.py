@@ -128,6 +128,10 @@ class RunDir:
             damaged.append(step)
         return None, damaged
 
+    def checkpoint_bytes(self) -> int:
+        """Of all checkpoints that are there, whole or not: they take up space."""
+        return sum(self._place.sizes(CHECKPOINTS).values())
+
     def checkpoints(self) -> list[CheckpointInfo]:
         """All whole ones with their files, newest first."""
         found = []

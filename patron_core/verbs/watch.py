@@ -80,6 +80,7 @@ class RunView:
             "eta_s": self.eta_s,
             "held_usd_micros": self.money.held_usd_micros,
             "charged_usd_micros": self.money.charged_usd_micros,
+            "charged_by_kind_usd_micros": self.money.by_kind_usd_micros,
             "released_usd_micros": self.money.released_usd_micros,
             "attempts": [
                 {
