@@ -153,6 +153,13 @@ def attention(found, table):
 
 
 @app.cell
+def approvals(found):
+    mo.stop(not found.approvals)
+    mo.vstack([mo.md("## Asked of you"), mo.Html(show.html_table(found.approvals, tables.approvals()))])
+    return
+
+
+@app.cell
 def runs(found, session, table):
     _start = "No run yet. Start with: patron search, or estimate one: patron estimate"
     session.emit(

@@ -1,7 +1,8 @@
-"""Search: which depth is best within a training time on this machine, for at most a budget? Answered by real runs.
+"""Search: which depth, on which device, is best within a training time, for at most a budget? Answered by real runs.
 
 patron search                                  one minute of training a run, at most $0.05
 patron search --minutes 5 --budget 0.5 --depths 2,4,6 --json
+patron search --on sky --devices A100-40GB,H100 --spot --hours 1 --budget 42
 marimo run notebooks/search.py
 """
 
@@ -11,16 +12,17 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: search")
 
 with app.setup:
-    from typing import Annotated
+    from typing import Annotated, Literal
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, inert, show, spec_flags
+    from patron_core.ui import background, inert, show, spec_flags, target_flags
     from patron_core.ui.script import NOT_SUCCEEDED, Usd, open_session
 
     ASKED = verbs.Question()
+    LIMITS = ("max_dryruns", "max_runs", "time_limit_minutes", "min_gain_bpb")
 
 
 @app.class_definition
@@ -32,13 +34,21 @@ class SearchArguments(spec_flags.SpecArguments):
         le=1e6,
         description="dollars that the search may spend in all",
     )
+    hours: float | None = Field(default=None, gt=0, le=168, description="the same in hours")
+    on: Literal["local", "sky"] = Field(default="local", description="this machine, or ones that SkyPilot finds")
+    devices: tuple[str, ...] = Field(default=(), description="GPUs to choose from with --on sky: A100-40GB,H100")
+    spot: bool = Field(default=False, description="machines that may be taken away, at a fraction of the price")
+    where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
+    fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
     depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
-        default=ASKED.depths, min_length=1, description="depths to choose from"
+        default=(), description="depths to choose from; else 1,2,3,4,6 here and 6,8,10,12,14,16 rented"
     )
+    windows: tuple[str, ...] = Field(default=(), description="window patterns to choose from: SSSL,L")
+    max_parallel: int | None = Field(default=None, ge=1, le=100, description="dryruns at once; else 1 here, 4 rented")
     max_dryruns: int = Field(default=ASKED.max_dryruns, ge=1, le=100, description="depths to prove with a short burst")
     max_runs: int = Field(default=ASKED.max_runs, ge=1, le=100, description="runs to train to the end")
-    time_limit_minutes: float = Field(
-        default=ASKED.time_limit_minutes, gt=0, le=10080, description="no new run starts that would end later"
+    time_limit_minutes: float | None = Field(
+        default=None, gt=0, le=10080, description="no new run starts that may end later; else the runs and their starts"
     )
     min_gain_bpb: float = Field(
         default=ASKED.min_gain_bpb, ge=0, le=1, description="stop when the next run promises less than this"
@@ -61,8 +71,8 @@ def title():
         """
         # Search
 
-        Asks which model depth gives the lowest validation loss when each run trains for a fixed time on this machine.
-        It estimates every depth, proves the best few with a short burst, trains the most promising, and stops at your
+        Asks which model depth gives the lowest validation loss when each run trains for a fixed time, on
+        this machine or on rented ones. It estimates every depth, proves the best few with a short burst, trains the most promising, and stops at your
         budget.
         """
     )
@@ -76,8 +86,10 @@ def lab(session):
 
 
 @app.cell
-def form(args):
-    _fields = spec_flags.form(args, ASKED.spec, without=("steps", "ratio", "eval_every"))
+def form(args, session, store):
+    _device = session.call(verbs.device_named, store, (args.devices or (verbs.LOCAL_DEVICE,))[0])
+    _defaults = verbs.defaults_for(_device.value) if not _device.failed else {}
+    _fields = spec_flags.form(args, _defaults, without=("steps", "ratio"))
     fields = mo.ui.dictionary(
         {
             name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
@@ -87,25 +99,42 @@ def form(args):
     others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
     asked = mo.ui.dictionary(
         {
-            "minutes": mo.ui.number(0.05, 10080, value=args.minutes, step=0.05, label="Minutes a run"),
+            "minutes": mo.ui.number(
+                0.05, 10080, value=60 * args.hours if args.hours else args.minutes, step=0.05, label="Minutes a run"
+            ),
+            "on": mo.ui.dropdown(
+                target_flags.EXECUTORS,
+                value=next(label for label, name in target_flags.EXECUTORS.items() if name == args.on),
+                label="Where",
+            ),
+            "devices": mo.ui.multiselect(
+                list(dict.fromkeys([*target_flags.rentable(), *args.devices])), value=list(args.devices), label="GPUs"
+            ),
+            "spot": mo.ui.switch(value=args.spot, label="Spot"),
+            "where": mo.ui.text(args.where, label="Only in", placeholder="gcp/us-central1"),
+            "windows": mo.ui.text(",".join(args.windows), label="Windows to choose from", placeholder="SSSL,L"),
+            "max_parallel": mo.ui.number(0, 100, value=args.max_parallel or 0, label="Dryruns at once (0: by where)"),
             "budget": mo.ui.number(0.0001, 1e6, value=args.budget, step=0.01, label="Budget, $"),
             "depths": mo.ui.multiselect(
-                [str(d) for d in range(1, 65)], value=[str(d) for d in args.depths], label="Depths"
+                [str(d) for d in range(1, 65)], value=[str(d) for d in args.depths], label="Depths (none: by where)"
             ),
             "max_dryruns": mo.ui.number(1, 100, value=args.max_dryruns, label="Bursts at most"),
             "max_runs": mo.ui.number(1, 100, value=args.max_runs, label="Runs at most"),
-            "time_limit_minutes": mo.ui.number(0.05, 10080, value=args.time_limit_minutes, label="Minutes in all"),
+            "time_limit_minutes": mo.ui.number(
+                0, 10080, value=args.time_limit_minutes or 0, label="Minutes in all (0: what its runs take)"
+            ),
             "min_gain_bpb": mo.ui.number(0, 1, value=args.min_gain_bpb, step=0.005, label="Smallest gain, bpb"),
             "project": mo.ui.text(args.project, label="Project"),
         }
     )
     mo.vstack(
         [
-            mo.hstack([asked[name] for name in ("minutes", "budget", "depths")], justify="start", gap=1.5),
+            mo.hstack([asked[n] for n in ("minutes", "budget", "depths")], justify="start", gap=1.5, align="end"),
+            mo.hstack([asked[n] for n in ("on", "devices", "spot", "where")], justify="start", gap=1.5, align="end"),
             mo.accordion(
                 {
                     "Limits": mo.hstack(
-                        [asked[n] for n in ("max_dryruns", "max_runs", "time_limit_minutes", "min_gain_bpb")],
+                        [asked[n] for n in (*LIMITS, "windows", "max_parallel")],
                         justify="start",
                         wrap=True,
                     ),
@@ -127,11 +156,18 @@ def the_question(args, asked, fields, others, session):
         minutes=asked.value["minutes"],
         budget_usd_micros=verbs.from_usd(asked.value["budget"]),
         depths=tuple(int(depth) for depth in asked.value["depths"]),
+        devices=tuple(asked.value["devices"]) or (verbs.LOCAL_DEVICE,),
+        on=asked.value["on"],
+        spot=asked.value["spot"],
+        where=asked.value["where"],
+        fallback_prices=args.fallback_prices,
+        windows=tuple(part for part in asked.value["windows"].split(",") if part),
+        max_parallel=asked.value["max_parallel"] or None,
         max_dryruns=asked.value["max_dryruns"],
         max_runs=asked.value["max_runs"],
-        time_limit_minutes=asked.value["time_limit_minutes"],
+        time_limit_minutes=asked.value["time_limit_minutes"] or None,
         min_gain_bpb=asked.value["min_gain_bpb"],
-        spec=ASKED.spec | _given.value,
+        spec=_given.value,
     )
     project = asked.value["project"]
     return project, question
@@ -220,10 +256,11 @@ def report(report_now, script_report):
     mo.stop(found is None)
     columns = show.comparison_columns()
     spent = f"Spent {show.usd(found.spent_usd_micros)} of {show.usd(found.question.budget_usd_micros)}"
-    lines = [f"{spent} in {show.seconds(found.elapsed_s)}; stopped because {found.stopped_because}.", found.where_next]
+    lines = [f"{spent} in {show.seconds(found.elapsed_s)}; stopped because {found.stopped_because}."]
+    lines += [*found.cut_short, found.where_next]
     best = next((row for row in found.rows if row.run == found.best_run), None)
     headline = (
-        f"Best: depth {best.depth} with val_bpb {best.val_bpb:.3f} (run {best.run}){best.cut_short_words}"
+        f"Best: depth {best.depth} on {found.devices[best.run]} with val_bpb {best.val_bpb:.3f} (run {best.run}){best.cut_short_words}"
         if best is not None
         else "No run finished"
     )

@@ -1,17 +1,6 @@
 """Where things are and what this machine costs. Read from the environment at each access, never copied at import.
 
-PATRON_HOME             everything that must survive: database, runs, MLflow (default ~/.patron)
-PATRON_DATABASE_URL     default SQLite in PATRON_HOME; postgresql+psycopg://... for a team
-PATRON_DATABASE_WAIT_S  how long a database that is busy, or restarts, is waited for (default 60)
-PATRON_CACHE            downloads, tokenizers, token shards (default PATRON_HOME/cache)
-PATRON_LOCAL_USD_PER_HOUR   what an hour of this machine counts for (default 0.10: power and wear of a desktop)
-PATRON_MAX_USD_PER_HOUR     no machine that costs more is considered (default: no cap)
-PATRON_RUNS             where run directories are: a folder, s3://... or gs://... (default PATRON_HOME/runs)
-PATRON_ADMINS           who may write off the runs of others' lost machines: names, with commas (default nobody)
-PATRON_CAPACITY_WAIT_S  how long a run looks for a machine before its money is free again (default 1800)
-PATRON_TOKEN            whose limits hold for what is run here (default: none, the owner's)
-MLFLOW_TRACKING_URI     default SQLite in PATRON_HOME
-
+SETTINGS is all that can be set: name, default, kind and sentence are said there alone. `patron settings` prints it.
 A relative path means the working folder of whoever gives it; processes that are started elsewhere get `for_children`.
 """
 
@@ -19,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from patron_core.errors import InvalidInput
@@ -26,8 +16,48 @@ from patron_core.money import parse_usd
 from trainer.contract.urls import secret_of
 
 
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    default: str  # as it is used; PATRON_HOME in it is that folder. Empty: unset
+    kind: str
+    what: str
+
+
+_ROWS = (
+    Setting("PATRON_HOME", "~/.patron", "folder", "everything that must survive: database, runs, caches, MLflow"),
+    Setting("PATRON_DATABASE_URL", "sqlite:///PATRON_HOME/patron.db", "URL", "`postgresql://...` for a team"),
+    Setting("MLFLOW_TRACKING_URI", "sqlite:///PATRON_HOME/mlflow.db", "URL", "any MLflow server"),
+    Setting("PATRON_RUNS", "PATRON_HOME/runs", "folder or URL", "where run directories are; `s3://` or `gs://` too"),
+    Setting("PATRON_CACHE", "PATRON_HOME/cache", "folder", "downloads, tokenizers, token shards"),
+    Setting(
+        "PATRON_ADMINS", "", "names", "who may write off the runs of others' lost machines; with commas between them"
+    ),
+    Setting("PATRON_TOKEN", "", "secret", "whose limits hold for what is run here; unset, the owner's"),
+    Setting("PATRON_LOCAL_USD_PER_HOUR", "0.10", "dollars", "what an hour of this machine counts for"),
+    Setting("PATRON_MAX_USD_PER_HOUR", "", "dollars", "no machine that costs more is considered"),
+    Setting("PATRON_DATABASE_WAIT_S", "60", "seconds", "how long a busy or restarting database is waited for"),
+    Setting("PATRON_CAPACITY_WAIT_S", "1800", "seconds", "how long a run looks for a machine before its money is free"),
+    Setting("PATRON_STOP_WITHIN_S", "10", "seconds", "from a request to stop to the end of a trainer; at least 2"),
+    Setting(
+        "PATRON_SKY_INFRA", "", "place", "rented machines only there: `gcp/us-central1`, `slurm/cluster/partition`"
+    ),
+    Setting("PATRON_SKY_PYTHON", "", "path", "a python on rented machines that has everything: nothing is installed"),
+    Setting("PATRON_SKY_CACHE", "", "folder", "`PATRON_CACHE` of rented machines; unset, `~/.cache/patron` there"),
+    Setting("PATRON_SKY_POLL_S", "10", "seconds", "how old an answer of SkyPilot may be"),
+    Setting("PATRON_SCRATCH", "PATRON_CACHE/runs", "folder", "where a trainer works on a run that lives in a bucket"),
+    Setting("PATRON_NOTICE_FILE", "", "path", "once it exists, a trainer saves and stops"),
+    Setting("PATRON_METADATA_GCP", "", "URL", "where Google's reclaim notice is asked for; `off`: nowhere"),
+    Setting("PATRON_METADATA_AWS", "", "URL", "the same for Amazon's"),
+    Setting("PATRON_RANK_TIMEOUT_S", "600", "seconds", "how long the processes of a training wait for one of them"),
+    Setting("PATRON_CLIMBMIX_URL", "", "URL", "a mirror of the corpus; unset, Hugging Face"),
+    Setting("PATRON_FINEWEB_EDU_URL", "", "URL", "a mirror of the corpus; unset, Hugging Face"),
+)
+SETTINGS = {row.name: row for row in _ROWS}
+
+
 def home() -> Path:
-    return Path(os.environ.get("PATRON_HOME") or Path.home() / ".patron").expanduser().absolute()
+    return Path(_text("PATRON_HOME")).expanduser().absolute()
 
 
 def make_home() -> Path:
@@ -48,8 +78,8 @@ def keep_private() -> None:
 def shipped(name: str) -> Path:
     """A folder or file that comes with Patron: `notebooks`, `skypilot`, `README.md`. Beside the packages in a checkout,
     inside this one where it was installed from a wheel."""
-    checkout = Path(__file__).parents[1]
-    return checkout / name if (checkout / "pyproject.toml").is_file() else checkout / "patron_core" / "shipped" / name
+    root = checkout()
+    return root / name if (root / "pyproject.toml").is_file() else root / "patron_core" / "shipped" / name
 
 
 def checkout() -> Path:
@@ -58,11 +88,11 @@ def checkout() -> Path:
 
 
 def admins() -> frozenset[str]:
-    return frozenset(name.strip() for name in os.environ.get("PATRON_ADMINS", "").split(",") if name.strip())
+    return frozenset(name.strip() for name in _text("PATRON_ADMINS").split(",") if name.strip())
 
 
 def cache() -> Path:
-    return Path(os.environ.get("PATRON_CACHE") or home() / "cache").expanduser().absolute()
+    return Path(_text("PATRON_CACHE")).expanduser().absolute()
 
 
 def runs_folder() -> Path:
@@ -71,7 +101,7 @@ def runs_folder() -> Path:
 
 def runs_place() -> str:
     """A folder, or a URL where machines elsewhere reach it, too."""
-    place = os.environ.get("PATRON_RUNS") or str(runs_folder())
+    place = _text("PATRON_RUNS")
     if problem := secret_of(place):
         raise InvalidInput(
             [f"PATRON_RUNS: {problem}; keys go into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"],
@@ -82,15 +112,15 @@ def runs_place() -> str:
 
 def sky_infra() -> str:
     """The one place that SkyPilot may use, as it writes it: slurm/cluster/partition, gcp/us-central1; or empty."""
-    return os.environ.get("PATRON_SKY_INFRA", "")
+    return _text("PATRON_SKY_INFRA")
 
 
 def database_url() -> str:
-    return _absolute_sqlite(os.environ.get("PATRON_DATABASE_URL") or f"sqlite:///{home() / 'patron.db'}")
+    return _absolute_sqlite(_text("PATRON_DATABASE_URL"))
 
 
 def tracking_uri() -> str:
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    uri = _text("MLFLOW_TRACKING_URI")
     is_folder = ":" not in uri and uri != "databricks"  # a word of MLflow's own
     return _absolute(uri) if is_folder else _absolute_sqlite(uri)
 
@@ -127,43 +157,57 @@ def artifacts_folder() -> Path:
 
 def database_wait_s() -> float:
     """Raises InvalidInput."""
-    return _seconds_above_zero("PATRON_DATABASE_WAIT_S", "60")
+    return _seconds_above_zero("PATRON_DATABASE_WAIT_S")
+
+
+def sky_poll_s() -> float:
+    """Raises InvalidInput."""
+    return _seconds_above_zero("PATRON_SKY_POLL_S")
 
 
 def capacity_wait_s() -> float:
     """Raises InvalidInput."""
-    return _seconds_above_zero("PATRON_CAPACITY_WAIT_S", "1800")
+    return _seconds_above_zero("PATRON_CAPACITY_WAIT_S")
 
 
 def token() -> str:
     """The secret of a token; empty: whoever can open the database acts as its owner."""
-    return os.environ.get("PATRON_TOKEN", "").strip()
+    return _text("PATRON_TOKEN").strip()
 
 
 def local_usd_micros_per_hour() -> int:
     """Raises InvalidInput: an unknown price refuses, it never counts as zero."""
-    return _usd_above_zero("PATRON_LOCAL_USD_PER_HOUR", "0.10")
+    return _usd_above_zero("PATRON_LOCAL_USD_PER_HOUR")
 
 
 def max_usd_micros_per_hour() -> int | None:
     """Our own hourly cap, since SkyPilot's is not enforced on every cloud; None: no cap."""
     name = "PATRON_MAX_USD_PER_HOUR"
-    return _usd_above_zero(name, "5.00") if os.environ.get(name) else None
+    return _usd_above_zero(name) if os.environ.get(name) else None
 
 
-def _seconds_above_zero(name: str, default: str) -> float:
-    text = os.environ.get(name) or default
+def _text(name: str) -> str:
+    """As it is set, or by default."""
+    given, default = os.environ.get(name), SETTINGS[name].default
+    return given or (default if name == "PATRON_HOME" else default.replace("PATRON_HOME", str(home())))
+
+
+def _seconds_above_zero(name: str) -> float:
+    text = _text(name)
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InvalidInput([f"{name}: {text!r}; allowed above 0 seconds"], next=f"export {name}={default}")
+        raise InvalidInput(
+            [f"{name}: {text!r}; allowed above 0 seconds"], next=f"export {name}={SETTINGS[name].default}"
+        )
     return seconds
 
 
-def _usd_above_zero(name: str, example: str) -> int:
-    """The variable in micro-dollars, or of the example where it is not set."""
+def _usd_above_zero(name: str) -> int:
+    """The variable in micro-dollars, or its default."""
+    example = SETTINGS[name].default or "5.00"
     text = os.environ.get(name, example)
     try:
         price = parse_usd(text)

@@ -114,7 +114,7 @@ SENTENCE: dict[EndReason, str] = {
     EndReason.HOST_OOM: "The machine ran out of main memory; the same configuration is not tried again.",
     EndReason.DIVERGED: "The loss, a gradient or a weight stopped being a number; it was not saved.",
     EndReason.BAD_SPEC: "The spec or its data cannot make this run.",
-    EndReason.ENVIRONMENT_DRIFT: "The environment is not the one that the dryrun proved.",
+    EndReason.ENVIRONMENT_DRIFT: "The machine or its environment is not the one that was planned and proven.",
     EndReason.USER_ERROR: "The workload failed with an error of its own; its log and result.json have the traceback.",
     EndReason.NO_CAPACITY: "No machine could be had; the money stays held and the run can be launched again.",
     EndReason.LOST: "The process vanished without a word and without a notice.",

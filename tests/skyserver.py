@@ -88,7 +88,6 @@ class SkyServer:
         (self.home / "stub").mkdir()
         (self.home / ".sky" / "plugins.yaml").write_text("plugins:\n  - class: patron_stub_backend.StubPlugin\n")
         self._run(str(Path(sys.executable).parent / "sky"), "api", "start", PYTHONPATH=str(STUBS))
-        self._run(sys.executable, "-c", _STATE)
 
     def down(self) -> None:
         left = self.processes()
@@ -104,6 +103,9 @@ class SkyServer:
                 if process.pid != os.getpid() and process.environ().get("PATRON_STUB") == str(self.home / "stub"):
                     found.append(process)
         return found
+
+    def have_a_stopped_controller(self) -> None:
+        self._run(sys.executable, "-c", _STATE)
 
     def forget_the_controller(self) -> None:
         """As after `sky down`."""

@@ -25,7 +25,7 @@ PURE_NEIGHBOURS = {f"patron_core.{name.replace('/', '.')}" for name in PURE_CORE
 }
 ALLOWED = {
     "notebooks": {"patron_core", "marimo", "altair", "polars", "pydantic"},
-    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "obstore", "triton"},
+    "trainer": {"trainer", "torch", "numpy", "polars", "httpx", "tokenizers", "tiktoken", "obstore", "triton"},
 }
 LAZY_ONLY = {
     "mlflow": {"patron_core/mirror/tracking.py", "patron_core/mirror/tracker.py"},

@@ -83,8 +83,8 @@ def test_the_version_is_the_newest_of_the_changelog() -> None:
 
 
 def commands() -> Iterator[tuple[str, str, str]]:
-    """(where it is printed, module or file, the rest of its line) of every command in README and CHANGELOG."""
-    for name in ("README.md", "CHANGELOG.md"):
+    """(where it is printed, module or file, the rest of its line) of every command in the pages."""
+    for name in ("README.md", "CHANGELOG.md", "notebooks/TEAM.md", "notebooks/TROUBLESHOOTING.md"):
         text = read(name).replace("\\\n", " ")
         spans = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^    (.+)$", text, re.MULTILINE)
         for span in spans:

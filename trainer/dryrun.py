@@ -39,6 +39,7 @@ class Rehearsal:
     def __init__(self, args: argparse.Namespace):
         self._spec, self._place, self._steps = args.spec, args.run_dir, args.burst
         self._run_dir = local_folder(args.run_dir) if is_url(args.run_dir) else Path(args.run_dir)
+        self._expected = ("--expect-device", args.expect_device) if args.expect_device else ()
         self._attempt: str = args.attempt or free_attempt_name(self._run_dir)
         self._deadline_at = time.monotonic() + args.deadline_s if args.deadline_s is not None else None
         self._child: subprocess.Popen[bytes] | None = None
@@ -71,6 +72,7 @@ class Rehearsal:
         return EXIT_DONE if ok else EXIT_ERROR
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        options += self._expected
         command = [*python_module("trainer.train"), self._spec, self._place]
         command += ["--attempt", self._attempt, *options]
         if self._deadline_at is not None:
@@ -165,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--burst", type=int, default=DEFAULT_BURST_STEPS, metavar="N", help="steps (default %(default)s)"
     )
+    parser.add_argument("--expect-device", metavar="NAME", help="exit 78 unless CUDA works here, on this GPU")
     args = parser.parse_args(argv)
     return Rehearsal(args).run()
 

@@ -24,8 +24,9 @@ import torch
 
 from trainer.contract.code import code_hash
 from trainer.contract.commit import commit_of
-from trainer.contract.exits import EXIT_BAD_SPEC, EXIT_RESUME, BadSpec, EnvironmentDrift
+from trainer.contract.exits import EXIT_BAD_SPEC, EXIT_RESUME, BadSpec, EnvironmentDrift, first_line
 from trainer.contract.files import cache_folder, read_json, write_json
+from trainer.contract.gpus import DEVICES, find_device
 from trainer.contract.layout import ENVIRONMENT
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec, canonical_json
@@ -101,6 +102,35 @@ def check_environment(run_dir: Path, environment: dict[str, Any], expected_hash:
         f"the environment differs from the one this run began with: {'; '.join(named)}. "
         f"Restore it, start a new run, or delete {path} to go on knowingly"
     )
+
+
+def check_device(spec: TrainSpec, expected: str | None) -> None:
+    """Raise EnvironmentDrift unless CUDA works here, on the GPU that was planned with: nothing else proves a plan.
+
+    `expected` is a name of contract.gpus; None expects nothing.
+    """
+    if expected is None:
+        return
+    if spec.device == "cpu":
+        raise EnvironmentDrift(
+            f"the plan is for an {expected}, and the spec says device: cpu. Set device to auto, or plan it for a CPU"
+        )
+    driver = f"the NVIDIA driver here is {_driver_version() or 'missing'}, torch {torch.__version__} is built for "
+    driver += f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+    if not torch.cuda.is_available():
+        try:
+            torch.cuda.init()
+            why = "it does not say why"
+        except (RuntimeError, AssertionError) as error:
+            why = first_line(error)
+        raise EnvironmentDrift(
+            f"the plan is for an {expected}, and torch sees no CUDA device: {why}; {driver}. Take another place, or an "
+            "image with a newer driver"
+        )
+    name = torch.cuda.get_device_name(0)
+    found = find_device(name)
+    if found is None or (found.name, found.bf16_flops) != (expected, DEVICES[expected].bf16_flops):
+        raise EnvironmentDrift(f"the plan is for an {expected}, and this machine has an {name}. Take another place")
 
 
 def check_same_everywhere(world: World, environment: dict[str, Any]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from trainer.contract.events import EventWriter
 from trainer.contract.recipe import Recipe
 from trainer.runtime.console import Console, short_duration
 from trainer.runtime.machine import Machine
+
+KEPT_STEPS = 1000  # a median of more says nothing else, and a run may have a million
 
 
 @dataclass(kw_only=True)
@@ -23,7 +26,7 @@ class Position:
 
 
 class Pace:
-    """`seconds` of the steps of this process, in order."""
+    """`seconds` of the last steps of this process, in order; `first_s` of its first."""
 
     def __init__(
         self,
@@ -38,11 +41,14 @@ class Pace:
         self._recipe, self._machine, self._num_devices = recipe, machine, num_devices
         self._events, self._console = events, console
         self.log_every_steps = log_every
-        self.seconds: list[float] = []
+        self.seconds: deque[float] = deque(maxlen=KEPT_STEPS)
+        self.first_s: float | None = None
+        self._num_steps = 0
 
     def settled(self) -> list[float]:
         """Without the first two, which compile and warm up, where there are more."""
-        return self.seconds[2:] or self.seconds
+        early = max(0, len(self.seconds) - self._num_steps + 2)
+        return list(self.seconds)[early:] or list(self.seconds)
 
     def mfu(self, seconds: float) -> float | None:
         """Of a step that took so long, over all devices."""
@@ -52,8 +58,10 @@ class Pace:
     def report(self, step: int, loss: float, seconds: float, peak_memory_bytes: int) -> None:
         """A step is done: `step` counts it. Its figures go into the record, and where things stand to the console."""
         self.seconds.append(seconds)
+        self._num_steps += 1
         tokens, mfu = self._recipe.batch_tokens, self.mfu(seconds)
-        if len(self.seconds) == 1:
+        if self.first_s is None:
+            self.first_s = seconds
             self._events.emit("phase", step=step, name="first_step", seconds=seconds)
         if step % self.log_every_steps == 0 or step == self._recipe.num_steps:
             values = {

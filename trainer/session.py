@@ -17,7 +17,7 @@ from trainer.contract.layout import RESULT, newest_checkpoint_name
 from trainer.contract.spec import SpecError, TrainSpec
 from trainer.data import PreparedData, StopWaiting
 from trainer.data.ahead import Ahead
-from trainer.environment import check_environment, check_same_everywhere, describe_environment
+from trainer.environment import check_device, check_environment, check_same_everywhere, describe_environment
 from trainer.loop import TrainingLoop
 from trainer.runtime.machine import Machine, find_machine
 from trainer.runtime.out_of_memory import Micro, held_bytes
@@ -59,6 +59,7 @@ class Session:
         spec, world = self._spec, self._world
         self._stop_if_asked("starting")
         self._check_ranks()
+        check_device(spec, self._asked.expected_device)
         self._machine = machine = find_machine(spec, self.warn)
         checkpointer = Checkpointer(self._run_dir, keep=spec.checkpoint_keep) if world.is_first else None
         checkpoint = checkpointer.newest_valid(self.warn) if checkpointer else None
@@ -202,7 +203,7 @@ class Session:
         eval_s_per_token = result.seconds / result.tokens
         save = loop.saves.last
         self._burst = self._speed(loop) | {
-            "first_step_s": loop.pace.seconds[0] if loop.pace.seconds else None,
+            "first_step_s": loop.pace.first_s,
             "peak_memory_bytes": loop.machine.peak_memory_bytes(),
             "eval_s_per_token": eval_s_per_token,
             "eval_s": eval_s_per_token * eval_tokens,

@@ -31,6 +31,7 @@ class Asked:
     burst_steps: int | None = None
     rehearse: bool = False  # after the burst go on stepping, without saves, for somebody to kill it
     expected_environment: str | None = None  # hash
+    expected_device: str | None = None  # a name of contract.gpus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from trainer.checkpoint.bucket import Bucket, leave, local_folder
 from trainer.contract.events import EventWriter, NoEvents, free_attempt_name
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, TrainerExit
 from trainer.contract.files import run_lock, write_json
+from trainer.contract.gpus import DEVICES
 from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.layout import RESULT, log_name
 from trainer.contract.remote import is_url
@@ -197,6 +198,13 @@ def _parse(argv: list[str] | None) -> Asked:
         dest="expected_environment",
         metavar="HASH",
         help="exit 78 unless the environment has this hash",
+    )
+    parser.add_argument(
+        "--expect-device",
+        dest="expected_device",
+        choices=tuple(DEVICES),
+        metavar="NAME",
+        help="exit 78 unless CUDA works here, on this GPU",
     )
     asked = Asked(**vars(parser.parse_args(argv)))
     if asked.burst_steps is not None and asked.burst_steps < 1:

@@ -14,16 +14,20 @@ from pathlib import Path
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
-from patron_core.ui.commands import name_of
+from patron_core.ui.commands import live_in_utf8, name_of
 from patron_core.ui.flags import refuse
 from trainer.contract.words import printable
 
 # name -> (module with main(argv) -> exit code, imported only when asked for; what `patron --help` says of it)
 TABLE = {
+    "approve": ("patron_core.commands.approve", "Approve or refuse what a token asked to hold, with a word."),
     "migrate": ("patron_core.commands.migrate", "Bring the database to this Patron's version, with a backup."),
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),
+    "settings": ("patron_core.commands.environment", "All that can be set, and what it is here."),
     "gc": ("patron_core.commands.gc", "List, or end, what runs at SkyPilot for this lab and no run owns."),
     "serve": ("patron_core.commands.serve", "Serve the lab on one port: the notebooks as apps, and the API."),
+    "skill": ("patron_core.commands.skill", "The page for agents; installs it as a skill."),
+    "stop": ("patron_core.commands.stop", "The kill switch: pause what runs, with checkpoints, and cancel dryruns."),
     "token": ("patron_core.commands.token", "Make, list and revoke tokens for people and agents."),
     "supervise": ("patron_core.lifecycle.supervisor", "Look after live runs until none is left."),
 }
@@ -37,6 +41,7 @@ def notebooks() -> dict[str, Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. Notebooks end the process by themselves, as they do when they are the program."""
+    live_in_utf8()
     name, *rest = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
         print(printable(_help()))

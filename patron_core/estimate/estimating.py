@@ -14,12 +14,15 @@ from patron_core.estimate.calibration import STARTUP_PHASES, Calibration
 from patron_core.estimate.memory import Memory, estimate_memory
 from patron_core.estimate.verdict import Budget, Verdict, explain, judge
 from patron_core.interval import Interval, total
-from patron_core.money import cost_usd_micros
+from patron_core.money import cost_usd_micros, format_usd
 from patron_core.prices import Price, checked_price
 from patron_core.scaling import Fit, corpus_fit, outside, predict, regime
 from trainer.contract.devices import Device
 from trainer.contract.recipe import Recipe, make_recipe
 from trainer.contract.spec import TrainSpec
+from trainer.contract.storage import checkpoint_bytes
+
+GB = 1e9
 
 
 class Money(NamedTuple):
@@ -51,7 +54,9 @@ class Estimate:
     eval_s: Interval
     num_evals: int
     phases_s: dict[str, Interval]  # in order; they add up to wall_s
+    checkpoint_bytes: float
     checkpoint_interval_s: float
+    egress_usd_micros_per_gb: int  # a checkpoint's way to its bucket
     wall_s: Interval
     cost_usd_micros: Money
     memory: Memory
@@ -114,6 +119,8 @@ class Estimate:
             "tokens_per_s": self.tokens_per_s,
             "mfu_expected": self.mfu,
             "phases_s": {name: phase.to_dict() for name, phase in self.phases_s.items()},
+            "egress_usd_micros_per_gb": self.egress_usd_micros_per_gb,
+            "checkpoint_bytes": self.checkpoint_bytes,
             "checkpoint_interval_s": self.checkpoint_interval_s if math.isfinite(self.checkpoint_interval_s) else None,
             "wall_s": self.wall_s.to_dict(),
             "cost_usd_micros": self.cost_usd_micros.to_dict(),
@@ -171,12 +178,14 @@ def estimate(
     fit: Fit | None = None,
     local: bool | None = None,
     prepared: bool = False,
+    egress_usd_micros_per_gb: int = 0,
 ) -> Estimate:
     """What a run of `spec` on `device` will take.
 
     `fit`: the loss law, from `scaling.refit`; None: the corpus's own. `local`: no machine to wait for and a cache that
-    stays; None: when the device is this machine's CPU. `prepared`: the tokens are in that cache already. Raises
-    Refused for an implausible price, InvalidInput for a budget that is not above 0.
+    stays; None: when the device is this machine's CPU. `prepared`: the tokens are in that cache already. `egress_...`:
+    what a checkpoint's way to its bucket costs. Raises Refused for an implausible price, InvalidInput for a budget that
+    is not above 0.
     """
     checked_price(price)
     _check_budget(budget_s, budget_usd_micros)
@@ -197,7 +206,15 @@ def estimate(
         spec, recipe, device, local=local, compiled=compiled, prepared=prepared, calibration=calibration
     )
     save_s = wall.save_seconds(recipe, device, item_bytes, calibration)
-    interval_s = wall.checkpoint_interval_s(spec, save_s, step_s.mid)
+    num_bytes = checkpoint_bytes(recipe, item_bytes)
+    speed = calibration.upload_bytes_per_s if calibration else None
+    interval_s = wall.checkpoint_interval_s(
+        spec,
+        save_s,
+        step_s.mid,
+        upload_s=num_bytes / speed if speed else 0.0,
+        costs_s=num_bytes / GB * egress_usd_micros_per_gb * 3600 / price.usd_micros_per_hour,
+    )
     _add_work(phases, recipe, step_s, eval_s.scaled(num_evals), save_s, interval_s, calibration, price.spot)
     wall_s = total(phases.values())
     cost = Money(*(cost_usd_micros(seconds, price.usd_micros_per_hour) for seconds in wall_s))
@@ -225,7 +242,9 @@ def estimate(
         eval_s=eval_s,
         num_evals=num_evals,
         phases_s=phases,
+        checkpoint_bytes=num_bytes,
         checkpoint_interval_s=interval_s,
+        egress_usd_micros_per_gb=egress_usd_micros_per_gb,
         wall_s=wall_s,
         cost_usd_micros=cost,
         memory=memory,
@@ -295,6 +314,9 @@ def _assumptions(e: Estimate) -> list[str]:
     )
     if e.price.spot:
         sentences.append("The upper bound pays for one reclaim of the spot machine every two hours, started anew.")
+    if e.egress_usd_micros_per_gb:
+        saves = f"a checkpoint of {e.checkpoint_bytes / GB:.1f} GB each {e.checkpoint_interval_s:.0f} s"
+        sentences.append(f"Egress is held beside it: {saves}, at {format_usd(e.egress_usd_micros_per_gb)} a GB.")
     sentences.append(f"Loss on {e.spec.data}: {e.fit.source}.")
     if outside(e.fit, e.recipe.num_params.scaling, e.recipe.train_tokens) > 0:
         sentences.append("The run lies outside the range those runs cover, so its loss is an extrapolation.")

@@ -10,6 +10,7 @@ from patron_core.interval import Interval
 from trainer.contract.devices import Device
 from trainer.contract.footprint import FRAGMENTATION, memory_parts
 from trainer.contract.recipe import Recipe
+from trainer.contract.storage import checkpoint_bytes
 
 CUDA_CONTEXT_BYTES = 0.8e9  # not in torch's own count, but gone
 SPREAD = (0.85, 1.0, 1.20)
@@ -35,15 +36,6 @@ class Memory:
             "fits": self.fits,
             "measured": self.measured,
         }
-
-
-def checkpoint_bytes(recipe: Recipe, item_bytes: int) -> float:
-    """Weights and optimizer state on disk."""
-    params = recipe.num_params
-    embeddings = params.wte + params.value_embeds
-    per_matrix = 8 if recipe.features.muon else 12
-    adam = params.total - params.matrices - embeddings
-    return per_matrix * params.matrices + 12 * adam + 3 * item_bytes * embeddings
 
 
 def estimate_memory(

@@ -18,7 +18,7 @@ from trainer.contract.devices import Device
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 
-EVAL_SHARE = 0.10  # of the stepping time that evaluations may take
+EVAL_SHARE = 0.05  # of the stepping time that evaluations may take
 MAX_EVALS = 20
 MIN_STEPS = 20  # fewer teach nothing, and leave no schedule
 MAX_STEPS = 10_000_000
@@ -95,7 +95,7 @@ def fit_to_budget(
     max_train_tokens: int | None = None,
     max_ratio: float | None = None,
 ) -> BudgetFit:
-    """The longest run of the spec's model whose UPPER estimate fits, with an eval cadence that costs at most a tenth.
+    """The longest run of the spec's model whose UPPER estimate fits; its evaluations cost at most a twentieth of it.
 
     `bound="mid"` plans by the expectation instead, for comparing what nothing has been measured of yet.
     It may train past the recipe's horizon when the budget allows; `max_ratio` (tokens a scaling parameter) and
@@ -159,7 +159,7 @@ def fit_to_budget(
 
 
 def eval_cadence(num_steps: int, step_s: float, eval_s: float) -> int:
-    """Steps between evaluations so that all take at most a tenth of the stepping; 0: only the last is affordable."""
+    """Steps between evaluations so that all take a twentieth of the stepping at most; 0: only the last one."""
     affordable = int(EVAL_SHARE * num_steps * step_s / eval_s) if eval_s > 0 else MAX_EVALS
     if affordable < 2:
         return 0

@@ -12,11 +12,11 @@ import math
 from collections.abc import Mapping
 
 from patron_core.estimate.calibration import START, STARTUP_PHASES, Calibration
-from patron_core.estimate.memory import checkpoint_bytes
 from patron_core.interval import ZERO, Interval, total
 from trainer.contract.devices import Device
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
+from trainer.contract.storage import checkpoint_bytes
 
 PROVISIONING_S = Interval(60, 180, 420)  # a cloud machine with its image, packages and code
 CUDA_COMPILE_S = Interval(30, 60, 150)
@@ -29,6 +29,7 @@ TOKENIZE_CORE_S_PER_BYTE = Interval(1 / 4e6, 1 / 2.2e6, 1 / 0.8e6)
 TOKENIZER_TRAINING_BYTES_PER_TOKEN = 4000  # trainer.data.tokenizer; a test compares
 REMOTE_SHARD_BYTES = 250e6  # of text; whole shards are fetched, and one more is held out
 COMPRESSION = 0.45  # of that text on the wire
+MOST_LOST_S = 1800.0
 SAVE_BYTES_PER_S = {"cpu": 0.4e9, "cuda": 1.0e9}
 STALL_SHARE = Interval(0.1, 0.5, 1.0)  # of a save that the steps wait for
 # An evaluation against its arithmetic at training MFU. CPU: 1.5 at depth 1 and 2, where the loss is most of the work
@@ -190,13 +191,20 @@ def save_seconds(recipe: Recipe, device: Device, item_bytes: int, calibration: C
     return checkpoint_bytes(recipe, item_bytes) / SAVE_BYTES_PER_S["cpu" if device.is_cpu else "cuda"]
 
 
-def checkpoint_interval_s(spec: TrainSpec, save_s: float, step_s: float) -> float:
-    """Seconds between saves: as asked, else Young's sqrt(2 stall MTBF) with a machine lost every two hours."""
+def checkpoint_interval_s(
+    spec: TrainSpec, save_s: float, step_s: float, *, upload_s: float = 0.0, costs_s: float = 0.0
+) -> float:
+    """Seconds between saves: as asked, else Young's sqrt(2 stall MTBF) with a machine lost every two hours.
+
+    `upload_s`: a save is up before the next one. `costs_s`: what its egress costs, in seconds of the machine. At most
+    MOST_LOST_S, so that what a reclaim can take back is bounded.
+    """
     if spec.checkpoint_every_steps:
         return spec.checkpoint_every_steps * step_s
     if spec.checkpoint_every_s is not None:
         return spec.checkpoint_every_s or math.inf
-    return max(15.0, math.sqrt(2 * STALL_SHARE.mid * save_s * SPOT_MTBF_S.high))
+    young_s = math.sqrt(2 * (STALL_SHARE.mid * save_s + costs_s) * SPOT_MTBF_S.high)
+    return max(15.0, upload_s, min(young_s, MOST_LOST_S))
 
 
 def checkpoint_seconds(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from patron_core.errors import Unavailable
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.deadline import moved
+from trainer.contract import control
 
 NEVER = float("inf")
 
@@ -110,6 +111,7 @@ class FakeExecutor:
     def cancel(self, handle: Handle, *, grace_s: float) -> None:
         self._answer()
         job = self._jobs[handle["key"]]
+        job.graces.append(grace_s)
         job.cancel_at = min(job.cancel_at, self.now)
         job.kill_at = min(job.kill_at, self.now + grace_s)
         self._act()
@@ -138,6 +140,7 @@ class _FakeJob:
     submitted_at: float
     cancel_at: float = NEVER
     kill_at: float = NEVER
+    graces: list[float] = field(default_factory=list)  # of every cancel, in order
     has_started: bool = False
     has_ended: bool = False
     is_due: bool = False
@@ -175,7 +178,8 @@ class _FakeJob:
 
     def act(self, now: float) -> None:
         if not self.is_due:
-            self.deadline_s = moved(self.job.run_dir, self.job.key, self.deadline_s)
+            key = self.job.env.get(control.KEY_VARIABLE)
+            self.deadline_s = moved(self.job.run_dir, self.job.key, self.deadline_s, key=key)
             self.is_due = now >= self.start_at + self.deadline_s
         end_at, end = self._end()
         if not self.has_started and now >= self.start_at and "stopped_before_start" not in end.evidence:

@@ -39,6 +39,7 @@ from patron_core.executors.records import Records
 from patron_core.executors.watcher import Silence, Watcher, changed_at
 from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
+from trainer.contract import control
 from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED, SOURCE_UNREACHABLE
 from trainer.contract.grace import kill_after_s
 from trainer.contract.keys import KEY_WORDS, is_key
@@ -68,7 +69,7 @@ class Guard:
         self.setup_s = self._paid_before()
         # on machines that it had before, and in the set-up of this one
         self.used_s = self._at_most_since_submitted(self.setup_s + sum(record["elapsed_s"] for record in self.before))
-        self.deadline = Deadline(run_dir, key, deadline_s)
+        self.deadline = Deadline(run_dir, key, deadline_s, key=os.environ.get(control.KEY_VARIABLE))
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.num_lines = 0
         self.recorded = [] if is_url(run_dir) else [Path(run_dir, "events")]

@@ -17,6 +17,7 @@ from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.executors.deadline import moved
 from patron_core.executors.runner import take_lock
 from patron_core.rundir.files import read_json, write_json
+from trainer.contract import control
 
 START_WITHIN_S = 60.0  # from the claim to the runner's first word, on a machine that swaps
 DEAF_AFTER_S = 10.0  # a runner that is so late with a kill does not run: somebody stopped it, or the machine swaps
@@ -84,7 +85,7 @@ def _kill_if_deaf(job: dict[str, Any], started: dict[str, Any], job_dir: Path, u
     cancel = read_json(job_dir / "cancel.json") or {}
     is_this_boot = cancel.get("boot_id") == processes.boot_id()
     cancelled_s = time.monotonic() - cancel["monotonic"] - cancel["grace_s"] if is_this_boot else 0.0
-    deadline_s = moved(job["run_dir"], job["key"], float(job["deadline_s"]))
+    deadline_s = _deadline_s(job)
     over_s = {"cancelled": cancelled_s, "deadline_hit": uptime_s - deadline_s - float(job["grace_s"])}
     overdue = {reason: True for reason, seconds in over_s.items() if seconds > DEAF_AFTER_S}
     if overdue:
@@ -142,9 +143,14 @@ def _runner_state(job_dir: Path, started: dict[str, Any] | None) -> Literal["ali
     return "dead" if started["boot_id"] == processes.boot_id() or started["host"] == os.uname().nodename else "unknown"
 
 
+def _deadline_s(job: dict[str, Any]) -> float:
+    key = job.get("env", {}).get(control.KEY_VARIABLE)
+    return moved(job["run_dir"], job["key"], float(job["deadline_s"]), key=key)
+
+
 def _is_overdue(job: dict[str, Any], since: float) -> bool:
     """Past everything that its runner would have let it live."""
-    deadline_s = moved(job["run_dir"], job["key"], float(job["deadline_s"]))
+    deadline_s = _deadline_s(job)
     return time.time() > since + deadline_s + float(job["grace_s"]) + START_WITHIN_S
 
 

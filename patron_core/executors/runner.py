@@ -29,6 +29,7 @@ from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.watcher import Silence, Watcher, changed_at
 from patron_core.rundir.files import read_json, write_json
+from trainer.contract import control
 from trainer.contract.exits import EXIT_NOT_STARTED
 from trainer.contract.remote import is_url
 
@@ -60,7 +61,7 @@ class Runner:
         self.started_at = time.time()
         self.watcher = Watcher(
             key,
-            Deadline(run_dir, key, self.job["deadline_s"]),
+            Deadline(run_dir, key, self.job["deadline_s"], key=self.job["env"].get(control.KEY_VARIABLE)),
             used_s=0.0,
             grace_s=self.job["grace_s"],
             silence=Silence(lambda: changed_at(*self.recorded)),

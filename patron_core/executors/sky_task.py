@@ -18,6 +18,7 @@ from patron_core import settings
 from patron_core.errors import Refused
 from patron_core.executors.base import Job
 from patron_core.executors.staging import stage
+from patron_core.machines.credentials import carried
 from trainer.contract.code import code_hash
 
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
@@ -55,6 +56,7 @@ def make_task(job: Job) -> dict[str, Any]:
         task["workdir"] = str(stage(Path(__file__).parents[2]))
     here = {"PATRON_CACHE"}  # a path of this machine says nothing there
     task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
+        **carried(job.run_dir),
         "PATRON_RUN_DIR": job.run_dir,
         "PATRON_ATTEMPT": job.key,
         "PATRON_DEADLINE_S": f"{job.deadline_s:.1f}",

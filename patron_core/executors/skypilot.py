@@ -3,17 +3,11 @@
 Recovery has one owner, SkyPilot. This executor submits a job at most once per key, looks, asks it to stop, cancels.
 A job is named patron-<lab>-<key>; that name, and the environment it was submitted with, is how anybody finds it again.
 The task is the file in skypilot/ by the job's kind, filled in.
-
-PATRON_SKY_INFRA    only there, and not where prices are lowest: gcp/us-central1, slurm/cluster/partition, k8s/context
-PATRON_SKY_PYTHON   a python on the machines that has everything: nothing is uploaded or installed
-PATRON_SKY_CACHE    where prepared data is kept there (default ~/.cache/patron of the machine)
-PATRON_SKY_POLL_S   how old an answer of SkyPilot may be (default 10)
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -31,9 +25,8 @@ from patron_core.executors.sky_task import job_name, key_of, make_task
 from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
-from trainer.contract.masking import mask
+from trainer.contract.masking import mask, masked
 
-DEFAULT_POLL_S = 10.0
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
 WRITTEN_WITHIN_S = 60.0  # a wish that cannot be written for that long goes through SkyPilot
 HEARD_WITHIN_S = 20.0  # a heartbeat older than that is from a machine that is gone
@@ -141,13 +134,13 @@ class SkyExecutor:
     def poll(self, handle: Handle) -> Observation:
         job_id = int(handle["job_id"])
         try:
-            job = _watch.job(job_id, max_age_s=poll_s())
+            job = _watch.job(job_id, max_age_s=settings.sky_poll_s())
             if job is None:
                 return Observation(
                     status=ObservedStatus.GONE,
                     evidence={"error": f"SkyPilot knows no job {job_id}", "controller_failed": True},
                 )
-            return observe_job(job, Records(handle["run_dir"], handle["key"]).starts())
+            return observe_job(masked(job), Records(handle["run_dir"], handle["key"]).starts())
         except PatronError as error:
             return _by_records(handle, {"error": error.message, "next": error.next})
         except OSError as error:
@@ -177,7 +170,7 @@ class SkyExecutor:
             if starts and starts[-1]["tail"]:
                 return "\n".join(starts[-1]["tail"][-lines:])
         printed = RunDir(handle["run_dir"]).log_tail(handle["key"], lines)
-        job = _watch.job(int(handle["job_id"]), max_age_s=poll_s())
+        job = _watch.job(int(handle["job_id"]), max_age_s=settings.sky_poll_s())
         if printed or job is None or str(job["status"]) not in TERMINAL:
             return printed  # asking for the log of a job that has none yet would wait for it
         return mask("\n".join(_client.logs(int(handle["job_id"]), lines).splitlines()[-lines:]))
@@ -186,10 +179,6 @@ class SkyExecutor:
 def check_server() -> None:
     """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
     _client.server()
-
-
-def poll_s() -> float:
-    return float(os.environ.get("PATRON_SKY_POLL_S") or DEFAULT_POLL_S)
 
 
 def _handle(key: str, job_id: int, run_dir: str) -> Handle:

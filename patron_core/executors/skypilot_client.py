@@ -91,6 +91,10 @@ class Client:
         """Raises Refused where no enabled cloud offers what the task asks for, by SkyPilot's own catalog."""
         self.ask("check_feasible", task=task, timeout_s=timeout_s)
 
+    def has_quota(self, resources: dict[str, Any], *, timeout_s: float = QUERY_S) -> bool:
+        """False where the cloud says that its quota for them is zero; True also where it says nothing."""
+        return bool(self.ask("has_quota", resources=resources, timeout_s=timeout_s))
+
     def down(self, cluster: str) -> None:
         self.ask("down", cluster=cluster, timeout_s=LAUNCH_S)
 

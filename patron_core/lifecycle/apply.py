@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -21,10 +21,11 @@ from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
-from patron_core.rundir.rundir import RunDir
+from patron_core.rundir.rundir import RunDir, events_so_far
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
+from trainer.contract import control
 from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
@@ -119,7 +120,8 @@ def _try_to_submit(store: Store, scene: Scene, attempt: Attempt, executor: Execu
 
 def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now: float) -> None:
     """Start it under its key, which starts at most one job ever, and record the handle."""
-    hold = ledger.run_money(store, run.id).held_usd_micros - bill.set_aside_usd_micros(attempt)
+    hold = ledger.run_money(store, run.id).held_usd_micros
+    hold -= bill.set_aside_usd_micros(attempt, hold)
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
@@ -129,7 +131,9 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env(),
+            env=workload.workload_env()
+            | _pace_of_saves(run, attempt)
+            | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
             grace_s=grace_s,
             kind=attempt.kind,
@@ -143,11 +147,18 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
         executor.cancel(handle, grace_s=0.0)
 
 
+def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
+    """Where each checkpoint that goes up costs something, none comes sooner than was counted with."""
+    interval_s = (run.estimate or {}).get("checkpoint_interval_s")
+    return {"PATRON_SAVE_AT_LEAST_S": f"{interval_s:.0f}"} if attempt.price.get("transfer") and interval_s else {}
+
+
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
+    device = (attempt.price.get("machine") or {}).get("device")
     if attempt.kind == "dryrun":
-        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]))
+        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
@@ -187,7 +198,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
     if attempt.kind == "dryrun" and reason is EndReason.COMPLETED and report is None:
         reason, new_state = EndReason.USER_ERROR, RunState.FAILED
     with _as_judged(store, scene) as conn:
-        _charge(conn, run, attempt, seen, now=now)
+        _charge(conn, run, attempt, replace(seen, evidence={**seen.evidence, **evidence}) if seen else None, now=now)
         attempts.ended(
             conn,
             attempt.id,
@@ -220,7 +231,7 @@ def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
     """Nothing, and why, where it cannot be read: decide has waited long enough for that to pass."""
     try:
         newest = directory.newest_checkpoint()
-        evidence = {
+        evidence = (_moved(directory, attempt) if attempt.price.get("transfer") else {}) | {
             "checkpoint_step": newest.step if newest else None,
             "log_tail": directory.log_tail(attempt.id, 20),
             "last_word": last_word(directory, attempt.id),
@@ -229,6 +240,13 @@ def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
         return _Left(evidence=evidence, result=run_result(directory), report=report)
     except OSError as error:
         return _Left(evidence={"unreadable": str(error)}, result={}, report=None)
+
+
+def _moved(directory: RunDir, attempt: Attempt) -> dict[str, Any]:
+    """Bytes of checkpoints that went up, by the record, and that are there now."""
+    uploads = (e.data.get("bytes") for e in events_so_far(directory) if (e.kind, e.attempt) == ("uploaded", attempt.id))
+    up = sum(number for number in uploads if isinstance(number, int | float) and number > 0)
+    return {"uploaded_bytes": up, "stored_bytes": directory.checkpoint_bytes()}
 
 
 def _state_after_unsubmitted(attempt: Attempt, reason: EndReason) -> RunState:
@@ -288,7 +306,7 @@ def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:
     deadline_s = uptime_s + holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=kill_after_s(directory))
     if attempt.stop_cause is not None or deadline_s < attempt.deadline_s + _WORTH_MOVING_S:
         return
-    RunDir(directory).move_deadline(attempt.id, deadline_s)
+    RunDir(directory).move_deadline(attempt.id, deadline_s, attempt.control_key)
     with store.begin() as conn:
         attempts.moved_deadline(conn, attempt.id, deadline_s=deadline_s)
         detail = {"attempt": attempt.id, "deadline_s": deadline_s}

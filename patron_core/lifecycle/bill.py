@@ -2,6 +2,8 @@
 
 charge     machine time by the machines' own records, each start at the price of the place that it had
 teardown   the same machine from its workload's end until SkyPilot has noticed it and ended the machine: estimated
+egress     checkpoints that went up, at the price of the place that the machine was in: at its end
+storage    what the run directory holds then, for as long as the attempt took; what is kept later is not on this bill
 
 An hour is held at the attempt's own price, the dearest of the places that were allowed; so no place costs more than
 is held, and one that is not known is charged at that price.
@@ -14,6 +16,7 @@ from typing import Any
 
 from patron_core.executors.base import Observation
 from patron_core.lifecycle.holds import TEARDOWN_S
+from patron_core.market import transfer
 from patron_core.money import cost_usd_micros
 from patron_core.store.records import Attempt
 
@@ -27,6 +30,11 @@ def owed(attempt: Attempt, seen: Observation | None) -> dict[str, int]:
     kinds = {"charge": machine_usd_micros(attempt, seen.uptime_s, seen.evidence)}
     if seen.is_final and is_rented(attempt):
         kinds["teardown"] = _teardown_usd_micros(attempt, seen)
+    if seen.is_final and (terms := attempt.price.get("transfer")):
+        moved, kept = (float(seen.evidence.get(name) or 0.0) for name in ("uploaded_bytes", "stored_bytes"))
+        kinds["egress"] = transfer.move_usd_micros(moved, _egress_usd_micros_per_gb(terms, seen.evidence))
+        monthly = int(terms["storage_usd_micros_per_gb_month"])
+        kinds["storage"] = transfer.keep_usd_micros(kept, seen.uptime_s or 0.0, monthly)
     return kinds
 
 
@@ -56,9 +64,23 @@ def is_rented(attempt: Attempt) -> bool:
     return bool(attempt.price.get("machine"))
 
 
-def set_aside_usd_micros(attempt: Attempt) -> int:
-    """Of the hold, what is no machine's time to train in."""
-    return cost_usd_micros(TEARDOWN_S, attempt.usd_micros_per_hour) if is_rented(attempt) else 0
+def set_aside_usd_micros(attempt: Attempt, hold_usd_micros: int, uptime_s: float | None = None) -> int:
+    """Of what is held, what is no time to train in: the machine's end, and checkpoints that go up meanwhile."""
+    aside = cost_usd_micros(TEARDOWN_S, attempt.usd_micros_per_hour) if is_rented(attempt) else 0
+    terms = attempt.price.get("transfer")
+    if not terms:
+        return aside
+    an_hour = int(terms["usd_micros_per_hour"])
+    aside += int(terms["set_aside_usd_micros"]) + cost_usd_micros(uptime_s or 0.0, an_hour)
+    left = max(0, hold_usd_micros - aside)
+    return aside + left * an_hour // max(1, an_hour + attempt.usd_micros_per_hour)
+
+
+def _egress_usd_micros_per_gb(terms: Mapping[str, Any], evidence: Mapping[str, Any]) -> int:
+    """Of the dearest place that it had; of the dearest that was allowed where none is known."""
+    by_place = {place.casefold(): int(price) for place, price in terms["egress_usd_micros_per_gb"].items()}
+    had = [by_place[place] for place in _seconds_by_place(evidence) if place in by_place]
+    return max(had, default=int(terms["dearest_usd_micros_per_gb"]))
 
 
 def _teardown_usd_micros(attempt: Attempt, seen: Observation) -> int:

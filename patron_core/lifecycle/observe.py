@@ -106,7 +106,7 @@ def _left_to_spend(store: Store, run: Run, attempt: Attempt, seen: Observation |
     if seen is not None:
         hold -= max(0, sum(bill.owed(attempt, seen).values()) - attempt.charged_usd_micros)
         hold -= cost_usd_micros(bill.unheard_s(seen, now=now), attempt.usd_micros_per_hour)
-    return max(0, hold - bill.set_aside_usd_micros(attempt))
+    return max(0, hold - bill.set_aside_usd_micros(attempt, hold, seen.uptime_s if seen else None))
 
 
 def _situation(

@@ -59,13 +59,13 @@ def _is_found_here(store: Store, run: Run) -> bool:
     return "://" not in run.run_dir and Path(run.run_dir).is_dir()
 
 
-def words(host: Host | None) -> str:
-    """Of a run of another machine: where, and when that was last heard."""
+def words(host: Host | None, verb: str = "runs on") -> str:
+    """Of a run of another machine, which runs there or `belongs to` it: which, and when that was last heard."""
     if host is None:
         return "belongs to a machine that this lab never heard of"
     here = this_host()
     place = f"{host.name}, in {host.home}" if (host.name, host.user) == (here.name, here.user) else host.name
-    return f"runs on {place} ({host.user}), last heard {ago(host.silent_s)}"
+    return f"{verb} {place} ({host.user}), last heard {ago(host.silent_s)}"
 
 
 def ago(seconds: float) -> str:

@@ -26,15 +26,26 @@ def check_spec(values: Mapping[str, Any]) -> TrainSpec:
         raise InvalidInput(error.problems, next="correct the values named and call again") from error
 
 
-def train_command(run_dir: str, attempt_id: str, deadline_s: float, environment_hash: str | None) -> tuple[str, ...]:
+def train_command(
+    run_dir: str, attempt_id: str, deadline_s: float, environment_hash: str | None, device: str | None = None
+) -> tuple[str, ...]:
     """Start or resume the training in `run_dir`; on another environment than the one proven it exits with 78."""
     proven = ("--expect-environment", environment_hash) if environment_hash else ()
-    return (*_start("trainer.train", run_dir, attempt_id, deadline_s), *proven)
+    return (*_start("trainer.train", run_dir, attempt_id, deadline_s), *proven, *_on(device))
 
 
-def dryrun_command(run_dir: str, attempt_id: str, deadline_s: float, burst_steps: int) -> tuple[str, ...]:
-    """A short burst of the same spec, with a kill-and-resume round trip, in a run directory of its own."""
-    return (*_start("trainer.dryrun", run_dir, attempt_id, deadline_s), "--burst", str(burst_steps))
+def dryrun_command(
+    run_dir: str, attempt_id: str, deadline_s: float, burst_steps: int, device: str | None = None
+) -> tuple[str, ...]:
+    """A short burst of the same spec, with a kill-and-resume round trip, in a run directory of its own.
+
+    `device`: the GPU that was planned with; on anything else it exits with 78.
+    """
+    return (*_start("trainer.dryrun", run_dir, attempt_id, deadline_s), "--burst", str(burst_steps), *_on(device))
+
+
+def _on(device: str | None) -> tuple[str, ...]:
+    return ("--expect-device", device) if device else ()
 
 
 def environment_command(run_dir: str) -> tuple[str, ...]:

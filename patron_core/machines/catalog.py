@@ -86,6 +86,11 @@ def enabled_clouds(*, timeout_s: float = ENABLED_TIMEOUT_S) -> list[str] | None:
     return _enabled[0][1]
 
 
+def check_devices(devices: Iterable[str]) -> None:
+    """Raises InvalidInput for a name that no cloud sells."""
+    _accelerators(devices)
+
+
 def _accelerators(devices: Iterable[str]) -> tuple[str, ...]:
     names = list(dict.fromkeys(devices))
     unknown = [name for name in names if not names_of(name)]

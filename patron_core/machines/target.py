@@ -19,10 +19,11 @@ from patron_core.money import format_usd
 from patron_core.prices import Price, checked_price, fallback_price
 from patron_core.store import Store
 from patron_core.store.records import Run
-from trainer.contract.devices import DEVICES, Device, find_device
+from trainer.contract.devices import DEVICES, Device, cpu_device, find_device
 from trainer.contract.spec import PATH, SOURCES
 
 LOCAL_DEVICE = "local"  # this machine
+CPU = "cpu"  # elsewhere, a machine without a GPU: its speed is guessed from this one's
 GIVEN_SOURCE = "given"
 _NEAR = 1.1  # a zone that costs this much more than the cheapest is as good; what is charged is the dearest of them
 _MOST_PLACES = 6
@@ -49,10 +50,10 @@ class Target:
             problems.append(f"on: {self.executor!r}; allowed {', '.join(executor_names())}")
         if self.executor == "local" and not self.is_local:
             problems.append(f"device: {self.device!r}; on this machine it is {LOCAL_DEVICE}, elsewhere add --on sky")
-        if self.executor != "local" and (found := find_device(self.device)) is None:
-            problems.append(f"device: {self.device!r}; allowed on {self.executor} {', '.join(DEVICES)}")
-        elif self.executor != "local" and found is not None and found.accelerator is None:
-            problems.append(f"device: {self.device!r} cannot be rented")
+        if self.executor != "local" and self.device != CPU and find_device(self.device) is None:
+            problems.append(f"device: {self.device!r}; allowed on {self.executor} {', '.join([*DEVICES, CPU])}")
+        if self.executor != "local" and self.device == CPU and self.usd_micros_per_hour is None:
+            problems.append("device: a machine without a GPU has no price here; add --usd-per-hour")
         if self.is_local and self.spot:
             problems.append("spot: this machine is nobody's to take away")
         if problems:
@@ -62,7 +63,7 @@ class Target:
         """What a run there trains on."""
         if self.is_local:
             return this_machine.this_device(store)
-        found = find_device(self.device)
+        found = cpu_device() if self.device == CPU else find_device(self.device)
         if found is None:
             raise InvalidInput([f"device: {self.device!r}; allowed {', '.join(DEVICES)}"], next="name one of them")
         return found
@@ -148,8 +149,10 @@ class Target:
         quote = self.find_price(now=now).to_dict()
         if self.is_local:
             return quote | {"machine": {}}
+        device = self.find_device(None)
         machine = {
-            "accelerator": self.find_device(None).accelerator,
+            "device": None if device.is_cpu else device.name,
+            "accelerator": device.accelerator,
             "spot": self.spot,
             "places": self._asked(),
             "wait_s": self.wait_s or settings.capacity_wait_s(),
@@ -164,7 +167,7 @@ class Target:
     def run_dir(self, run_id: str) -> str:
         """Where a run there keeps its record: its machine has to reach it, too. Raises InvalidInput."""
         place = settings.runs_place()
-        if "://" not in place and not self._shares_files:
+        if "://" not in place and not self.shares_files:
             raise InvalidInput(
                 [f"PATRON_RUNS: {place} is a folder of this machine, which a machine in a cloud cannot reach"],
                 next="export PATRON_RUNS=gs://BUCKET/runs",
@@ -173,7 +176,7 @@ class Target:
 
     def check_data(self, data: str) -> None:
         """Raises InvalidInput where a machine there could not read the data."""
-        if data.startswith(PATH) and not self._shares_files:
+        if data.startswith(PATH) and not self.shares_files:
             raise InvalidInput(
                 [f"data: {data} is on this machine, which a machine in a cloud cannot reach"],
                 next=f"--data {' or '.join(name for name in SOURCES if name != 'stdlib')}, which it fetches by itself, "
@@ -181,7 +184,8 @@ class Target:
             )
 
     @property
-    def _shares_files(self) -> bool:
+    def shares_files(self) -> bool:
+        """Whether machines there may be on this one's disk and network, as a site's are."""
         return self.is_local or self._only().startswith(("slurm", "ssh", "k8s", "kubernetes"))
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from patron_core.mirror.tracker import Mlflow, first_line
 from patron_core.mirror.tracker import calm as _calm
 from patron_core.mirror.tracker import client as _client
 from patron_core.rundir.places import Unreachable
-from patron_core.states import TERMINAL
 from patron_core.store import Store, mirrors
 from patron_core.store.records import Run
 
@@ -76,13 +75,6 @@ def sync(
         copy.artifact_error = first_line(copy.artifact_error)
         _log.warning("mirror of %s: %s", run.id, copy.artifact_error)
     return copy.report(error)
-
-
-def finish(store: Store, run: Run, *, now: float, extra: Mapping[str, float] | None = None) -> MirrorReport:
-    """The last sync of a run: give MLflow its FINISHED, FAILED or KILLED. `run` must be as it is in the store now."""
-    if run.state not in TERMINAL:
-        raise ValueError(f"run {run.id} is {run.state}; only a {', '.join(sorted(TERMINAL))} run is finished")
-    return sync(store, run, now=now, extra=extra)
 
 
 def metrics_frame(store: Store, run_ids: Sequence[str], keys: Sequence[str] | None = None) -> pl.DataFrame:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,8 @@ from trainer.contract.remote import Remote, RemoteError, is_url
 from trainer.contract.shapes import is_inside
 
 ANSWER_WITHIN_S = 10.0
+READ_AT_ONCE = 16  # objects of a bucket
+READ_AHEAD = 200
 LOG_LINE_BYTES = 400  # assumed, to fetch only the end of a log
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 Skip = Callable[[str], str | None]
@@ -36,6 +39,9 @@ class Place(Protocol):
 
     def exists(self) -> bool: ...
     def read(self, name: str) -> bytes | None: ...
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Each as `read` gives it, in order; a bucket is asked for several at once."""
+
     def tail(self, name: str, lines: int) -> str: ...
     def names(self, folder: str, skip: Skip) -> list[str]:
         """Of the files in `folder`. skip(name) may give a later name: what lies between them may be left out."""
@@ -69,6 +75,9 @@ class Folder:
         with _reading(self._file(name)) as path, suppress(*_NOT_THERE):
             return read_bounded(path)
         return None
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        return map(self.read, names)
 
     def tail(self, name: str, lines: int) -> str:
         with _reading(self._file(name)) as path:
@@ -124,6 +133,14 @@ class Bucket:
     def read(self, name: str) -> bytes | None:
         with _asking():
             return _remote(self.url).get(name)
+
+    def read_all(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        if len(names) < 2:
+            yield from map(self.read, names)
+            return
+        with ThreadPoolExecutor(READ_AT_ONCE) as threads:
+            for first in range(0, len(names), READ_AHEAD):  # bounded, so that a long run is not held in memory
+                yield from threads.map(self.read, names[first : first + READ_AHEAD])
 
     def tail(self, name: str, lines: int) -> str:
         with _asking():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class CheckpointInfo:
     step: int
     path: str  # a folder or a URL
     bytes: int  # of the files that are there
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)  # bytes and sha256, as its manifest states them
 
 
 class RunDir:
@@ -95,9 +96,9 @@ class RunDir:
     def control(self) -> bytes | None:
         return self._place.read(control.NAME)
 
-    def move_deadline(self, attempt: str, deadline_s: float) -> None:
+    def move_deadline(self, attempt: str, deadline_s: float, key: str | None = None) -> None:
         """Have the attempt run until `deadline_s` seconds after its start, which is later than it was told."""
-        self._place.write(control.NAME, control.content(attempt, deadline_s))
+        self._place.write(control.NAME, control.content(attempt, deadline_s, key))
 
     def environment(self) -> dict[str, Any] | None:
         found = shapes.object_of(self._place.read(ENVIRONMENT))
@@ -127,6 +128,23 @@ class RunDir:
             damaged.append(step)
         return None, damaged
 
+    def checkpoint_bytes(self) -> int:
+        """Of all checkpoints that are there, whole or not: they take up space."""
+        return sum(self._place.sizes(CHECKPOINTS).values())
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """All whole ones with their files, newest first."""
+        found = []
+        for step, sizes in sorted(files_by_step(self._place.sizes(CHECKPOINTS)).items(), reverse=True):
+            name = checkpoint_name(step)
+            manifest = shapes.object_of(self._place.read(f"{name}/{MANIFEST}")) if MANIFEST in sizes else None
+            if is_whole(sizes, manifest):
+                stated = shapes.stated_files(manifest) or {}
+                files = {file: {"bytes": size, "hash": sha} for file, (size, sha) in stated.items()}
+                where = join(self.where, name)
+                found.append(CheckpointInfo(step=step, path=where, bytes=sum(sizes.values()), files=files))
+        return found
+
     def read_events(self, cursor: Cursor | None = None) -> tuple[list[Event], Cursor]:
         """What was closed since `cursor`, in order, and the cursor to give next time. The old cursor is not changed.
 
@@ -138,8 +156,9 @@ class RunDir:
         garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
         missing_segments: int = (cursor or {}).get("missing_segments", 0)
         events: list[Event] = []
-        for attempt, number, name in self._new_segments(segments):
-            content = self._place.read(f"{EVENTS}/{name}")
+        new = self._new_segments(segments)
+        contents = self._place.read_all([f"{EVENTS}/{name}" for _, _, name in new])
+        for (attempt, number, _), content in zip(new, contents, strict=True):
             if content is None:
                 if self._place.is_away(EVENTS):
                     break  # all of it went away: unmounted, not deleted; read on from here when it is back

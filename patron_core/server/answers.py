@@ -24,6 +24,7 @@ STATUS = {
     "too_large": 413,
     "unavailable": 424,  # a tool or credential that this lab needs is missing: asking again does not help
     "busy": 503,
+    "too_slow": 503,
     "internal": 500,
     "illegal_transition": 500,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,20 +16,27 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from patron_core.errors import InternalError, InvalidInput, NotFound, PatronError
 from patron_core.server import pages
 from patron_core.server.answers import Answer, error_answer
+from patron_core.server.api import add_api
 from patron_core.server.apps import notebook_apps
 from patron_core.server.entry import COOKIE_S, Entry, Visitor
 from patron_core.server.gate import Gate
 from patron_core.server.pages import Notebook
+from patron_core.server.skill import skill
 from patron_core.store import Store, audit
 from patron_core.store.tokens import Unauthorised
 
 
 def build(store: Store, entry: Entry, notebooks: Sequence[Notebook], *, origins: Iterable[str]) -> Gate:
     known = list(origins)
-    app = FastAPI(title="Patron", openapi_url="/api/openapi.json", docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Patron", version=version("patron"), openapi_url="/api/openapi.json", docs_url=None, redoc_url=None
+    )
+    app.state.store = store
+    add_api(app)
     _show_errors_in_one_shape(app)
     _add_pages(app, store, entry, notebooks, secure=all(origin.startswith("https:") for origin in known))
-    app.mount("/", notebook_apps(notebooks, head=pages.navigation(notebooks)))
+    if notebooks:
+        app.mount("/", notebook_apps(notebooks, head=pages.navigation(notebooks)))
     return Gate(app, entry, origins=known)
 
 
@@ -93,6 +101,10 @@ def _add_pages(app: FastAPI, store: Store, entry: Entry, notebooks: Sequence[Not
         answer = RedirectResponse("/login", status_code=303)
         answer.delete_cookie(entry.cookie_name)
         return answer
+
+    @app.get("/skill.md", **page)
+    def skill_page() -> Response:
+        return Response(skill(), media_type="text/markdown; charset=utf-8")
 
     @app.get("/audit", **page)
     def audited() -> HTMLResponse:

@@ -79,7 +79,7 @@ def gallery_page(found: Sequence[Notebook], *, who: str) -> HTMLResponse:
         "Patron",
         f"<h1>Patron</h1><p>Estimate, prove, fund, launch, watch, compare, note. You are {inert.html('{}', who)}.</p>"
         f'<div class="cards">{cards}</div>'
-        '<p>For programs: <a href="/skill.md">skill.md</a>, <a href="/api/docs">the API</a>. '
+        '<p>For programs: <a href="/skill.md">skill.md</a>, <a href="/api/openapi.json">the API</a>. '
         '<a href="/audit">Who changed what</a>.</p>'
         '<form method="post" action="/logout"><button>Sign out</button></form>',
     )

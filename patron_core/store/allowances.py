@@ -87,14 +87,12 @@ def holds(conn: Connection, actor: str, *, since: float | None = None) -> dict[s
     mine = (transfers.c.actor == actor) & (transfers.c.kind == "hold")
     if since is not None:
         mine &= transfers.c.time > since
-    held = dict(
-        conn.execute(sa.select(transfers.c.run_id, amount).where(mine).group_by(transfers.c.run_id)).tuples().all()
-    )
+    rows = conn.execute(sa.select(transfers.c.run_id, amount).where(mine).group_by(transfers.c.run_id)).all()
+    held = {run_id: int(held) for run_id, held in rows}
     moved = sa.case((transfers.c.kind == "release", -transfers.c.usd_micros), else_=transfers.c.usd_micros)
     of_these = transfers.c.run_id.in_(list(held)) & transfers.c.kind.in_(("hold", "release"))
     query = sa.select(transfers.c.run_id, sa.func.sum(moved)).where(of_these).group_by(transfers.c.run_id)
-    bound = dict(conn.execute(query).tuples().all())
-    return {run_id: min(int(amount), int(bound[run_id])) for run_id, amount in held.items()}
+    return {run_id: min(held[run_id], int(bound)) for run_id, bound in conn.execute(query).all()}
 
 
 def _limited(conn: Connection, what: str, *, scope: str = "spend") -> Token | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ def create(
         "state": "intent",
         "usd_micros_per_hour": usd_micros_per_hour,
         "price": price,
+        "control_key": secrets.token_hex(16),
         "charged_s": 0.0,
         "charged_usd_micros": 0,
         "evidence": {},

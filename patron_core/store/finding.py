@@ -88,6 +88,19 @@ def events(store: Store | Connection, run_id: str) -> list[RunEvent]:
         return [_event(row) for row in conn.execute(query)]
 
 
+def events_since(
+    store: Store | Connection, after: int, *, run_id: str | None = None, project: str | None = None, limit: int
+) -> list[RunEvent]:
+    """What was written after the event of that id, oldest first: of a run, a project, or all."""
+    query = sa.select(run_events).where(run_events.c.id > after).order_by(run_events.c.id).limit(limit)
+    if run_id is not None:
+        query = query.where(run_events.c.run_id == run_id)
+    if project is not None:
+        query = query.where(run_events.c.run_id.in_(sa.select(runs.c.id).where(runs.c.project == project)))
+    with reading(store) as conn:
+        return [_event(row) for row in conn.execute(query)]
+
+
 def _listing(columns: Sequence[Any], filters: Filters) -> sa.Select[Any]:
     query = sa.select(*columns).order_by(runs.c.created_at.desc(), runs.c.id.desc())
     query = query.limit(filters.get("limit", 100)).offset(filters.get("offset", 0))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from patron_core.errors import Conflict, InvalidInput, NotFound
-from patron_core.store.engine import Store, reading, writing
-from patron_core.store.names import check_names
+from patron_core.store.engine import Store, insert_new, reading, writing
+from patron_core.store.names import check_key, check_names
 from patron_core.store.records import Note, NoteRevision
 from patron_core.store.runs import lock, new_id
 from patron_core.store.schema import note_revisions, notes
@@ -28,10 +30,12 @@ def save(
     note_id: str | None = None,
     base_revision: int | None = None,
     links: dict[str, Any] | None = None,
+    key: str | None = None,
     actor: str,
     now: float,
 ) -> Note:
-    """A new note, or with `note_id` a new revision of an old one.
+    """A new note, or with `note_id` a new revision of an old one. The same key in a project makes one new note; with
+    other words it is a Conflict.
 
     `base_revision` is the revision that the writer had before their eyes: when it is no longer the newest, Conflict.
     Without it the save always wins; the older revisions stay readable. `links` and `run_id` are kept when not given.
@@ -44,7 +48,8 @@ def save(
         if run_id is not None:
             lock(conn, run_id)
         if note_id is None:
-            return _create(conn, {**written, "links": links or {}}, project=project, run_id=run_id, now=now)
+            made = None if key is None else _id_of(project, key)
+            return _create(conn, {**written, "links": links or {}}, made, project=project, run_id=run_id, now=now)
         old = _locked(conn, note_id, project)
         if base_revision is not None and base_revision != old.revision:
             raise Conflict(
@@ -99,12 +104,25 @@ def revisions(store: Store | Connection, note_id: str) -> list[NoteRevision]:
         return [NoteRevision(**row._mapping) for row in rows]
 
 
-def _create(conn: Connection, written: dict[str, Any], *, project: str, run_id: str | None, now: float) -> Note:
-    note_id = new_id("n")
+def _create(
+    conn: Connection, written: dict[str, Any], made: str | None, *, project: str, run_id: str | None, now: float
+) -> Note:
+    note_id = made or new_id("n")
     place = {"id": note_id, "project": project, "run_id": run_id, "revision": 1, "created_at": now, "updated_at": now}
-    conn.execute(sa.insert(notes).values(**written, **place))
+    if not insert_new(conn, notes, {**written, **place}, unique=["id"]):
+        first = revisions(conn, note_id)[0]
+        if any(getattr(first, name) != value for name, value in written.items()):
+            raise Conflict(f"note {note_id} was made under this key with other words", next="use a new key")
+        return get(conn, note_id)
     _keep(conn, note_id, 1, written, now)
     return get(conn, note_id)
+
+
+def _id_of(project: str, key: str) -> str:
+    """The note's id that this key makes: ten characters of base32, as others have."""
+    check_key(key)
+    digest = hashlib.sha256(f"{project}\n{key}".encode()).digest()
+    return "n" + base64.b32encode(digest).decode().lower()[:10]
 
 
 def _locked(conn: Connection, note_id: str, project: str) -> Note:

@@ -55,6 +55,7 @@ class Attempt:
     handle: dict[str, Any] | None
     usd_micros_per_hour: int
     price: dict[str, Any]
+    control_key: str | None  # what the core proves a moved deadline with; None: from before there was one
     deadline_s: float | None  # after which the machine stops it by itself
     stop_cause: str | None  # why Patron asked it to stop, if it did
     stop_asked_at: float | None

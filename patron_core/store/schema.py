@@ -121,6 +121,7 @@ attempts = Table(
     _json("handle", nullable=True),
     _money("usd_micros_per_hour"),
     _json("price"),
+    _name("control_key", nullable=True),
     _time("deadline_s", nullable=True),
     _name("stop_cause", nullable=True),
     _time("stop_asked_at", nullable=True),

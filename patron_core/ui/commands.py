@@ -70,8 +70,19 @@ def utf8(words: Sequence[str]) -> list[str]:
     return [os.fsencode(word).decode("utf-8", "replace") for word in words]
 
 
+def live_in_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode where its locale is another, and what it starts with it.
+
+    Names of files are bytes, and a locale that forces ASCII can name no folder with a letter of its own.
+    """
+    if sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.orig_argv[0], "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def speak_utf8() -> None:
-    """Whatever the locale says, what is printed is UTF-8."""
+    """Whatever the locale says, what is read, printed and named is UTF-8."""
+    live_in_utf8()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

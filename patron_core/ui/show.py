@@ -23,6 +23,9 @@ Tone = Literal["", "good", "warn", "bad", "live", "quiet"]
 
 TONE_OF: dict[str, Tone] = {
     "succeeded": "good",
+    "pass": "good",
+    "fail": "bad",
+    "unknown": "warn",
     "running": "live",
     "launching": "live",
     "dryrun": "live",

@@ -92,6 +92,16 @@ def places() -> list[Column]:
     ]
 
 
+def checks() -> list[Column]:
+    """Of `patron doctor`."""
+    return [
+        Column("", lambda c: show.mark(c.status), "left"),
+        Column("what", lambda c: c.name, "left"),
+        Column("found", lambda c: c.found, "left"),
+        Column("what mends it", lambda c: c.next or show.DASH, "left"),
+    ]
+
+
 def measured() -> list[Column]:
     """(what, estimated, measured) of a dryrun."""
     return [
@@ -199,4 +209,15 @@ def sweep_runs() -> list[Column]:
         Column("val_bpb", lambda r: show.bpb(r.outcome.val_bpb)),
         Column("time", lambda r: show.seconds(r.outcome.wall_s) if r.outcome.wall_s else show.DASH),
         Column("cost", lambda r: show.usd(r.outcome.charged_usd_micros)),
+    ]
+
+
+def approvals() -> list[show.Column]:
+    """Holds that tokens asked for and that wait for a person."""
+    return [
+        show.Column("asked", lambda a: show.moment(a.created_at), "left"),
+        show.Column("by", lambda a: a.token, "left"),
+        show.Column("for run", lambda a: a.run_id, "left"),
+        show.Column("to hold", lambda a: show.usd(a.usd_micros)),
+        show.Column("decide", lambda a: f"patron approve --id {a.id} --word WHY --yes", "left"),
     ]

@@ -18,6 +18,7 @@ from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.curves import curves
+from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
@@ -29,8 +30,9 @@ from patron_core.verbs.plan import device_named, device_names, estimate_local, e
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
-from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, defaults_for, grid_of, spec_on
+from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
+from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
 from patron_core.verbs.watch import (
@@ -58,7 +60,9 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "Check",
     "Comparison",
+    "Diagnosis",
     "Lab",
     "Offer",
     "Placed",
@@ -75,6 +79,7 @@ __all__ = [
     "asked_fields",
     "audit_log",
     "burn_usd_micros_per_hour",
+    "by_fields",
     "cancel",
     "compare",
     "compare_by",
@@ -85,6 +90,7 @@ __all__ = [
     "deposit",
     "device_named",
     "device_names",
+    "doctor",
     "dryrun",
     "ensure_running",
     "estimate_local",
@@ -125,6 +131,7 @@ __all__ = [
     "spec_on",
     "startup_s",
     "statement",
+    "stop_all",
     "sweep",
     "target_for",
     "to_usd",

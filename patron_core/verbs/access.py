@@ -59,6 +59,7 @@ def asks(scope: str) -> Callable[[F], F]:
             finally:
                 _record(store, verb.__name__, given, outcome)
 
+        wrapped.scope = scope  # type: ignore[attr-defined]
         return cast(F, wrapped)
 
     return decorated

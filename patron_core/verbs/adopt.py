@@ -10,11 +10,13 @@ from patron_core.machines.target import target_of
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.amend import with_proven_data
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.fund import proof_folder
 
 
+@asks("run")
 def adopt(store: Store, run_id: str, proven_id: str, *, actor: str, now: float | None = None) -> Run:
     """The draft, awaiting funding with the proof of the other run. One that is past it is returned as it is.
 

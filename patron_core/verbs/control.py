@@ -20,7 +20,7 @@ from patron_core.money import format_usd, typed_usd
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
-from patron_core.verbs import free_checks
+from patron_core.verbs import free_checks, moving
 from patron_core.verbs.access import asks
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
@@ -67,10 +67,11 @@ def launch(store: Store, run_id: str, *, actor: str, key: str | None = None, now
 def _quote(run: Run, *, now: float) -> dict[str, Any]:
     """What an hour costs now; with a time to be done by, and spot allowed, also what it costs on demand."""
     target, estimate = target_of(run), run.estimate or {}
-    quote = target.quote(now=now)
+    quote = moving.with_transfer(target.quote(now=now), run, target)
     if not target.spot or not estimate.get("finish_s"):
         return quote
-    on_demand = replace(target, spot=False).quote(now=now)
+    on_demand_target = replace(target, spot=False)
+    on_demand = moving.with_transfer(on_demand_target.quote(now=now), run, on_demand_target)
     stop_s = holds.stop_s(run.run_dir, is_rented=True)
     return with_finish(quote, on_demand, estimate=estimate, stop_s=stop_s, now=now)
 

@@ -17,7 +17,7 @@ from patron_core.money import format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
-from patron_core.verbs import free_checks
+from patron_core.verbs import free_checks, moving
 from patron_core.verbs.access import asks
 from patron_core.verbs.here import check_here
 from patron_core.verbs.plan import fit_of
@@ -53,7 +53,8 @@ def dryrun(
     _check_waiting(run)
     check_here(store, run)
     free_checks.before_dryrun(run)
-    quote = target_of(run).quote(now=now)
+    target = target_of(run)
+    quote = moving.with_transfer(target.quote(now=now), run, target, is_dryrun=True)
     hourly = quote["usd_micros_per_hour"]
     stop_s = holds.stop_s(run.run_dir, is_rented=bool(quote["machine"]))
     with store.begin() as conn:
@@ -62,6 +63,7 @@ def dryrun(
             return run
         _check_waiting(run)
         hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=stop_s)
+        hold += moving.hold_usd_micros(quote, holds.MIN_DRYRUN_S)
         price = quote | {"burst_steps": burst_steps}
         attempt = attempts.create(conn, run, kind="dryrun", usd_micros_per_hour=hourly, price=price, now=now)
         ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{attempt.number}", actor=actor, now=now)
@@ -108,5 +110,6 @@ def repriced(store: Store, run: Run) -> Estimate:
         calibration=Calibration.from_dict(run.dryrun["calibration"]),
         fit=fit_of(store, spec.data),
         local=target.is_local,
+        egress_usd_micros_per_gb=moving.egress_usd_micros_per_gb(target, run.run_dir),
         prepared=target.is_local,  # by the dryrun itself; a new machine has to do it again
     )

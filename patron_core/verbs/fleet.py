@@ -59,7 +59,7 @@ class Fleet:
             self.ids[label] = run.id
         return run
 
-    def plan(self, label: str, spec: TrainSpec, target: Target, *, name: str) -> Run:
+    def plan(self, label: str, spec: TrainSpec, target: Target, *, name: str, budget_s: float | None = None) -> Run:
         run = self.find(label) or plan(
             self.store,
             spec=spec.to_dict(),
@@ -67,6 +67,7 @@ class Fleet:
             name=name,
             target=target,
             max_usd_micros=self.budget_usd_micros,
+            budget_s=budget_s,
             actor=self.log.actor,
             key=self.key(label),
         )
@@ -129,6 +130,8 @@ class Fleet:
         if proven.state is RunState.FAILED and not proven.dryrun and not self.log.all_of("drop", run=proven.id):
             said = view(self.store, proven.id).sentence
             self.log.decide("drop", f"{proven.name}: its dryrun failed. {said}", label=label, run=proven.id)
+        if proven.state is RunState.DRAFT and proven.reason and not self.log.all_of("skip", run=proven.id):
+            self.log.decide("skip", f"{proven.name}: {proven.detail or proven.reason}.", label=label, run=proven.id)
         if not proven.dryrun:
             return
         for other in group:

@@ -12,6 +12,7 @@ from pathlib import Path
 from patron_core.errors import Busy, Refused
 from patron_core.executors import skypilot
 from patron_core.lifecycle.workload import check_spec, workload_env
+from patron_core.machines import credentials
 from patron_core.machines.target import target_of
 from patron_core.store.records import Run
 from patron_core.verbs.next_steps import plan_again
@@ -40,8 +41,9 @@ def before_launch(run: Run) -> None:
         _data_bytes(run.spec["data"])
     if run.executor == "sky":
         skypilot.check_server()
+        credentials.check_travel(run.run_dir, shares_this_machine=target_of(run).shares_files)
     if is_url(run.run_dir):
-        _check_writable(run.run_dir)
+        check_writable(run.run_dir)
 
 
 def train_tokens(spec: TrainSpec) -> int | None:
@@ -107,7 +109,8 @@ def _counted(spec: TrainSpec) -> int:
         raise Refused(said[-1] if said else f"{spec.data} cannot be read", next="give other data") from error
 
 
-def _check_writable(place: str) -> None:
+def check_writable(place: str) -> None:
+    """Raises Refused, or Busy where nobody answers within ten seconds."""
     try:
         remote = Remote(place, timeout_s=_ANSWER_WITHIN_S, retry_s=_ANSWER_WITHIN_S)
         remote.put(_PROBE, b"")

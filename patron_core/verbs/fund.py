@@ -25,6 +25,7 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
+from patron_core.verbs import moving
 from patron_core.verbs.access import asks
 from patron_core.verbs.dryrun import repriced
 from patron_core.verbs.forecasts import planned
@@ -145,13 +146,16 @@ def hold_for(run: Run, row: Estimate) -> int:
     newest = RunDir(run.run_dir).newest_checkpoint()
     left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
     stop_s = holds.stop_s(run.run_dir, is_rented=not row.local)
-    alone = holds.for_run(row, stop_s=stop_s, left=left)
     target, finish_s = target_of(run), (run.estimate or {}).get("finish_s")
+    quote = moving.with_transfer({}, replace(run, estimate=row.to_dict()), target)
+    bytes_usd_micros = moving.hold_usd_micros(quote, max(finish_s or 0.0, row.wall_s.high))
+    alone = holds.for_run(row, stop_s=stop_s, left=left) + bytes_usd_micros
     if not target.spot or not finish_s:
         return alone
     spot, on_demand = (replace(target, spot=spot).find_price().usd_micros_per_hour for spot in (True, False))
     terms = terms_of(row.to_dict() | {"finish_s": finish_s}, stop_s=stop_s, spot_price_share=spot / on_demand)
-    return max(alone, hold_usd_micros(terms, spot=spot, on_demand=on_demand, stop_s=stop_s, left=left))
+    both = hold_usd_micros(terms, spot=spot, on_demand=on_demand, stop_s=stop_s, left=left)
+    return max(alone, both + bytes_usd_micros)
 
 
 def proof_folder(run: Run) -> str:

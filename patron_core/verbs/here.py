@@ -17,7 +17,7 @@ def check_here(store: Store, run: Run) -> None:
     if run.host_id is None and not attempts.for_run(store, run.id) and ownership.adopt(store, run):
         return
     raise Refused(
-        f"run {run.id} {ownership.words(owner)}; what it proved and saved is there. Ask for this there, or plan "
-        "one like it on this machine",
+        f"run {run.id} {ownership.words(owner, 'belongs to')}; what it proved and saved is there. Ask for this "
+        "there, or plan one like it on this machine",
         next=plan_again(run),
     )

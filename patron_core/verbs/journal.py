@@ -26,6 +26,7 @@ def write_note(
     note_id: str | None = None,
     base_revision: int | None = None,
     links: dict[str, Any] | None = None,
+    key: str | None = None,
     actor: str,
     now: float | None = None,
 ) -> Note:
@@ -49,6 +50,7 @@ def write_note(
         note_id=note_id,
         base_revision=base_revision,
         links=links or {},
+        key=key,
         actor=actor,
         now=time.time() if now is None else now,
     )

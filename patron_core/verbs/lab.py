@@ -13,7 +13,8 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, hosts, labs, ledger, runs, searches, tokens
+from patron_core.store import Store, approvals, hosts, labs, ledger, runs, searches, tokens, upgrade
+from patron_core.store.approvals import Approval
 from patron_core.store.records import Host, LedgerEntry, RunMoney, RunSummary, Search, Wallet
 from patron_core.store.tokens import Token
 from patron_core.verbs.health import host_dict
@@ -39,6 +40,7 @@ class Lab:
     late: list[Lag]  # mirrors that lag by more than 30 s, of all projects
     hosts: dict[str, Host]  # the lab's machines, by id
     supervisors: dict[str, str]  # machine and process of who supervises: by host id, and "lab" for rented runs
+    approvals: list[Approval]  # holds of tokens that wait for a person, oldest first
     problems: list[str]  # what does not add up in the books; nothing is as it should be
 
     @property
@@ -81,6 +83,7 @@ class Lab:
             "late_mirrors": [{"run": lag.run_id, "mirror_lag_s": lag.seconds, "why": lag.why} for lag in self.late],
             "hosts": [host_dict(host) for host in self.hosts.values()],
             "supervisors": self.supervisors,
+            "approvals": [asked.to_dict() for asked in self.approvals],
             "problems": self.problems,
         }
 
@@ -95,6 +98,9 @@ def open_lab(*, make: bool = True, token_id: str = "", origin: str = "script") -
     if not make and url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         return None
     store = Store.open(url)
+    if store.version != upgrade.HEAD:
+        said = upgrade.OtherVersion(store.version)
+        log.warning("%s; next: %s", said.message, said.next)
     entered = store.acting_as(_token(store, token_id), origin=origin)
     try:
         supervisor.ensure_running(store)
@@ -134,6 +140,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         late=lags(store),
         hosts=machines,
         supervisors=_supervisors(store, machines),
+        approvals=approvals.waiting(store, project=project),
         problems=ledger.verify(store),
     )
 

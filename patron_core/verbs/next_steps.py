@@ -41,6 +41,14 @@ def next_step(run: Run, last_word: Mapping[str, Any] | None = None) -> str:
     return f"patron {_BY_STATE.get(run.state, 'watch --run {run}').format(run=run.id)}"
 
 
+def next_step_of_state(state: RunState) -> str:
+    """The same for any run in this state, which stands as RUN."""
+    if state is RunState.FAILED:
+        return "patron journal --add WHY --kind failed --run RUN"
+    words = "lab" if state is RunState.CANCELLED else _BY_STATE.get(state, "watch --run {run}")
+    return f"patron {words.format(run='RUN')}"
+
+
 def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
     """Planned again with what would fit, where that is known; else what was tried is written down for the next one."""
     steps, rows = _number(last_word, "fitting", "num_steps"), _number(last_word, "memory", "fitting_device_batch_size")

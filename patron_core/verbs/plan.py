@@ -23,6 +23,7 @@ from patron_core.store import Store, calibrations, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
 from patron_core.verbs.money import DEFAULT_PROJECT
+from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
 from trainer.contract.devices import DEVICES, Device, find_device
 from trainer.contract.spec import TrainSpec
@@ -180,6 +181,7 @@ def estimate_on(
         calibration=calibration or calibration_for(store, spec, machine_key=target.machine_key()),
         fit=fit_of(store, spec.data),
         local=target.is_local,
+        egress_usd_micros_per_gb=egress_usd_micros_per_gb(target, settings.runs_place()),
     )
 
 

@@ -1,35 +1,38 @@
-"""Search: which depth gives the lowest val_bpb within a training time, for at most a budget? Answered by real runs.
+"""Search: which depth, on which device, gives the lowest val_bpb within a training time, for at most a budget?
 
-enumerate -> estimate -> dryrun the best few -> fit steps and evaluations to the budget -> fund -> train -> compare, and
-again while money, time and predicted gain last. Every decision is written down with its numbers; killed and started
-again with the same key, a search goes on where it was.
+enumerate device x depth x window x micro-batch -> estimate -> dryrun the best few in waves -> other micro-batches and
+windows of the best -> fit steps and evaluations to what was measured -> fund -> train, and stop what is hopeless ->
+compare, and again while money, time and predicted gain last. On this machine or on rented ones it is the same. Every
+decision is written down with its numbers; killed and started again with the same key, a search goes on where it was.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from contextlib import suppress
 
 from patron_core.errors import Refused
-from patron_core.estimate import BudgetFit, Calibration, TooLittleText
+from patron_core.estimate import TooLittleText
 from patron_core.machines import this_machine
+from patron_core.machines.target import LOCAL_DEVICE
 from patron_core.money import format_usd
-from patron_core.scaling import Candidate, recommend
-from patron_core.store import Store, ledger
+from patron_core.scaling import recommend
+from patron_core.states import RunState
+from patron_core.store import Store, attempts, runs
 from patron_core.store.names import check_names
 from patron_core.store.records import Run
-from patron_core.verbs.access import asks
+from patron_core.verbs.candidates import Candidate, Candidates, Fitted
 from patron_core.verbs.compare import compare, where_next
+from patron_core.verbs.fleet import Fleet, where
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.plan import fit_of
 from patron_core.verbs.question import Question, SearchReport, hypothesis_text, result_text
 from patron_core.verbs.search_log import Progress, SearchLog
-from patron_core.verbs.search_runs import BudgetUsedUp, SearchRuns
+from patron_core.verbs.search_training import BudgetUsedUp, Training, eval_words
 
-DRYRUN_RESERVE_S = 20.0  # an expected dryrun, when planning how many runs the time allows
+DRYRUN_RESERVE_S = 20.0  # an expected dryrun here, when planning how many runs the time allows
 
 
-@asks("spend")
 def search(
     store: Store,
     question: Question,
@@ -54,25 +57,32 @@ def search(
 class _Search:
     def __init__(self, store: Store, question: Question, log: SearchLog):
         self.store, self.question, self.log = store, question, log
-        self.runs = SearchRuns(store, question, log)
+        self.started = time.monotonic()
+        self.fleet = Fleet(
+            store,
+            log,
+            kind="search",
+            budget_usd_micros=question.budget_usd_micros,
+            max_parallel=question.parallel,
+        )
+        self.candidates = Candidates(store, question, lambda line: log.progress(line, None))
+        self.training = Training(store, log, self.fleet)
 
     def run(self) -> SearchReport:
         if self.log.answer is not None:
+            self._find_begun()
             return self._report(self.log.answer["stopped_because"], elapsed_s=self.log.answer["elapsed_s"])
-        self._authorise()
-        if this_machine.known_profile(self.store) is None:
-            self.log.progress("measuring this machine", None)
-        this_machine.measured_profile(self.store)
+        self.fleet.authorise()
+        if LOCAL_DEVICE in self.question.devices:
+            if this_machine.known_profile(self.store) is None:
+                self.log.progress("measuring this machine", None)
+            this_machine.measured_profile(self.store)
         fits = self._enumerate()
         if not self.log.all_of("fit"):
-            best = fits[0].estimate.recipe.depth
-            title = f"Depth {best} is best in {self.question.minutes:g} min"
-            self.log.note("hypothesis", title, hypothesis_text(fits))
-        for run in self.runs.begun():
-            try:
-                self.runs.follow(run)
-            except Refused as error:
-                self.log.decide("stop", error.message, depth=run.spec["depth"], run=run.id, next=error.next)
+            best = f"{fits[0].candidate.words} is best in {self.question.minutes:g} min"
+            self.log.note("hypothesis", best, hypothesis_text([(one.candidate.words, one.fit) for one in fits]))
+        for label in self._begun():
+            self.training.see_through(label)
         report = self._report(self._train(self._prove(fits)))
         self.log.save("done", report)
         title = f"Search {report.search_id}: {report.stopped_because}"
@@ -81,51 +91,55 @@ class _Search:
 
     # --- the steps -------------------------------------------------------------------------------------------------
 
-    def _authorise(self) -> None:
-        if self.log.all_of("authorise"):
-            return
-        budget, project = self.question.budget_usd_micros, self.log.project
-        with self.store.begin() as conn:  # a life that was cut short after this has no decision to show for it
-            added = ledger.fill_up(
-                conn,
-                project=project,
-                to_usd_micros=budget,
-                key=f"search:{self.log.search_id}",
-                actor=self.log.actor,
-                now=time.time(),
-            )
-        self.log.decide(
-            "authorise",
-            f"At most {format_usd(budget)} may be spent; {format_usd(added)} were added to the wallet for it.",
-            budget_usd_micros=budget,
-            added_usd_micros=added,
-        )
+    def _find_begun(self) -> dict[str, Candidate]:
+        """Every candidate that this life or an earlier one planned, by label."""
+        found: dict[str, Candidate] = {}
+        for _, _, shapes in self.candidates.each():
+            found |= {one.label: one for one in shapes if self.fleet.find(one.label) is not None}
+        for decision in self.log.all_of("vary"):
+            self.fleet.find(decision["label"])
+        return found
 
-    def _enumerate(self) -> list[BudgetFit]:
-        """Every depth, cut to the whole budget, the lowest predicted val_bpb first; before them those begun already."""
-        fits: list[BudgetFit] = []
+    def _begun(self) -> list[str]:
+        """Those whose training was paid for and whose result nobody has written down: a life that was cut short."""
+        found = {label: runs.get_run(self.store, run_id) for label, run_id in self.fleet.ids.items()}
+        return [
+            label
+            for label, run in found.items()
+            if run.id not in self.training.finished
+            and (run.state is RunState.FUNDED or any(a.kind == "train" for a in attempts.for_run(self.store, run.id)))
+        ]
+
+    def _enumerate(self) -> list[Fitted]:
+        """The best shape of every depth on every device, cut to the whole budget, the lowest predicted val_bpb first;
+        before them those begun already."""
+        varied = {decision["label"] for decision in self.log.all_of("vary")}
+        begun = {label for label in self._find_begun() if label not in varied}
+        fits: list[Fitted] = []
         refusals: list[Refused] = []
-        for depth in self.question.depths:
+        for device, depth, shapes in self.candidates.each():
+            mine = [one for one in shapes if one.label in begun] or shapes
             try:
-                budget = self.question.budget_usd_micros
-                fits.append(self.runs.fit(depth, calibration=None, budget_usd_micros=budget))
+                fits.append(self.candidates.best_of(mine, self.question.budget_usd_micros))
             except Refused as error:
                 refusals.append(error)
-                self._decide_once("drop", f"{error.message[0].upper()}{error.message[1:]}.", depth=depth)
+                self._decide_once("drop", f"{error.message[0].upper()}{error.message[1:]}.", device=device, depth=depth)
         if not fits:
             if all(isinstance(error, TooLittleText) for error in refusals):
                 raise refusals[0]  # the same for every depth
             raise Refused(
-                f"no depth fits{this_machine.busy_words()}: {'; '.join(error.message for error in refusals)}",
+                f"no depth fits{self._busy_words()}: {'; '.join(error.message for error in refusals)}",
                 next="take more --minutes, a larger --budget, or smaller --depths",
             )
-        fits.sort(key=lambda fit: (fit.estimate.recipe.depth not in self.runs.by_depth, fit.estimate.val_bpb.mid))
-        for fit in fits:
-            row = fit.estimate
+        fits.sort(key=lambda one: (one.candidate.label not in begun, one.bpb))
+        for one in fits:
+            row = one.fit.estimate
+            shape = "" if self.question.is_local else f" ({one.candidate.shape_words})"
             self._decide_once(
                 "estimate",
-                f"Depth {row.recipe.depth}: {fit.sentence} Predicted val_bpb {row.val_bpb.mid:.3f} "
+                f"{one.candidate.words}{shape}: {one.fit.sentence} Predicted val_bpb {row.val_bpb.mid:.3f} "
                 f"({row.val_bpb.low:.3f} to {row.val_bpb.high:.3f}).",
+                device=one.candidate.device,
                 depth=row.recipe.depth,
                 num_steps=row.recipe.num_steps,
                 val_bpb=row.val_bpb.to_dict(),
@@ -134,119 +148,181 @@ class _Search:
             )
         return fits
 
-    def _decide_once(self, kind: str, sentence: str, *, depth: int, **numbers: Any) -> None:
-        """What was decided of this depth in an earlier life is not decided again."""
-        if not self.log.all_of(kind, depth=depth):
-            self.log.decide(kind, sentence, depth=depth, **numbers)
+    def _decide_once(self, kind: str, sentence: str, *, device: str, depth: int, **numbers: object) -> None:
+        """What was decided of this depth there in an earlier life is not decided again."""
+        if not self.log.all_of(kind, depth=depth, device=device):
+            self.log.decide(kind, sentence, device=device, depth=depth, **numbers)
 
-    def _prove(self, fits: list[BudgetFit]) -> list[tuple[Run, BudgetFit]]:
-        """Dryrun the best few; each then gets the steps and the eval cadence that its measured speed allows."""
-        proven: list[tuple[Run, BudgetFit]] = []
+    def _prove(self, fits: list[Fitted]) -> list[Fitted]:
+        """Dryrun the best few, so many at once, then variants of the best on each device; each gets the steps and the
+        evaluations that its measured speed allows."""
         since = len(self.log.decisions)
-        for fit in fits[: self.question.max_dryruns]:
-            depth = fit.estimate.recipe.depth
-            if self.runs.by_depth.get(depth) in self.runs.finished:
-                continue
-            if self.runs.time_left_s() < DRYRUN_RESERVE_S + 60 * self.question.minutes and proven:
-                self.log.decide("skip", f"Depth {depth}: no time for another dryrun and a run.", depth=depth)
-                break
-            run = self.runs.prove(fit)
-            if run is None or not run.dryrun:
-                continue
-            calibration = Calibration.from_dict(run.dryrun["calibration"])
-            try:
-                left = self.runs.money_left()
-                measured = self.runs.fit(depth, calibration=calibration, budget_usd_micros=left, run=run)
-            except Refused as error:
-                self.log.decide("drop", f"Measured, {error.message}.", depth=depth, run=run.id)
-                continue
-            self.log.decide(
-                "fit",
-                f"Depth {depth}, measured {calibration.step_s:.3f} s a step: {measured.sentence} "
-                f"Predicted val_bpb {measured.estimate.val_bpb.mid:.3f}.",
-                depth=depth,
-                run=run.id,
-                step_s=calibration.step_s,
-                estimated_step_s=fit.estimate.step_s.to_dict(),
-                num_steps=measured.estimate.recipe.num_steps,
-                val_bpb=measured.estimate.val_bpb.to_dict(),
-            )
-            proven.append((run, measured))
-        if not proven and not self.runs.finished:
+        proven = self._measure(self._chosen(fits))
+        for device in self.question.devices if self.question.variants else ():
+            mine = [one for one in proven if one.candidate.device == device]
+            varied = self.candidates.variants(min(mine, key=lambda one: one.bpb)) if mine else []
+            for candidate in varied:
+                if not self.log.all_of("vary", label=candidate.label):
+                    said = f"{candidate.words} with {candidate.shape_words} is tried too: the burst leaves room for it."
+                    self.log.decide("vary", said, label=candidate.label, depth=candidate.spec.depth, device=device)
+            proven += self._measure(self._fits_of(varied))
+        if not proven and not self.training.finished:
             why = " ".join(d["sentence"] for d in self.log.decisions[since:] if d["kind"] in ("drop", "skip"))
+            busy = "" if "its dryrun failed" in why else self._busy_words()
             raise Refused(
-                f"no depth passed its dryrun{'' if self.runs.failures else this_machine.busy_words()}. {why}".rstrip(),
+                f"no depth passed its dryrun{busy}. {why}".rstrip(),
                 next="take more --minutes or smaller --depths, or try again when the machine is idle",
             )
-        return proven
+        best: dict[tuple[str, int], Fitted] = {}  # of a device and depth, the shape that gets further
+        for one in sorted(proven, key=lambda one: one.bpb):
+            best.setdefault((one.candidate.device, one.candidate.spec.depth), one)
+        return list(best.values())
 
-    def _train(self, proven: list[tuple[Run, BudgetFit]]) -> str:
-        """Train the most promising until money, time or predicted gain ends. Returns why it stopped."""
-        left = {run.spec["depth"]: (run, fit) for run, fit in proven}
-        while left and len(self.runs.finished) < self.question.max_runs:
-            best = self._best_bpb()
-            law = fit_of(self.store, self.question.corpus)
-            options = [
-                Candidate(
-                    label=str(depth),
-                    num_params=fit.estimate.recipe.num_params.scaling,
-                    num_tokens=fit.estimate.recipe.train_tokens,
+    def _fits_of(self, varied: list[Candidate]) -> list[Fitted]:
+        found: list[Fitted] = []
+        for candidate in varied:
+            with suppress(Refused):  # it needs more than there is; its sibling stands
+                found.append(self.candidates.fit(candidate, self.question.budget_usd_micros))
+        return found
+
+    def _chosen(self, fits: list[Fitted]) -> list[Fitted]:
+        """The best of each device, then whatever is best, up to `max_dryruns`; those that are done are left out."""
+        first = [next(one for one in fits if one.candidate.device == d) for d in self._devices_of(fits)]
+        ranked = first + [one for one in fits if one not in first] if len(first) > 1 else fits
+        done = {label for label, run_id in self.fleet.ids.items() if run_id in self.training.finished}
+        return [one for one in ranked[: self.question.max_dryruns] if one.candidate.label not in done]
+
+    @staticmethod
+    def _devices_of(fits: list[Fitted]) -> list[str]:
+        return list(dict.fromkeys(one.candidate.device for one in fits))
+
+    def _measure(self, wanted: list[Fitted]) -> list[Fitted]:
+        found: list[Fitted] = []
+        waves = [wanted[n : n + self.question.parallel] for n in range(0, len(wanted), self.question.parallel)]
+        for wave in waves:
+            if found and self.time_left_s() < DRYRUN_RESERVE_S + 60 * self.question.minutes:
+                self.log.decide("skip", f"{wave[0].candidate.words}: no time for another dryrun and a run.")
+                break
+            for one in wave:
+                self.fleet.plan(
+                    one.candidate.label,
+                    self.candidates.planned(one),
+                    one.candidate.target,
+                    name=f"{one.candidate.label.replace(' ', '-')}-{self.log.search_id[1:6]}",
+                    budget_s=None if self.question.is_local else 60 * self.question.minutes,
                 )
-                for depth, (_, fit) in left.items()
+            proven = {run.id: run for run in self.fleet.prove([one.candidate.label for one in wave])}
+            found += [
+                measured
+                for one in wave
+                if (run := proven.get(self.fleet.ids[one.candidate.label])) is not None
+                and (measured := self._fit_measured(one, run)) is not None
             ]
-            choice = recommend(law, options, best)[0]
-            depth = int(choice.candidate.label)
-            gain = choice.expected_improvement_bpb
+        return found
+
+    def _fit_measured(self, one: Fitted, run: Run) -> Fitted | None:
+        candidate, estimated = one.candidate, one.fit.estimate
+        try:
+            measured = self.candidates.fit(candidate, self.fleet.money_left(), run)
+        except Refused as error:
+            self.log.decide("drop", f"Measured, {error.message}.", depth=candidate.spec.depth, run=run.id)
+            return None
+        row = measured.fit.estimate
+        step_s = row.calibration.step_s if row.calibration else row.step_s.mid
+        self.log.decide(
+            "fit",
+            f"{candidate.words}, measured {step_s:.3f} s a step: {measured.fit.sentence} "
+            f"Predicted val_bpb {row.val_bpb.mid:.3f}.{eval_words(self.question.spec, measured)}",
+            depth=candidate.spec.depth,
+            device=candidate.device,
+            run=run.id,
+            step_s=step_s,
+            estimated_step_s=estimated.step_s.to_dict(),
+            num_steps=row.recipe.num_steps,
+            val_bpb=row.val_bpb.to_dict(),
+        )
+        return measured
+
+    def _train(self, proven: list[Fitted]) -> str:
+        """Train the most promising until money, time or predicted gain ends. Returns why it stopped."""
+        left = {one.candidate.label: one for one in proven}
+        while left and len(self.training.finished) < self.question.max_runs:
+            best = self._best_bpb()
+            law = fit_of(self.store, next(iter(left.values())).fit.spec.data)
+            choice = recommend(law, [one.forecast for one in left.values()], best)[0]
+            one, gain = left[choice.candidate.label], choice.expected_improvement_bpb
+            words, depth = one.candidate.words, one.candidate.spec.depth
             if best is not None and gain < self.question.min_gain_bpb:
                 self.log.decide(
                     "stop",
-                    f"Depth {depth} is expected to improve {best:.3f} by {gain:.4f} bpb, less than "
+                    f"{words} is expected to improve {best:.3f} by {gain:.4f} bpb, less than "
                     f"{self.question.min_gain_bpb}.",
                     depth=depth,
                     expected_improvement_bpb=gain,
                 )
                 return "no further gain is expected"
-            run, fit = left.pop(depth)
-            needed_s, left_s = fit.estimate.wall_s.mid, self.runs.time_left_s()
+            needed_s, left_s = one.fit.estimate.wall_s.high, self.time_left_s()
             if left_s < needed_s:
-                self.log.decide(
-                    "stop",
-                    f"Depth {depth} needs about {needed_s:.0f} s; {left_s:.0f} s are left.",
-                    depth=depth,
-                )
+                self.log.decide("stop", f"{words} may need {needed_s:.0f} s; {left_s:.0f} s are left.", depth=depth)
                 return "the time is used up"
+            del left[choice.candidate.label]
             self.log.decide(
                 "train",
-                f"Depth {depth}: predicted {choice.val_bpb.mid:.3f}"
-                + (f", expected to improve {best:.3f} by {gain:.4f}." if best is not None else "."),
+                f"{words}: predicted {choice.val_bpb.mid:.3f}"
+                + (f", expected to improve {best:.3f} by {gain:.4f}" if best is not None else "")
+                + self._beaten_words(one, list(left.values())),
                 depth=depth,
-                run=run.id,
+                device=one.candidate.device,
+                run=self.fleet.ids[one.candidate.label],
                 val_bpb=choice.val_bpb.to_dict(),
                 expected_improvement_bpb=gain,
             )
             try:
-                self.runs.train(run, fit)
+                self.training.train(one)
             except Refused as error:
-                self.log.decide("stop", error.message, depth=depth, run=run.id, next=error.next)
+                run_id = self.fleet.ids[one.candidate.label]
+                self.log.decide("stop", error.message, depth=depth, run=run_id, next=error.next)
                 return "the budget is used up" if isinstance(error, BudgetUsedUp) else error.message
         return "every proven depth was trained" if not left else f"at most {self.question.max_runs} were to be trained"
 
+    @staticmethod
+    def _beaten_words(one: Fitted, others: list[Fitted]) -> str:
+        """The best of another device, and by how much it is worse: why the search is where it is."""
+        elsewhere = [other for other in others if other.candidate.device != one.candidate.device]
+        if not elsewhere:
+            return "."
+        other = min(elsewhere, key=lambda each: each.bpb)
+        mine, its = one.fit.estimate, other.fit.estimate
+        return (
+            f"; {mine.wall_s.mid / 60:.0f} min and {format_usd(mine.cost_usd_micros.mid)}, where "
+            f"{other.candidate.words} would reach {other.bpb:.3f} in {its.wall_s.mid / 60:.0f} min for "
+            f"{format_usd(its.cost_usd_micros.mid)}."
+        )
+
+    def time_left_s(self) -> float:
+        return self.question.limit_s - (time.monotonic() - self.started)
+
+    def _busy_words(self) -> str:
+        return this_machine.busy_words() if self.question.is_local else ""
+
     def _best_bpb(self) -> float | None:
-        found = [row.val_bpb for row in compare(self.store, self.runs.finished) if row.val_bpb is not None]
+        found = [row.val_bpb for row in compare(self.store, self.training.finished) if row.val_bpb is not None]
         return min(found, default=None)
 
     def _report(self, why: str, *, elapsed_s: float | None = None) -> SearchReport:
-        rows = compare(self.store, self.runs.finished)
+        rows = compare(self.store, self.training.finished)
         done = [row for row in rows if row.val_bpb is not None]
+        corpus = done[0].spec["data"] if done else self.candidates.corpora()[0]
         return SearchReport(
             search_id=self.log.search_id,
             project=self.log.project,
             question=self.question,
             decisions=self.log.decisions,
             rows=rows,
+            devices={row.run: where(runs.get_run(self.store, row.run)) for row in rows},
             best_run=min(done, key=lambda row: row.val_bpb or 0.0).run if done else None,
-            spent_usd_micros=self.runs.spent_usd_micros(),
-            elapsed_s=time.monotonic() - self.runs.started if elapsed_s is None else elapsed_s,
+            spent_usd_micros=self.fleet.spent_usd_micros(),
+            elapsed_s=time.monotonic() - self.started if elapsed_s is None else elapsed_s,
             stopped_because=why,
-            where_next=where_next(fit_of(self.store, self.question.corpus), rows),
+            where_next=where_next(fit_of(self.store, corpus), rows),
         )

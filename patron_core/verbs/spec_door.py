@@ -145,6 +145,18 @@ def _value(text: str) -> Any:
         return text.strip()
 
 
+def by_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a spec by their own names or by the flags that name them: eval_every is eval_every_steps.
+
+    Raises InvalidInput with every problem at once.
+    """
+    found = {NAMED.get(name, name): value for name, value in given.items()}
+    problems = [unknown_field(name, [*FIELDS, *NAMED]) for name in found if name not in FIELDS] + field_problems(found)
+    if problems:
+        raise InvalidInput(problems, next="correct the values named and call again")
+    return found
+
+
 def grid_of(lines: Iterable[str]) -> dict[str, list[Any]]:
     """`lr_scale=0.5,1,2` as a field's values, a line or flag each; a JSON list where a value has commas of its own.
 

@@ -16,6 +16,7 @@ from patron_core.money import format_usd
 from patron_core.states import RunState
 from patron_core.store import Store, tags
 from patron_core.store.names import check_names
+from patron_core.verbs.access import asks
 from patron_core.verbs.compare import compare
 from patron_core.verbs.dryrun import BURST_STEPS
 from patron_core.verbs.fleet import Fleet
@@ -76,6 +77,7 @@ def estimate_sweep(store: Store, question: Sweep) -> SweepEstimate:
     )
 
 
+@asks("spend")
 def sweep(
     store: Store,
     question: Sweep,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
@@ -15,11 +15,8 @@ from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
 from patron_core.verbs.health import Health, health, host_dict
-from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.next_steps import command, next_step
 from patron_core.verbs.refusals import newest_refusal
-
-if TYPE_CHECKING:
-    pass
 
 ATTENTION = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED, RunState.FAILED, RunState.FUNDED})
 RESTING = TERMINAL | {RunState.PAUSED, RunState.AWAITING_FUNDING, RunState.FUNDED, RunState.DRAFT}
@@ -50,7 +47,7 @@ class RunView:
     eta_s: float | None
     phase: str  # what the workload did last: data, tokenizer, steps, eval ...
     health: Health  # of those who work for it
-    place: str  # of a live run: which other machine it runs on, or whose account pays for a rented one; else empty
+    place: str  # which other machine it runs on or belongs to, or whose account pays for a rented one; else empty
     warnings: list[str]
     samples: list[Sample]  # the latest
     sentence: str
@@ -83,6 +80,7 @@ class RunView:
             "eta_s": self.eta_s,
             "held_usd_micros": self.money.held_usd_micros,
             "charged_usd_micros": self.money.charged_usd_micros,
+            "charged_by_kind_usd_micros": self.money.by_kind_usd_micros,
             "released_usd_micros": self.money.released_usd_micros,
             "attempts": [
                 {
@@ -125,7 +123,7 @@ def view(store: Store, run_id: str) -> RunView:
     if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
         where = f"on {around.host.name}" if around.host and around.is_elsewhere else "missing"
         warnings.append(f"the run directory {run.run_dir} is {where}")
-    place = _place(run, around) if run.state in ACTIVE else ""
+    place = _place(run, around)
     history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
@@ -148,7 +146,7 @@ def view(store: Store, run_id: str) -> RunView:
         samples=_samples(events),
         place=place,
         sentence=_sentence(run, made[-1] if made else None) + (f" It {place}." if place else ""),
-        next=_next(run, made[-1] if made else None, history),
+        next=_next(run, made[-1] if made else None, history, is_elsewhere=around.is_elsewhere),
     )
 
 
@@ -204,7 +202,7 @@ def exit_code(seen: RunView, *, pause: bool = False, cancel: bool = False) -> in
     return 0 if seen.run.state in wanted else 6
 
 
-_STATE_SENTENCE: dict[RunState, str] = {
+STATE_SENTENCE: dict[RunState, str] = {
     RunState.DRAFT: "Planned; nothing has been spent.",
     RunState.DRYRUN: "A short burst is proving the plan on the real machine.",
     RunState.AWAITING_FUNDING: "Proven by a dryrun; waiting for money.",
@@ -226,20 +224,23 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     """Why it is where it is. A dryrun that completed is no end, but the proof that it can begin."""
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
     if run.reason is None or waits:
-        return _STATE_SENTENCE[run.state]
+        return STATE_SENTENCE[run.state]
     said = why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
     is_paused = run.state is RunState.PAUSED and run.reason in _GOES_ON_WITH_MONEY  # a dryrun that ends so has failed
     return f"{said} Fund it again to go on." if is_paused else said
 
 
 def _place(run: Run, around: Health) -> str:
-    if around.is_elsewhere:
-        return ownership.words(around.host)
-    return f"is rented by {around.payer}" if around.payer else ""
+    if around.is_elsewhere and run.state not in TERMINAL:
+        return ownership.words(around.host, "runs on" if run.state in ACTIVE else "belongs to")
+    return f"is rented by {around.payer}" if around.payer and run.state in ACTIVE else ""
 
 
-def _next(run: Run, newest: Attempt | None, history: list[RunEvent]) -> str:
-    """After a refusal what it said is to be done, not what was refused."""
+def _next(run: Run, newest: Attempt | None, history: list[RunEvent], *, is_elsewhere: bool) -> str:
+    """After a refusal what it said is to be done, not what was refused; what another machine's run waits for can be
+    done there only."""
+    if is_elsewhere and run.state in RESTING - TERMINAL:
+        return command("lab", "--project", run.project)
     refused = newest_refusal(history)
     if refused is not None and run.state not in TERMINAL and str(refused["next"]).startswith("patron "):
         return str(refused["next"])

@@ -85,7 +85,7 @@ def run_ours(job: Job, folder: Path, started: float, *, extra_steps: int = 0) ->
     first_step_end = time.perf_counter()
     loop.run(WARM_UP_STEPS + job.steps, only_steps=True)
     machine = loop.machine
-    return loop, _figures(job, loop.pace.seconds[WARM_UP_STEPS:], started, built, first_step_end) | {
+    return loop, _figures(job, list(loop.pace.seconds)[WARM_UP_STEPS:], started, built, first_step_end) | {
         "device_batch_size": loop.batch_size,
         "dtype": machine.dtype_name,
         "compiled": machine.compile,

@@ -9,7 +9,7 @@ from unittest import mock
 
 from patron_core.executors import fake
 from patron_core.executors.base import ObservedStatus
-from patron_core.lifecycle import apply, decide, holds, supervisor
+from patron_core.lifecycle import apply, decide, holds, observe, supervisor
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.store import attempts, ledger, runs
 
@@ -76,6 +76,56 @@ def _any_transition() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _end_charge_and_release_one_after_another() -> Iterator[None]:
+    """Each in a transaction of its own, so that a crash leaves an end without what it costs."""
+    real_end, real_charge, real_settle = apply._end, apply._charge, apply.settle
+    later: list[Callable[[Any], Any]] | None = None
+
+    def charge(conn: Any, *args: Any, **more: Any) -> Any:
+        if later is None:
+            return real_charge(conn, *args, **more)
+        return later.append(lambda conn: real_charge(conn, *args, **more))
+
+    def settle(conn: Any, *args: Any, **more: Any) -> int:
+        if later is None:
+            return real_settle(conn, *args, **more)
+        later.append(lambda conn: real_settle(conn, *args, **more))
+        return 0
+
+    def end(store: Any, *args: Any, **more: Any) -> None:
+        nonlocal later
+        later = mine = []
+        try:
+            real_end(store, *args, **more)
+        finally:
+            later = None
+        for do in mine:
+            with store.begin() as conn:
+                do(conn)
+
+    changes = {"_end": end, "_charge": charge, "settle": settle}
+    with mock.patch.multiple(apply, **changes):
+        yield
+
+
+def _stop_is_noted_before_it_is_asked() -> AbstractContextManager[Any]:
+    def stop(store: Any, run: Any, attempt: Any, action: Action, executor: Any, *, now: float) -> None:
+        if action.kind is ActionKind.STOP:
+            with store.begin() as conn:
+                attempts.stop_asked(conn, attempt.id, cause=str(action.stop_cause), now=now)
+        if attempt.handle is not None:
+            executor.cancel(attempt.handle, grace_s=10.0 if action.kind is ActionKind.STOP else 0.0)
+
+    return _instead(apply, "_stop", stop)
+
+
+# a meeting that is rare: from here on it is looked for
+FIRST_SEED = {
+    "an end, its charge and its release come one after another": 20,
+    "a stop is noted before it is asked": 36,
+    "a clock that was set back is waited for": 181,
+}
 FOUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "what was judged may be outdated": lambda: _instead(attempts, "check_newest", _nothing),
     "any state may follow any": _any_transition,
@@ -91,4 +141,9 @@ FOUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "the machine has no deadline": lambda: _instead(holds, "deadline_s", lambda *_, **__: 1e6),
     "a lost machine is not replaced": lambda: _forgets(ActionKind.RELAUNCH),
     "an end is seen and not written": lambda: _forgets(ActionKind.END),
+    "an end, its charge and its release come one after another": _end_charge_and_release_one_after_another,
+    "a stop is noted before it is asked": _stop_is_noted_before_it_is_asked,
+    "a clock that was set back is waited for": lambda: _instead(
+        observe, "_since", lambda then, now: 0.0 if then is None else max(0.0, now - then)
+    ),
 }

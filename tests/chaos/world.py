@@ -21,9 +21,11 @@ from patron_core import verbs
 from patron_core.errors import PatronError
 from patron_core.executors.base import Handle, Job
 from patron_core.executors.fake import NEVER, FakeExecutor, Script
+from patron_core.lifecycle import apply as applying
 from patron_core.lifecycle import supervisor as supervising
 from patron_core.lifecycle.decide import ActionKind
 from patron_core.lifecycle.supervisor import Supervisor
+from patron_core.machines.target import Target
 from patron_core.states import TERMINAL, RunState
 from patron_core.store import Run, Store, ledger, runs
 
@@ -36,6 +38,12 @@ STEPS = (50, 120)
 MOST_RUNS = 5
 SLEEP_SHARE = {"before an action": 0.4, "before submit": 0.3}  # where it matters most that others go on meanwhile
 CALM_ROUNDS, CALM_STEP_S = 120, 30.0
+RENTED = {"machine": {"spot": True}}  # what is paid for beside machine time, in every third world
+BUCKET = {"transfer": {
+    "egress_usd_micros_per_gb": {}, "dearest_usd_micros_per_gb": 90_000, "storage_usd_micros_per_gb_month": 23_000,
+    "usd_micros_per_hour": 36_000, "set_aside_usd_micros": 1_000,
+}}  # fmt: skip
+UPLOADED = {"uploaded_bytes": 10_000_000, "stored_bytes": 4_000_000}
 SPEC = {"depth": 1, "vocab_size": 512, "sequence_len": 64, "num_steps": 10, "batch_tokens": 64}
 ON_THE_WAY = (RunState.DRYRUN, RunState.AWAITING_FUNDING, RunState.FUNDED)
 
@@ -62,10 +70,11 @@ class World:
         event.listen(self.store._engine, "before_cursor_execute", self._statement)
         self.executor: Any = PointedExecutor(self)
         self.made: list[Run] = []
+        self.rents = seed % 3 == 0
 
     def play(self) -> Counter[str]:
         try:
-            with mock.patch.object(supervising, "apply", self._late(supervising.apply)):
+            with mock.patch.object(supervising, "apply", self._late(supervising.apply)), self._renting():
                 self._shake()
                 self._calm_down()
             at_the_end(self)
@@ -79,6 +88,17 @@ class World:
         for run in self.made:
             self.counts[f"ended {runs.get_run(self.store, run.id).state.value}"] += 1
         return self.counts
+
+    @contextmanager
+    def _renting(self) -> Iterator[None]:
+        """Machines have an end to pay for, and checkpoints go to a bucket."""
+        if not self.rents:
+            yield
+            return
+        quote = Target.quote
+        rented = mock.patch.object(Target, "quote", lambda target, **kw: quote(target, **kw) | RENTED | BUCKET)
+        with rented, mock.patch.object(applying, "_moved", return_value=UPLOADED):
+            yield
 
     def _shake(self) -> None:
         for _ in range(self.chance.randint(1, 3)):
@@ -275,9 +295,9 @@ class PointedStore(Store):
     world: World | None = None
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, **how: Any) -> Iterator[Connection]:
         self._point("before a write")
-        with super().begin() as conn:
+        with super().begin(**how) as conn:
             yield conn
         self._point("after a write")
 

@@ -8,16 +8,22 @@ import pytest
 from scripted import ENDED, SECOND, START, World
 
 from patron_core.errors import Unavailable
+from patron_core.estimate import estimate
+from patron_core.estimate.wall import MOST_LOST_S
 from patron_core.executors import skypilot
 from patron_core.executors.base import Observation, ObservedStatus
 from patron_core.executors.fake import Script
 from patron_core.executors.records import Records
 from patron_core.executors.sky_view import UNSEEN_S, observe_job
-from patron_core.lifecycle import bill, holds
+from patron_core.lifecycle import apply, bill, holds
+from patron_core.lifecycle.workload import check_spec
 from patron_core.machines.target import Target
+from patron_core.market import transfer
+from patron_core.prices import Price
 from patron_core.states import RunState
 from patron_core.store import attempts, ledger
 from patron_core.store.records import Attempt
+from trainer.contract.devices import find_device
 
 CHEAP, DEAR = "gcp/us-central1/us-central1-a", "gcp/us-east1/us-east1-b"
 
@@ -31,6 +37,7 @@ def rented(hourly: int = 4_000_000, **changes: Any) -> Attempt:
     values: dict[str, Any] = {
         "id": "r-train-1", "run_id": "r", "number": 1, "kind": "train", "executor": "sky", "state": "submitted",
         "handle": None, "usd_micros_per_hour": hourly, "price": price, "deadline_s": None, "stop_cause": None,
+        "control_key": None,
         "stop_asked_at": None, "started_at": START, "ended_at": None, "charged_s": 0.0, "charged_usd_micros": 0,
         "reason": None, "exit_code": None, "evidence": {}, "created_at": START,
     }  # fmt: skip
@@ -152,3 +159,92 @@ def test_a_laptop_that_sleeps_eats_no_hold(world: World) -> None:
     assert world.charged(run) <= 10 * SECOND
     world.run_for(110)
     assert (world.state(run), world.charged(run)) == (RunState.SUCCEEDED, 100 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bucket", "micros_per_gb"),
+    [
+        ("gcp/us-central1/us-central1-a", "gcp/us-central1", 0),
+        ("gcp/us-east1", "gcp/us-central1", 20_000),
+        ("gcp/asia-southeast1", "gcp/us-central1", 80_000),
+        ("gcp/us-central1", "gcp", 20_000),  # its region is not known: taken for another
+        ("aws/us-east-1", "gcp/us-central1", 90_000),
+        ("gcp/us-central1", "cloudflare", 120_000),
+        ("lambda/us-west-1", "aws/us-east-1", 0),
+        ("slurm/lab/gpu", "aws", 0),
+        ("unknown", "gcp/us-central1", 120_000),
+    ],
+)
+def test_egress_by_cloud_and_region(machine: str, bucket: str, micros_per_gb: int) -> None:
+    assert transfer.egress_usd_micros_per_gb(transfer.Place.of(machine), transfer.Place.of(bucket)) == micros_per_gb
+
+
+def test_where_a_bucket_is() -> None:
+    assert transfer.bucket_place("/home/ada/runs", {}) is None
+    assert str(transfer.bucket_place("gs://b/runs", {})) == "gcp"
+    assert str(transfer.bucket_place("s3://b/runs", {"AWS_REGION": "us-east-1"})) == "aws/us-east-1"
+    r2 = {"AWS_ENDPOINT_URL": "https://x.r2.cloudflarestorage.com"}
+    assert str(transfer.bucket_place("s3://b/runs", r2)) == "cloudflare"
+    assert str(transfer.bucket_place("gs://b/runs", {"PATRON_RUNS_REGION": "gcp/us-east1"})) == "gcp/us-east1"
+
+
+def test_a_d12_checkpoint_to_another_cloud_is_not_saved_every_38_seconds() -> None:
+    """2 GB each 38 s is $17 an hour of egress beside $3 of machine; what is chosen costs less than a fifth of it."""
+    spec = check_spec({"depth": 12, "data": "climbmix"})
+    price = Price(device="H100", usd_micros_per_hour=3_000_000, source="given", as_of="2026-01-01", spot=True)
+    here = estimate(spec, find_device("H100"), price=price)
+    away = estimate(spec, find_device("H100"), price=price, egress_usd_micros_per_gb=90_000)
+    assert 1.5e9 < here.checkpoint_bytes < 3e9
+    assert transfer.move_usd_micros(here.checkpoint_bytes * 3600 / 38, 90_000) > 12_000_000
+    an_hour = transfer.move_usd_micros(away.checkpoint_bytes * 3600 / away.checkpoint_interval_s, 90_000)
+    assert an_hour < 600_000
+    assert here.checkpoint_interval_s < 200 < away.checkpoint_interval_s <= MOST_LOST_S
+
+
+TERMS = transfer.terms(
+    transfer.Place.of("gcp/us-central1"), [CHEAP, DEAR, "aws/us-east-1"], checkpoint_bytes=2e9, interval_s=1800.0
+)
+
+
+def test_egress_and_storage_are_charged_by_what_went_up_and_what_is_there() -> None:
+    attempt = rented(price={"machine": {"spot": True}, "transfer": TERMS})
+    assert TERMS["usd_micros_per_hour"] == 2 * 2 * 90_000
+    evidence = {"uploaded_bytes": 10e9, "stored_bytes": 6e9}
+    ended = Observation(status=ObservedStatus.ENDED, exit_code=0, uptime_s=3600.0, evidence=evidence)
+    assert bill.owed(attempt, ended) == {
+        "charge": 4_000_000, "teardown": 66_667, "egress": 900_000,
+        "storage": -int(-6 * 26_000 / 720 // 1),
+    }  # fmt: skip
+    at_home = {**evidence, "machine_s": {CHEAP: 3600.0}}
+    assert (
+        bill.owed(attempt, Observation(status=ObservedStatus.ENDED, uptime_s=3600.0, evidence=at_home))["egress"] == 0
+    )
+    running = Observation(status=ObservedStatus.RUNNING, uptime_s=3600.0, evidence=evidence)
+    assert set(bill.owed(attempt, running)) == {"charge"}
+
+
+def test_what_goes_up_meanwhile_is_set_aside_from_the_time_to_train_in() -> None:
+    """Whatever part of the hold is used up, what is left pays for machine and egress of the rest."""
+    attempt = rented(price={"machine": {"spot": True}, "transfer": TERMS})
+    fixed = TERMS["set_aside_usd_micros"] + 66_667
+    for hold, uptime_s in ((10_000_000, 0.0), (5_000_000, 3600.0), (100_000, 3600.0)):
+        aside = bill.set_aside_usd_micros(attempt, hold, uptime_s)
+        left_s = max(0, hold - aside) * 3600 / attempt.usd_micros_per_hour
+        moved = TERMS["usd_micros_per_hour"] * (uptime_s + left_s) / 3600
+        assert max(0, hold - aside) == 0 or hold - aside + moved + fixed <= hold + 5
+
+
+def test_the_books_of_a_run_over_a_bucket_name_every_kind(sky: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    quote = Target.quote
+    terms = transfer.terms(transfer.Place.of("aws/us-east-1"), ["gcp/us-east1"], checkpoint_bytes=1e6, interval_s=60.0)
+    monkeypatch.setattr(Target, "quote", lambda self, **kwargs: quote(self, **kwargs) | {"transfer": terms})
+    monkeypatch.setattr(apply, "_moved", lambda *_: {"uploaded_bytes": 1e9, "stored_bytes": 5e9})
+    sky.machine.script(ENDED)
+    run = sky.launched(held_s=1000)
+    sky.run_for(120)
+    money = ledger.run_money(sky.store, run.id)
+    assert sky.state(run) is RunState.SUCCEEDED
+    assert set(money.by_kind_usd_micros) == {"charge", "teardown", "egress", "storage"}
+    assert money.by_kind_usd_micros["egress"] == 120_000
+    assert money.charged_usd_micros <= money.funded_usd_micros
+    assert ledger.verify(sky.store) == []

@@ -20,9 +20,9 @@ from patron_core.machines.target import Target
 from patron_core.states import RunState
 from patron_core.store import Run, Store, ledger, runs
 from patron_core.verbs import free_checks
-from patron_core.verbs.question import LOCAL_SPEC, Question
-from patron_core.verbs.search_log import SearchLog
-from patron_core.verbs.search_runs import SearchRuns
+from patron_core.verbs.candidates import Candidates
+from patron_core.verbs.question import Question
+from patron_core.verbs.spec_door import LOCAL_SPEC
 
 SHAPE: dict[str, Any] = {"depth": 1, "sequence_len": 64, "vocab_size": 512, "batch_tokens": 256}
 
@@ -122,8 +122,9 @@ def test_a_search_plans_no_more_steps_than_its_text_has(rich: Store, corpus: Pat
         time_limit_minutes=6.0,
         spec=LOCAL_SPEC | SHAPE | {"device_batch_size": 4, "data": f"path:{corpus}"},
     )
-    log = SearchLog(rich, question, project="lab", actor="ada", key="k", on_progress=None)
-    fit = SearchRuns(rich, question, log).fit(1, calibration=None, budget_usd_micros=1_000_000)
+    found = Candidates(rich, question, say=lambda line: None)
+    _, _, (candidate, *_) = next(found.each())
+    fit = found.fit(candidate, 1_000_000).fit
     have = free_checks.train_tokens(fit.spec)
     assert have is not None
     assert fit.limit == "tokens"

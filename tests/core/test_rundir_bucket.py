@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,27 @@ def test_records_are_kept_in_both_kinds_of_places(
     records.write_stop({"kill_after_s": 5.0})
     assert [(start["number"], start["ended"]) for start in records.starts()] == [(1, True), (2, False)]
     assert records.stop() == {"kill_after_s": 5.0, "at": None}
+
+
+def test_segments_are_asked_for_side_by_side_and_come_in_order(bucket: str, s3_server: S3Server) -> None:
+    """A day's run has thousands of them: one after the other, each view of it would wait for minutes."""
+    remote = Remote(f"{bucket}/run")
+    for number in range(30):
+        event = {"seq": number + 1, "time": 1.0, "attempt": "a-train-1", "kind": "sample"}
+        remote.put(f"events/a-train-1-{number:06d}.jsonl", json.dumps(event).encode() + b"\n")
+    s3_server.requests.clear()
+    s3_server.hold(lambda method, path: method == "GET" and path.endswith(".jsonl"))
+    found: list[int] = []
+
+    def read() -> None:
+        found.extend(event.seq for event in RunDir(f"{bucket}/run").read_events()[0])
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    end = time.monotonic() + 30
+    while sum(path.endswith(".jsonl") for _, path in s3_server.requests) < 8:  # none of them is answered yet
+        assert time.monotonic() < end, "one after the other"
+        time.sleep(0.01)
+    s3_server.let_all_pass()
+    reading.join(30)
+    assert found == list(range(1, 31))

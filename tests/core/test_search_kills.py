@@ -17,10 +17,9 @@ from patron_core.executors.fake import FakeExecutor, Script
 from patron_core.machines import this_machine
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs, searches
-from patron_core.verbs import search_runs
+from patron_core.verbs import fleet, search_training
 from patron_core.verbs.question import Question
 from patron_core.verbs.search_log import SearchLog
-from patron_core.verbs.watch import RESTING
 
 BUDGET = 20_000_000
 ASKED = Question(
@@ -55,13 +54,8 @@ def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     found = World(store=sqlite_store, machine=FakeExecutor(name="local"))
     found.machine.default_script = Script(run_s=60, on_end=leave)
 
-    def wait(store: Store, run_id: str, **_: Any) -> Any:
-        while runs.get_run(store, run_id).state not in RESTING:
-            found.tick(10)
-        return verbs.view(store, run_id)
-
-    monkeypatch.setattr(search_runs, "wait", wait)
-    monkeypatch.setattr(sys.modules["patron_core.verbs.fund"], "check_proof", lambda _: None)  # not its verb
+    monkeypatch.setattr(fleet, "between_looks", lambda _: found.tick(10))
+    monkeypatch.setattr(sys.modules["patron_core.verbs.fund"], "check_proof", lambda *_, **__: None)  # not its verb
     monkeypatch.setattr(this_machine, "measured_profile", lambda _: {})
     yield found
     assert ledger.verify(sqlite_store) == []
@@ -70,7 +64,8 @@ def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
 
 def killed_at(patch: pytest.MonkeyPatch, where: str, count: int, when: str) -> None:
     """The process dies at its `count`-th step of this kind, before it or after it is done."""
-    owner = {"save": SearchLog, "fill_up": ledger}.get(where, search_runs)
+    owners = {"save": SearchLog, "fill_up": ledger, "amend": search_training, "fund": search_training}
+    owner = owners.get(where, fleet)
     step, left = getattr(owner, where), [count]
 
     def deadly(*args: Any, **kwargs: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,14 +10,13 @@ from runs_in_states import AMOUNT
 
 from patron_core import verbs
 from patron_core.errors import Conflict, Refused
-from patron_core.interval import Interval
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, attempts, ledger, runs
-from patron_core.verbs import search_runs
+from patron_core.verbs import fleet
 from patron_core.verbs.question import Question
 from patron_core.verbs.search import _Search
 from patron_core.verbs.search_log import SearchLog
-from patron_core.verbs.search_runs import BudgetUsedUp, SearchRuns
+from patron_core.verbs.search_training import BudgetUsedUp, Training
 
 BUDGET = 10 * AMOUNT
 SMALL = {"vocab_size": 512, "sequence_len": 64, "batch_tokens": 1024, "num_steps": 20, "eval_tokens": 4096}
@@ -35,9 +33,13 @@ def life(store: Store, question: Question = ASKED, key: str = "night") -> _Searc
     return _Search(store, question, log)
 
 
+def label_of(search: _Search, depth: int) -> str:
+    return next(shapes[0].label for _, known, shapes in search.candidates.each() if known == depth)
+
+
 def a_run(store: Store, search: _Search, depth: int, *states: RunState, charged: int = AMOUNT) -> Run:
     """What an earlier life left of a depth: 2 AMOUNT held, some of it charged."""
-    key = f"search:{search.log.search_id}:d{depth}"
+    key = f"search:{search.log.search_id}:{label_of(search, depth)}"
     run = verbs.plan(store, spec=SMALL | {"depth": depth}, actor="ada", key=key, now=1.0)
     with store.begin() as conn:
         ledger.hold(conn, run, 2 * AMOUNT, key=f"h{depth}", actor="ada", now=1.0)
@@ -57,13 +59,13 @@ def test_killed_between_its_deposit_and_its_first_decision_it_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(SearchLog, "decide", killed)
         with pytest.raises(Killed):
-            first._authorise()
+            first.fleet.authorise()
     assert ledger.wallet(store, "lab").available_usd_micros == BUDGET
     other = verbs.plan(store, spec=SMALL | {"depth": 3}, actor="bob", now=1.0)
     with store.begin() as conn:  # so that the wallet lacks another amount than it did
         ledger.hold(conn, other, 3 * AMOUNT, key="other", actor="bob", now=1.0)
     second = life(store)
-    second._authorise()
+    second.fleet.authorise()
     assert [d["added_usd_micros"] for d in second.log.all_of("authorise")] == [BUDGET]
     assert ledger.wallet(store, "lab").deposited_usd_micros == BUDGET
 
@@ -79,28 +81,33 @@ def test_two_lives_at_once_fill_the_wallet_once(store: Store, in_threads: Any) -
 
 def test_money_of_every_depth_is_spent_after_a_restart(store: Store) -> None:
     first = life(store)
-    first._authorise()
+    first.fleet.authorise()
     for depth in (1, 2):
         a_run(store, first, depth)
-    assert life(store).runs.spent_usd_micros() == 4 * AMOUNT
-    assert life(store).runs.money_left() == BUDGET - 4 * AMOUNT
+    again = life(store)
+    again._find_begun()
+    assert again.fleet.spent_usd_micros() == 4 * AMOUNT
+    assert again.fleet.money_left() == BUDGET - 4 * AMOUNT
 
 
 def test_what_was_begun_is_finished_first_and_what_is_finished_counts(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = life(store)
-    first._authorise()
+    first.fleet.authorise()
     funded = (RunState.DRYRUN, RunState.AWAITING_FUNDING, RunState.FUNDED)
     done, begun = a_run(store, first, 1, *funded), a_run(store, first, 2, *funded)
     with store.begin() as conn:
         attempt = attempts.create(conn, done, kind="train", usd_micros_per_hour=1, price={}, now=1.0)
         attempts.ended(conn, attempt.id, reason=EndReason.COMPLETED, exit_code=0, evidence={}, now=1.0)
-    assert [run.id for run in life(store).runs.begun()] == [done.id, begun.id]
+    again = life(store)
+    again._find_begun()
+    assert [again.fleet.ids[label] for label in again._begun()] == [done.id, begun.id]
     first.log.decide("result", "Depth 1: done.", run=done.id, depth=1)
     second = life(store)
-    assert [run.id for run in second.runs.begun()] == [begun.id]
-    assert second.runs.finished == [done.id]
+    second._find_begun()
+    assert [second.fleet.ids[label] for label in second._begun()] == [begun.id]
+    assert second.training.finished == [done.id]
     assert second._train([]) == "every proven depth was trained"
 
 
@@ -117,30 +124,27 @@ def test_a_refusal_is_reported_with_its_true_reason(
     def refuse(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(SearchRuns, "train", refuse)
+    monkeypatch.setattr(Training, "train", refuse)
     search = life(store)
-    run = a_run_of(store)
-    recipe = SimpleNamespace(num_params=SimpleNamespace(scaling=10**6), train_tokens=10**7)
-    fit = SimpleNamespace(estimate=SimpleNamespace(recipe=recipe, wall_s=Interval(1, 1, 1)))
-    assert search._train([(run, fit)]) == why  # type: ignore[list-item]
+    _, _, (candidate, *_) = next(search.candidates.each())
+    fitted = search.candidates.fit(candidate, BUDGET)
+    search.fleet.plan(candidate.label, candidate.spec, candidate.target, name="one")
+    assert search._train([fitted]) == why
     assert search.log.decisions[-1]["sentence"] == error.message
-
-
-def a_run_of(store: Store) -> Run:
-    return verbs.plan(store, spec=SMALL | {"depth": 1}, actor="ada", now=1.0)
 
 
 def test_why_no_depth_passed_is_said(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     search = life(store)
     sentence = "Depth 1: its dryrun failed. The corpus has 500 tokens."
 
-    def drop(self: SearchRuns, fit: Any) -> None:
+    def drop(self: _Search, wanted: Any) -> list[Any]:
         self.log.decide("drop", sentence, depth=1)
+        return []
 
-    monkeypatch.setattr(SearchRuns, "prove", drop)
-    fit = SimpleNamespace(estimate=SimpleNamespace(recipe=SimpleNamespace(depth=1)))
+    monkeypatch.setattr(_Search, "_measure", drop)
+    _, _, (candidate, *_) = next(search.candidates.each())
     with pytest.raises(Refused, match=r"The corpus has 500 tokens\."):
-        search._prove([fit])  # type: ignore[list-item]
+        search._prove([search.candidates.fit(candidate, BUDGET)])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_a_search_that_is_done_is_answered_again_and_does_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = life(store)
-    first._authorise()
+    first.fleet.authorise()
     report = first._report("every proven depth was trained")
     first.log.save("done", report)
 
@@ -165,6 +169,6 @@ def test_a_search_that_is_done_is_answered_again_and_does_nothing(
         raise AssertionError("it began anew")
 
     monkeypatch.setattr(_Search, "_enumerate", fail)
-    monkeypatch.setattr(search_runs, "dryrun", fail)
+    monkeypatch.setattr(fleet, "dryrun", fail)
     again = verbs.search(store, ASKED, actor="ada", key="night")
     assert again.to_dict() == report.to_dict()

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -36,11 +38,39 @@ def test_open_makes_the_home_and_the_database(home: Path) -> None:
     store.close()
 
 
-def test_head_is_the_newest_migration() -> None:
+def _alembic() -> Config:
     config = Config()
     config.set_main_option("script_location", "patron_core.store:migrations")
     config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_current_head() == upgrade.HEAD
+    return config
+
+
+def test_head_is_the_newest_migration() -> None:
+    assert ScriptDirectory.from_config(_alembic()).get_current_head() == upgrade.HEAD
+
+
+def test_migrations_only_add(tmp_path: Path) -> None:
+    """Else checkouts of before break: make it additive, or raise READABLE_FROM in upgrade.py to its number."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    before: dict[str, dict[str, Any]] = {}
+    engine = sa.create_engine(url)
+    config = _alembic()
+    for version in sorted(script.revision for script in ScriptDirectory.from_config(config).walk_revisions()):
+        with engine.begin() as conn:
+            config.attributes["connection"] = conn
+            command.upgrade(config, version)
+        inspector = sa.inspect(engine)
+        now = {name: {c["name"]: c for c in inspector.get_columns(name)} for name in inspector.get_table_names()}
+        for table, columns in before.items() if version > upgrade.READABLE_FROM else ():
+            assert columns.keys() <= now[table].keys(), f"{version} takes columns of {table} away"
+            for name, column in now[table].items():
+                if name in columns:
+                    assert str(column["type"]) == str(columns[name]["type"]), f"{version} changes {table}.{name}"
+                else:
+                    free = column["nullable"] or column["default"] is not None
+                    assert free, f"{version}: {table}.{name} is neither null nor has a server default"
+        before = now
+    engine.dispose()
 
 
 def test_migrations_make_the_schema(store: Store) -> None:

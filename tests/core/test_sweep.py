@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import sys
@@ -14,9 +15,10 @@ import pytest
 from scripted import HOURLY, World
 
 from patron_core import verbs
-from patron_core.errors import Conflict, InvalidInput, Refused
+from patron_core.errors import Conflict, InvalidInput, NotFound, Refused
 from patron_core.executors.base import Job
 from patron_core.executors.fake import FakeExecutor, Script
+from patron_core.notebook import Lab
 from patron_core.scaling.seeds import compare_groups, student_quantile, two_sided_p
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs, tags
@@ -120,17 +122,16 @@ def test_the_comparison_tells_a_difference_from_the_noise_of_seeds(world: World)
 
 
 @pytest.mark.parametrize(
-    ("owner", "where", "count"),
+    ("owner", "where", "count", "when"),
     [
-        (fleet, "plan", 3),
-        (fleet, "dryrun", 1),
-        (fleet, "adopt", 2),
-        (sweeping, "fund_together", 1),
-        (fleet, "launch", 2),
-        (adopting, "repriced", 3),
+        (fleet, "plan", 3, "after"),
+        (fleet, "dryrun", 1, "after"),
+        (fleet, "adopt", 2, "before"),
+        (adopting, "repriced", 3, "before"),  # its proof is taken over, its estimate not yet
+        (sweeping, "fund_together", 1, "after"),
+        (fleet, "launch", 2, "before"),
     ],
 )
-@pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_any_step_it_goes_on_and_does_nothing_twice(
     world: World, monkeypatch: pytest.MonkeyPatch, owner: Any, where: str, count: int, when: str
 ) -> None:
@@ -203,6 +204,33 @@ def test_a_proof_is_not_shared_with_another_shape(world: World) -> None:
     longer = verbs.plan(store, spec=SPEC | {"num_steps": 10**5}, actor="ada")
     with pytest.raises(Refused, match="the dryrun found 1000000"):
         adopting.adopt(store, longer.id, first.id, actor="ada")
+
+
+def test_a_notebook_of_ones_own_sweeps_waits_and_compares(world: World, home: Path) -> None:
+    lab = Lab(world.store, project="lab", actor="ada")
+    asked: dict[str, Any] = {"depth": 1, "vocab_size": 512, "sequence_len": 64, "batch_tokens": 1024, "steps": 20}
+    sweep = lab.sweep("lr", grid={"lr_scale": [0.5, 1, 2]}, seeds=2, tags=["lr-study"], **asked)
+    assert sweep.estimate().num_dryruns == 1
+    with pytest.raises(Refused, match="not launched"):
+        asyncio.run(sweep.wait())
+    sweep.launch(max_usd=20).launch(max_usd=20)  # pressed twice
+    report = asyncio.run(sweep.wait())
+    assert report.is_whole
+    assert "lr_scale=2 is best" in sweep.compare(by="lr_scale").sentence
+    assert "lr_scale=2" in sweep.compare()._repr_html_()
+    frame = lab.runs(tags="lr-study").frame()
+    assert sorted(frame["run"]) == sorted(sweep.ids) == sorted(run.id for run in runs.list_runs(world.store))
+    assert lab.note("2.0 wins", kind="result", runs=sweep).links["runs"] == sweep.ids
+    again = lab.sweep("lr", grid={"lr_scale": [0.5, 1, 2]}, seeds=2, tags=["lr-study"], **asked)
+    assert asyncio.run(again.launch(max_usd=20).wait()).sweep_id == report.sweep_id  # after a restart
+    with pytest.raises(Conflict):
+        asyncio.run(again.launch(max_usd=30).wait())
+    with pytest.raises(NotFound, match=r"no run has the tag 'lr-studie'; tags: lr, lr-study"):
+        lab.runs(tags="lr-studie")
+    with pytest.raises(NotFound):
+        lab.runs("nobody")
+    with pytest.raises(InvalidInput, match=r"evl_every: unknown key; did you mean eval_every"):
+        lab.sweep("x", grid={"lr_scale": [1]}, evl_every=3)
 
 
 def test_students_t_is_the_tables() -> None:

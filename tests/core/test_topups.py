@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,35 @@ def test_what_moves_no_deadline(text: bytes | None) -> None:
     assert control.deadline_of(text, "a", 100.0) == 100.0
 
 
+def test_only_whoever_has_the_attempts_key_moves_its_deadline() -> None:
+    """Whoever can write the run directory can write control.json, and has no more machine than was paid for."""
+    proven = control.content("a", 900.0, "key")
+    assert control.deadline_of(proven, "a", 100.0, "key") == 900.0
+    further = json.dumps(json.loads(proven) | {"deadline_s": 1e6}).encode()
+    for forged in (control.content("a", 900.0), control.content("a", 900.0, "another"), further):
+        assert control.deadline_of(forged, "a", 100.0, "key") == 100.0
+    assert control.deadline_of(control.content("b", 900.0, "key"), "a", 100.0, "key") == 100.0
+
+
+def test_a_forged_top_up_stops_where_the_money_ends(world: World) -> None:
+    world.machine.script(Script(run_s=1000))
+    run = world.launched(held_s=100)
+    (attempt,) = attempts.for_run(world.store, run.id)
+    RunDir(run.run_dir).move_deadline(attempt.id, 1e6)
+    world.tick(1)
+    world.tick(1000)  # nobody looked: the machine alone keeps the deadline
+    assert world.state(run) is RunState.PAUSED
+    assert world.machine_s(run) < 101
+
+
 def test_a_deadline_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     directory = RunDir(f"{bucket}/r1")
-    deadline = Deadline(directory.where, "a", 100.0)
+    deadline = Deadline(directory.where, "a", 100.0, key=None)
     assert not deadline.is_over(99.0)
     directory.move_deadline("a", 200.0)
-    deadline = Deadline(directory.where, "a", 100.0)
+    deadline = Deadline(directory.where, "a", 100.0, key=None)
     assert [deadline.is_over(at) for at in (50.0, 101.0, 199.0)] == [False] * 3
     assert deadline.is_over(200.0)
     directory.move_deadline("a", 900.0)
     assert deadline.is_over(201.0)  # it was told to stop, and does
-    assert Deadline("s3://no-such-bucket-here/r1", "a", 100.0).is_over(100.0)
+    assert Deadline("s3://no-such-bucket-here/r1", "a", 100.0, key=None).is_over(100.0)

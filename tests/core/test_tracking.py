@@ -326,15 +326,15 @@ class TestNormal:
         ("state", "status"),
         [(RunState.SUCCEEDED, "FINISHED"), (RunState.FAILED, "FAILED"), (RunState.CANCELLED, "KILLED")],
     )
-    def test_finish(self, store: Store, run: Run, workload: Workload, state: RunState, status: str) -> None:
+    def test_the_last_sync_gives_the_runs_end(
+        self, store: Store, run: Run, workload: Workload, state: RunState, status: str
+    ) -> None:
         workload.start("a-train-1", None, *metrics(1))
         sync(store, run)
-        with pytest.raises(ValueError, match="draft"):
-            tracking.finish(store, run, now=NOW)
         path = (RunState.DRYRUN, RunState.AWAITING_FUNDING, RunState.FUNDED, RunState.LAUNCHING, RunState.RUNNING)
         run = in_state(store, run, *path, state)
         workload.write("a-train-1", *metrics(2))
-        report = tracking.finish(store, run, now=NOW + 60)
+        report = tracking.sync(store, run, now=NOW + 60)
         assert report.error is None
         found = only(run)
         assert (found.info.status, found.info.end_time) == (status, int((NOW + 60) * 1000))

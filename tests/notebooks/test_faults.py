@@ -60,3 +60,17 @@ def test_a_locale_that_forces_ascii(runs: dict[str, Run], store: Store) -> None:
     assert note.body == "na\u00efve, \u6587"
     shown = run("6_journal", "--run", runs["oom"].id, **ascii_only)
     assert "na\u00efve, \u6587" in shown.stdout.decode("utf-8")
+
+
+def test_a_locale_that_forces_ascii_and_folders_with_letters_of_their_own(home: Path, tmp_path: Path) -> None:
+    there = tmp_path / "k\u00f6r\u6587"
+    there.mkdir()
+    (there / "a.txt").write_text("word " * 200_000)
+    forced = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PATRON_HOME": str(there / "home")}
+    size = ("--depth", "1", "--steps", "10", "--vocab-size", "512", "--sequence-len", "64")
+    asked = run("2_dryrun", *size, "--data", f"path:{there}", "--name", "\u6587", "--json", **forced)
+    assert error(asked)["code"] == "confirmation_needed", asked.stderr
+    assert run("0_lab", "--deposit", "1", "--yes", "--json", **forced).returncode == 0
+    assert (there / "home" / "patron.db").exists()
+    refused = run("2_dryrun", *size, "--data", f"path:{there}/none", "--yes", "--deposit", "1", "--json", **forced)
+    assert f"path:{there}/none" in error(refused)["message"]

@@ -60,6 +60,7 @@ def test_there_is_a_notebook_for_every_step() -> None:
         "5_compare",
         "6_journal",
         "7_forecasts",
+        "doctor",
         "search",
         "sweep",
     ]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from patron_core import verbs
-from patron_core.errors import InvalidInput, Refused
+from patron_core.errors import InvalidInput, NotFound, Refused
+from patron_core.notebook import Lab
 from patron_core.store import Run, Store
 from patron_core.ui.flags import parse_arguments
 from patron_core.verbs.next_steps import plan_command
@@ -130,3 +131,20 @@ def test_a_field_that_came_later_leaves_the_hash_of_earlier_runs_alone() -> None
     assert "tokenizer_chars" not in json.loads(spec.to_json())
     assert TrainSpec.from_json(spec.to_json()).hash() == spec.hash()
     assert TrainSpec(depth=2, tokenizer_chars=9000).hash() != spec.hash()
+
+
+def test_curves_come_against_whatever_is_asked_for_and_never_empty(runs: dict[str, Run], store: Store) -> None:
+    lab = Lab(store, project="lab", actor="ada")
+    run = runs["better"]
+    frame = lab.metrics([run.name, runs["finished"]], ["val/bpb"], x=["step", "tokens", "usd"])
+    mine = frame.filter(frame["run"] == run.id)
+    assert set(frame["source"]) <= {"mlflow", "record"}
+    assert mine["tokens"].to_list() == [
+        step * TrainSpec.from_dict(run.spec).recipe().batch_tokens for step in mine["step"]
+    ]
+    assert mine["usd"].is_sorted()
+    with pytest.raises(NotFound, match="val/bpb"):
+        lab.metrics(run, ["val/bpbb"])
+    with pytest.raises(InvalidInput, match="allowed step, tokens, flops, seconds, usd"):
+        lab.metrics(run, ["val/bpb"], x=["hours"])
+    assert "in the wallet" in lab._repr_html_()

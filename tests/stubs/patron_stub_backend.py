@@ -26,11 +26,16 @@ def stubbed(what):
 class StubPlugin(plugins.BasePlugin):
     def install(self, extension_context):
         from sky import check, core, execution, global_user_state
+        from sky.backends import backend_utils
         from sky.utils.registry import CLOUD_REGISTRY
 
         def enabled(*_args, **_asked):  # as a `sky check` with credentials would have noted
             return [CLOUD_REGISTRY.from_str(name) for name in ("gcp", "aws")]
 
+        def unchanged(cluster_name, *_args, **_asked):  # what SkyPilot knows of its clusters is what is noted
+            return global_user_state.get_cluster_from_name(cluster_name)
+
+        backend_utils._update_cluster_status = unchanged
         check.get_cached_enabled_clouds_or_refresh = enabled
         global_user_state.get_cached_enabled_clouds = enabled
         execution.launch = stubbed("launch")

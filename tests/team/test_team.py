@@ -226,7 +226,10 @@ def a_proven_run_is_looked_at_from_where_its_folder_is_not(new_team: Any) -> Non
     run_id = proven(ada, "ada")
     attempt = attempts.for_run(store, run_id)[0]
     for _ in range(3):
-        assert seen_from(bob, run_id)["state"] == "awaiting_funding"
+        seen = seen_from(bob, run_id)
+        assert seen["state"] == "awaiting_funding"
+        assert "It belongs to host-ada (ada)" in seen["sentence"]
+        assert seen["next"] == "patron lab --project lab"  # it is launched there
     launched(ada, "ada", run_id)
     seen = seen_from(bob, run_id)
     assert any("host-ada" in warning and "run directory" in warning for warning in seen["warnings"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ TEXTS = [
     "naïve café 日本語 🙂 12345 don't\r\n\t x\n\n\n" * 20,
 ]
 VOCAB = 512
+STDLIB = Path(sysconfig.get_path("stdlib"))
 tokenizer = Tokenizer.train(TEXTS, VOCAB)
 token_bytes = tokenizer.token_bytes(VOCAB)
 
@@ -48,6 +51,20 @@ def test_special_tokens_are_first_weigh_nothing_and_never_come_from_text() -> No
 def test_documents_are_what_encode_gives_after_bos() -> None:
     documents = list(tokenizer.encode_documents([*TEXTS, "x"], np.dtype("<u2")))
     assert [d.tolist() for d in documents] == [[0, *tokenizer.encode(text)] for text in [*TEXTS, "x"]]
+
+
+def test_tiktoken_gives_the_same_ids_on_a_corpus_and_on_what_is_odd() -> None:
+    """Its rule of merging is another, so that only text can show it: real code, and runs of few characters."""
+    corpus = [path.read_text(encoding="utf-8", errors="replace") for path in sorted(STDLIB.glob("*.py"))]
+    ours = Tokenizer.train(corpus[::4], 4096)
+    rng = random.Random(0)
+    odd = ["".join(rng.choices(some, k=5000)) for some in ("ab ", "aab", "\n\t \r", "=-_", "äöü日本👍🏽", "01a")]
+    odd += ["a" * 50_000, " " * 50_000 + "x", "<|bos|> <|endoftext|>", "\0" * 999, ""]
+    texts = [*corpus, *odd]
+    fast = [document[1:].tolist() for document in ours.encode_documents(texts, np.dtype("<u2"))]
+    assert ours._fast is not None
+    assert fast == [encoding.ids for encoding in ours._engine.encode_batch_fast(texts)]
+    assert sum(map(len, fast)) > 1_000_000
 
 
 def test_numbers_go_in_pairs() -> None:

@@ -7,6 +7,7 @@ Checkpoints  files first, manifest.json last: without it up there a checkpoint d
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 import time
@@ -35,6 +36,7 @@ from trainer.contract.layout import (
 from trainer.contract.remote import Remote
 
 LOG_EVERY_S = 30.0
+LIST_EVERY_S = 300.0  # else only the segment after the last one is looked for: a long run has many
 DEFAULT_KEEP = 2  # until the spec is there
 
 
@@ -49,6 +51,8 @@ class Records:
         self._remote, self._folder, self._attempt = remote, folder, attempt
         self._segments: dict[str, Segments] = dict(restored.segments)
         self._read: set[str] = set()  # local segments
+        self._next_number = 0  # of this attempt's segments here
+        self._listed_at = -math.inf
         self._sent: dict[str, tuple[int, int]] = {}  # small files: time and size when they went up
         self._stale_result = True
         self._log_at = 0.0
@@ -84,8 +88,27 @@ class Records:
             if lines:
                 self._create_segment(attempt, b"".join(lines), last_seq=max(seq_of(line) or 0 for line in lines))
         self._read.update(names)
+        numbers = [segment[1] for name in names if (segment := segment_of(name)) and segment[0] == self._attempt]
+        self._next_number = max([self._next_number, *(number + 1 for number in numbers)])
 
     def _closed_segments(self) -> list[tuple[Path, str]]:
+        if time.monotonic() < self._listed_at + LIST_EVERY_S and not self.result_due:
+            return self._following_segments()
+        found = self._all_segments()
+        self._listed_at = time.monotonic()
+        return found
+
+    def _following_segments(self) -> list[tuple[Path, str]]:
+        """Of this attempt, up to a gap, which only a disk that refuses leaves; what is behind one is listed later."""
+        found: list[tuple[Path, str]] = []
+        while True:
+            path = self._folder / EVENTS / segment_name(self._attempt, self._next_number + len(found))
+            if not path.is_file():
+                return found
+            found.append((path, self._attempt))
+
+    def _all_segments(self) -> list[tuple[Path, str]]:
+        """That were not read yet, in order."""
         new = [path for path in files_in(self._folder / EVENTS, "*.jsonl") if path.name not in self._read]
         found = [(segment, path) for path in new if (segment := segment_of(path.name))]
         return [(path, attempt) for (attempt, _), path in sorted(found)]

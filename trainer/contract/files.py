@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -47,22 +48,25 @@ def is_own(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def temporary_beside(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o644) -> Iterator[Path]:
-    """A file with all of `content` beside `path`, for the caller to give it that name; else it goes again."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def temporary_beside(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666) -> Iterator[Path]:
+    """A file with all of `content` beside `path`, for the caller to give it that name; else it goes again.
+
+    For nobody whom the process's umask keeps out.
+    """
+    name = path.with_name(f".{path.name}-{secrets.token_hex(6)}")
+    descriptor = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
             file.write(content)
             if durable:
                 file.flush()
                 os.fsync(descriptor)
-        yield Path(name)
+        yield name
     finally:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: bytes | str, *, durable: bool = True, mode: int = 0o644) -> None:
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = True, mode: int = 0o666) -> None:
     """A reader sees the old content or the new, never half of it; `durable` also after a power cut."""
     content = content.encode() if isinstance(content, str) else content
     with temporary_beside(path, content, durable=durable, mode=mode) as temporary:

@@ -3,9 +3,9 @@
     prepare, prepare_beside  ->  PreparedData  ->  loader.TrainLoader / loader.val_batches
 
 Files, in the order text flows: sources and local (documents), download (remote shards), tokenizer, shards (tokens on
-disk), making (all of these, in the order in which training needs them), keep (the same beside the runs), ahead (the
-process that makes them), feed (shards that are there or will be), prepare (what is at hand when training begins),
-packing (documents into rows), loader (batches).
+disk), making (all of these, in the order in which training needs them), keep (the same beside the runs), ahead and
+beside (the process that makes them), feed (shards that are there or will be), prepare (what is at hand when training
+begins), packing (documents into rows), loader (batches).
 
 Nothing here but the loader needs torch, which takes seconds to load.
 """

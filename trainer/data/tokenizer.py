@@ -11,8 +11,12 @@ other tools can read it; its sha256 lies beside it and is what a run records.
 from __future__ import annotations
 
 import codecs
+import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tokenizers
@@ -20,6 +24,9 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from trainer.contract.files import write_atomic
 from trainer.data.files import Progress, locked, no_progress, sha256_file, sha256_text
+
+if TYPE_CHECKING:
+    import tiktoken
 
 # Pretraining needs only the first; a later chat stage finds the others at the same ids.
 SPECIAL_TOKENS = (
@@ -97,13 +104,31 @@ class Tokenizer:
         return self._engine.encode(text).ids
 
     def encode_documents(self, texts: Sequence[str], dtype: np.dtype) -> Iterator[np.ndarray]:
-        """Each text as [BOS, ids...]. Encodes in as many threads as there are cores (RAYON_NUM_THREADS)."""
-        for encoding in self._engine.encode_batch_fast(texts):
-            ids = encoding.ids
+        """Each text as [BOS, ids...], encoded in as many threads as there are cores."""
+        for ids in self._encode_all(texts):
             document = np.empty(len(ids) + 1, dtype=dtype)
             document[0] = self.bos_id
             document[1:] = ids
             yield document
+
+    def _encode_all(self, texts: Sequence[str]) -> Iterator[Sequence[int] | np.ndarray]:
+        """By tiktoken where it is installed, six times the text in a second of a core; the ids are the same."""
+        fast = self._fast
+        if fast is None:
+            yield from (encoding.ids for encoding in self._engine.encode_batch_fast(texts))
+            return
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            yield from threads.map(lambda text: fast.encode_to_numpy(text, disallowed_special=()), texts)
+
+    @functools.cached_property
+    def _fast(self) -> tiktoken.Encoding | None:
+        try:
+            import tiktoken
+        except ImportError:  # a machine that somebody else set up
+            return None
+        vocab = self._engine.get_vocab()
+        ranks = {_spelled(token): index for token, index in vocab.items() if token not in SPECIAL_TOKENS}
+        return tiktoken.Encoding("patron", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of the ids. Bytes that are not UTF-8, as in a half-sampled character, become U+FFFD."""
@@ -119,7 +144,7 @@ class Tokenizer:
 
     def _spelled_bytes(self, index: int) -> bytes:
         token = self._engine.id_to_token(index)
-        return b"" if token is None or token in SPECIAL_TOKENS else bytes(_BYTE_OF[char] for char in token)
+        return b"" if token is None or token in SPECIAL_TOKENS else _spelled(token)
 
     def text_ids(self, vocab_size: int) -> list[bool]:
         """[vocab_size]: ids that occur in training data, which are those of text, and BOS."""
@@ -143,6 +168,10 @@ def _spelled_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _spelled_alphabet()
+
+
+def _spelled(token: str) -> bytes:
+    return bytes(_BYTE_OF[char] for char in token)
 
 
 def train_chars(vocab_size: int, asked: int | None = None) -> int:

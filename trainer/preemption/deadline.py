@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def moved_deadline(place: str, attempt: str | None, deadline_s: float) -> float:
     if attempt is None:
         return deadline_s
     with contextlib.suppress(OSError):
-        return control.deadline_of(_read(place), attempt, deadline_s)
+        return control.deadline_of(_read(place), attempt, deadline_s, os.environ.get(control.KEY_VARIABLE))
     return deadline_s
 
 

@@ -24,6 +24,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "clouds": site.clouds,
     "controller": site.controller,
     "check_feasible": site.check_feasible,
+    "has_quota": site.has_quota,
 }
 
 

@@ -65,7 +65,33 @@ def controller() -> dict[str, Any]:
         found["kind"] = "none"
     if "name" in found:
         found["kind"] = "machine"
+    elif found["kind"] == "none":
+        found["usd_per_hour"] = _controller_usd_per_hour(found["hosts"])
     return found
+
+
+def _controller_usd_per_hour(hosts: list[str]) -> float | None:
+    """Of the cheapest machine that SkyPilot would make for its jobs; None where no catalog says."""
+    import sky.catalog
+    from sky.jobs.constants import CONTROLLER_RESOURCES
+
+    prices = []
+    for cloud in hosts:
+        with suppress(Exception):  # a site without prices, a catalog that cannot be read
+            machine = sky.catalog.get_default_instance_type(
+                cpus=str(CONTROLLER_RESOURCES["cpus"]), memory=str(CONTROLLER_RESOURCES["memory"]), clouds=cloud
+            )
+            usd = sky.catalog.get_hourly_cost(machine, use_spot=False, region=None, zone=None, clouds=cloud)
+            prices.append(float(usd))
+    return min(prices, default=None)
+
+
+def has_quota(*, resources: dict[str, Any]) -> bool:
+    """False where the cloud says that its quota for them is zero; True also where it says nothing."""
+    import sky
+
+    (asked,) = sky.Resources.from_yaml_config(resources)
+    return asked.cloud is None or bool(asked.cloud.check_quota_available(asked))
 
 
 def _hosts() -> list[str]:

@@ -1,0 +1,18 @@
+"""The verbs over HTTP. No logic of its own: a route checks a shape, calls one verb, and shows what it returned."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from patron_core.server.api import access, events, looking, money, notes, runs
+from patron_core.server.api.common import PREFIX
+
+__all__ = ["PARTS", "PREFIX", "add_api"]
+
+
+PARTS = (runs, looking, events, money, notes, access)
+
+
+def add_api(app: FastAPI) -> None:
+    for part in PARTS:
+        app.include_router(part.router, prefix=PREFIX)

@@ -1,0 +1,181 @@
+"""Runs: make one, find them, and take one through the loop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from patron_core import verbs
+from patron_core.server.answers import Answer
+from patron_core.server.api.common import DEFAULT, Asker, Body, Fields, Key, Micros, RunWord, Word, cut
+from patron_core.store import Run, RunSummary
+from patron_core.store import runs as store_runs
+
+router = APIRouter(tags=["runs"])
+
+
+class Where(Body):
+    on: Word = Field(default="local", description="executor")
+    device: Word = Field(default="local", description="local, or a GPU by its name")
+    spot: bool = False
+
+    def target(self) -> verbs.Target:
+        return verbs.Target(executor=self.on, device=self.device, spot=self.spot)
+
+
+class NewRun(Where):
+    spec: dict[str, Any] = Field(
+        description="fields of a spec; depth is needed", examples=[{"depth": 2, "num_steps": 100}]
+    )
+    project: Word = DEFAULT
+    name: Word | None = None
+    max_usd_micros: Micros | None = None
+    budget_s: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+
+
+class Estimate(Body):
+    depths: list[Annotated[int, Field(ge=1, le=64)]] = Field(min_length=1, max_length=64)
+    devices: list[Word] = Field(default=["local"], min_length=1, max_length=20)
+    spec: dict[str, Any] = Field(default_factory=dict)
+    budget_s: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    budget_usd_micros: Micros | None = None
+    spot: bool = False
+
+
+class Burst(Body):
+    burst_steps: Annotated[int, Field(ge=2, le=1000)] = 8
+
+
+class Amendment(Body):
+    changes: dict[str, Any] = Field(min_length=1, examples=[{"num_steps": 200}])
+
+
+class Funding(Body):
+    usd_micros: Micros | None = Field(default=None, description="default: the upper bound, as the dryrun repriced it")
+
+
+def summary(run: Run | RunSummary) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "name": run.name,
+        "project": run.project,
+        "state": run.state.value,
+        "reason": run.reason.value if run.reason else None,
+        "stop_requested": run.stop_requested,
+        "actor": run.actor,
+        "created_at": run.created_at,
+        "updated_at": run.updated_at,
+    }
+
+
+def moved(run: Run) -> Answer:
+    return Answer(summary(run) | {"next": verbs.next_step(run)})
+
+
+@router.post("/estimate", summary="What depths take on devices; free")
+def estimate(body: Estimate, caller: Asker, fields: Fields = "") -> Answer:
+    rows = verbs.estimates(
+        caller.store,
+        depths=body.depths,
+        devices=body.devices,
+        spec={name: value for name, value in body.spec.items() if name != "depth"},
+        budget_s=body.budget_s,
+        budget_usd_micros=body.budget_usd_micros,
+        spot=body.spot,
+    )
+    return Answer({"rows": [cut(row.to_dict(), fields) for row in rows]})
+
+
+@router.post("/runs", summary="Plan a run: a draft, which costs nothing", status_code=201)
+def plan(body: NewRun, caller: Asker, key: Key) -> Answer:
+    target = body.target()
+    target.check()
+    run = verbs.plan(
+        caller.store,
+        spec=verbs.spec_on(target.find_device(caller.store), body.spec).to_dict(),
+        project=body.project,
+        name=body.name,
+        target=target,
+        max_usd_micros=body.max_usd_micros,
+        budget_s=body.budget_s,
+        actor=caller.actor,
+        key=caller.key(key),
+    )
+    return Answer(summary(run) | {"estimate": run.estimate, "next": verbs.next_step(run)}, status_code=201)
+
+
+@router.get("/runs", summary="Runs, newest first")
+def list_runs(
+    caller: Asker,
+    project: Annotated[Word | None, Query()] = None,
+    state: Annotated[list[verbs.RunState] | None, Query()] = None,
+    text: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Annotated[int, Query(ge=0, le=1_000_000, description="`cursor` of the page before")] = 0,
+) -> Answer:
+    found = store_runs.list_summaries(
+        caller.store, project=project, states=state, text=text, limit=limit + 1, offset=cursor
+    )
+    more = cursor + limit if len(found) > limit else None
+    return Answer({"runs": [summary(run) for run in found[:limit]], "cursor": more})
+
+
+@router.get("/runs/{run}", summary="A run with its money, attempts and newest metrics")
+def show(run: RunWord, caller: Asker, fields: Fields = "") -> Answer:
+    seen = verbs.view(caller.store, run)
+    return Answer(cut(seen.to_dict() | {"spec": seen.run.spec, "estimate": seen.run.estimate}, fields))
+
+
+@router.get("/runs/{run}/offer", summary="What launching would hold; holds nothing")
+def offer(run: RunWord, caller: Asker, fields: Fields = "") -> Answer:
+    return Answer(cut(verbs.offer(caller.store, run).to_dict(), fields))
+
+
+@router.post("/runs/{run}/dryrun", summary="Prove the plan with a short burst; costs a little")
+def dryrun(run: RunWord, body: Burst, caller: Asker, key: Key) -> Answer:
+    begun = verbs.dryrun(caller.store, run, actor=caller.actor, key=caller.key(key), burst_steps=body.burst_steps)
+    verbs.ensure_running(caller.store)
+    return moved(begun)
+
+
+@router.post("/runs/{run}/amend", summary="Change what no dryrun measures, before funding")
+def amend(run: RunWord, body: Amendment, caller: Asker) -> Answer:
+    return moved(verbs.amend(caller.store, run, changes=body.changes, actor=caller.actor))
+
+
+@router.post("/runs/{run}/fundings", summary="Hold money for it; tops a running run up")
+def fund(run: RunWord, body: Funding, caller: Asker, key: Key) -> Answer:
+    return moved(verbs.fund(caller.store, run, usd_micros=body.usd_micros, actor=caller.actor, key=caller.key(key)))
+
+
+@router.post("/runs/{run}/launch", summary="Start what is funded, once; resumes what was paused and funded again")
+def launch(run: RunWord, caller: Asker, key: Key) -> Answer:
+    launched = verbs.launch(caller.store, run, actor=caller.actor, key=caller.key(key))
+    verbs.ensure_running(caller.store)
+    return moved(launched)
+
+
+@router.post("/runs/{run}/resume", summary="Fund what is left of a paused run, and launch it")
+def resume(run: RunWord, body: Funding, caller: Asker, key: Key) -> Answer:
+    return moved(
+        verbs.fund_and_launch(caller.store, run, usd_micros=body.usd_micros, actor=caller.actor, key=caller.key(key))
+    )
+
+
+@router.post("/runs/{run}/pause", summary="Save a checkpoint and stop; what is left of the hold is free")
+def pause(run: RunWord, caller: Asker) -> Answer:
+    return moved(verbs.pause(caller.store, run, actor=caller.actor))
+
+
+@router.post("/runs/{run}/cancel", summary="End it for good")
+def cancel(run: RunWord, caller: Asker) -> Answer:
+    return moved(verbs.cancel(caller.store, run, actor=caller.actor))
+
+
+@router.post("/stop", summary="The kill switch: pause what runs, cancel dryruns")
+def stop(
+    caller: Asker, project: Annotated[Word | None, Query()] = None, token: Annotated[Word | None, Query()] = None
+) -> Answer:
+    return Answer(verbs.stop_all(caller.store, token=token, project=project, actor=caller.actor))

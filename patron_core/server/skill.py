@@ -1,0 +1,134 @@
+"""skill.md: the one page from which an agent can do everything here, generated from the code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastapi.routing import APIRoute
+
+from patron_core import settings
+from patron_core.commands import TABLE, notebooks
+from patron_core.server.answers import STATUS
+from patron_core.server.api import PARTS, PREFIX
+from patron_core.states import LEGAL, NEXT_STATE, SENTENCE, EndReason, RunState
+from patron_core.store.notes import KINDS
+from patron_core.store.tokens import SCOPE_WORDS, SCOPES, Allowance
+from patron_core.verbs.next_steps import next_step_of_state
+from patron_core.verbs.watch import STATE_SENTENCE
+
+MAX_BYTES = 12_000
+_FRONT = """---
+name: patron
+description: Train language models within a budget of dollars. Estimate, prove with a dryrun, fund, launch, watch,
+  compare and note, by `patron` commands or over HTTP. For questions like "which depth is best in an hour for $10?"
+---
+"""
+_INTRO = """# Patron
+
+Patron trains nanochat-style language models within a budget, here or on spot GPUs, and charges to the micro-dollar.
+You are bounded by a token: `PATRON_TOKEN` for commands, `Authorization: Bearer TOKEN` for HTTP, never in an
+address. `GET /api/me` says what you may do and what is left. Amounts over HTTP are integer micro-dollars (1000000
+is $1).
+
+## The loop
+
+estimate (free) -> plan (a draft, free) -> dryrun (a short burst on the real machine; some cents) -> amend, if it
+taught you something -> fund (holds the upper bound) -> launch -> watch -> compare -> note.
+
+    patron estimate --devices local --depths 1,2,3 --minutes 5 --json
+    patron dryrun --depth 2 --steps 100 --name first --yes --json
+    patron launch --run first --yes --json
+    patron watch --run first --json
+    patron journal --add "Depth 2 learns in a minute." --kind result --run first --json
+
+Over HTTP: POST /api/estimate, POST /api/runs, POST /api/runs/RUN/dryrun, wait, POST /api/runs/RUN/fundings, POST
+/api/runs/RUN/launch, wait, GET /api/compare, POST /api/notes. To wait, GET /api/events?run=RUN&cursor=C&wait_s=60,
+with the `cursor` of the answer before; do not poll faster. `?fields=a,b` keeps an answer small.
+
+- Read notes before you propose: GET /api/notes?kind=failed&text=... has what was tried and did not work. Write
+  yours: a second agent goes on from them.
+- Metrics: GET /api/metrics?runs=A,B&keys=train/loss,val/bpb&since_step=S&points=200. `source` says mlflow or
+  events, `mirror_lag_s` how far MLflow is behind. Thinned series keep each bucket's lowest and highest;
+  `around=STEP` has all points there.
+- An Idempotency-Key goes with all that spends or creates: a new one for each intent, the same one for each retry of
+  it.
+- With --json a command prints one JSON object. Each error has code, message, `next` (can be done as it stands) and
+  `retryable`.
+"""
+_NEVER = """## Never
+
+- Never retry with a new key what may have been done: ask again under the old one, or look at the run first.
+- Never launch again after `cuda_oom` or `diverged` without a change: the same configuration is not tried again.
+- Never put a token into an address, a note, a spec or a log. Never delete run directories or write into them.
+- Never fund above what you can defend in a note. What waits for approval waits: a person sees it in the lab.
+
+## At 3 am
+
+- **503 or exit 5, the database is busy**: `retryable` is true; the same call, with the same key, after
+  `Retry-After`.
+- **The server is down or a call broke off**: nothing that runs depends on it. Do the same with the same key once
+  GET /health answers; `patron watch --run RUN` needs no server.
+- **Money is out** (`paused`, reason out_of_funds): a checkpoint is saved. Within your allowance POST
+  /api/runs/RUN/resume goes on there; beyond it ask a person, and go on with what costs nothing.
+"""
+
+
+def skill() -> str:
+    """The page in Markdown."""
+    return "\n".join([_FRONT, _INTRO, *_tables(), _NEVER])
+
+
+def install(folder: Path) -> Path:
+    """As an agent's skill: DIR/patron/SKILL.md. Returns the file."""
+    file = folder / "patron" / "SKILL.md"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(skill(), encoding="utf-8")
+    return file
+
+
+def routes() -> list[tuple[str, str, str]]:
+    """(method, path, what it is for) of every route of the API."""
+    found = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
+    return [
+        (method, PREFIX + route.path, route.summary or "") for route in found for method in sorted(route.methods or ())
+    ]
+
+
+def flags(notebook: Path) -> list[str]:
+    """The flags of a notebook, from its arguments' class."""
+    tree = ast.parse(notebook.read_text(encoding="utf-8"))
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name.endswith("Arguments")]
+    fields = [node for each in classes for node in each.body if isinstance(node, ast.AnnAssign)]
+    names = [field.target.id for field in fields if isinstance(field.target, ast.Name)]
+    return [f"--{name.replace('_', '-')}" for name in names]
+
+
+def _tables() -> Iterator[str]:
+    yield "## Commands\n"
+    for name, file in notebooks().items():
+        yield f"- `patron {name}`: {' '.join(flags(file))}"
+    yield "- " + ", ".join(f"`patron {name}`" for name in TABLE) + ": `--help` says more, and which flags a spec has"
+    yield "\nExit codes: 0 done, 1 our fault, 2 bad arguments (all at once), 3 refused, 4 a --yes is missing,"
+    yield "5 busy, try again, 6 what was followed did not succeed, 7 --timeout-s is over and the run goes on.\n"
+    yield "## Routes (schemas: GET /api/openapi.json)\n"
+    yield from (f"- {method} {path}: {summary}" for method, path, summary in routes())
+    yield "\nHTTP status by error code: " + ", ".join(f"{code} {status}" for code, status in STATUS.items()) + "."
+    yield "\n## States, and what to do\n"
+    for state in RunState:
+        targets = ", ".join(sorted(LEGAL[state] - {RunState.FAILED, RunState.CANCELLED}))
+        becomes = f" Becomes {targets}." if targets else ""
+        yield f"- **{state}**: {STATE_SENTENCE[state]} Next: {next_step_of_state(state)}.{becomes}"
+    yield "\n## Why an attempt ended\n"
+    yield from (f"- {reason} -> {NEXT_STATE[reason]}: {SENTENCE[reason]}" for reason in EndReason)
+    yield "\n## Limits\n"
+    yield from (f"- scope {scope}: {SCOPE_WORDS[scope]}" for scope in SCOPES)
+    yield "- allowance: " + ", ".join(Allowance.__dataclass_fields__) + ". Holds count; what is released is free again."
+    yield f"- kinds of notes: {', '.join(KINDS)}"
+    yield f"- MLflow's own MCP server reads the mirror: MLFLOW_TRACKING_URI={_tracking()} uvx mlflow mcp run\n"
+
+
+def _tracking() -> str:
+    uri = settings.tracking_uri()
+    return uri if uri.startswith("http") else "sqlite:///$PATRON_HOME/mlflow.db"
