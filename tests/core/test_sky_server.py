@@ -93,7 +93,7 @@ def test_the_first_launch_is_reached_waits_for_the_controller_and_can_be_given_u
     with pytest.raises(OnItsWay):
         executor.submit(first)
     assert executor.forbid(first.key, first.run_dir) is None
-    assert client.launching(job_name(first.key)) == ""
+    assert client.launching(job_name(first.lab, first.key)) == ""
     assert (Records(first.run_dir, first.key).stop() or {})["kill_after_s"] == 0.0
     assert len(server.asked()) == 2
 

@@ -24,6 +24,7 @@ from patron_core.executors.sky_task import job_name
 from patron_core.executors.skypilot import SkyExecutor
 from patron_core.lifecycle import orphans
 from patron_core.lifecycle.decide import Situation, verdict
+from patron_core.lifecycle.holds import TEARDOWN_S
 from patron_core.mirror import tracking
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir, lineage
@@ -66,10 +67,11 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
     assert resumed[0] is None
     assert 100 <= resumed[1] < resumed[2]
 
-    # the bill, to the micro-dollar
+    # the bill, to the micro-dollar: dryrun and training, and the end of the machine that each ended on
     money = ledger.run_money(store, run.id)
     assert money.charged_usd_micros == sum(
-        cost_usd_micros(a.charged_s, HOURLY) for a in attempts.for_run(store, run.id)
+        cost_usd_micros(a.charged_s, HOURLY) + cost_usd_micros(TEARDOWN_S, HOURLY)
+        for a in attempts.for_run(store, run.id)
     )
     assert money.held_usd_micros == 0
     assert made[0].charged_s > 10
