@@ -12,7 +12,8 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout, suppress
+from contextlib import closing, redirect_stdout, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ import pytest
 from patron_core import verbs
 from patron_core.commands import TABLE, notebooks
 from patron_core.states import EndReason, RunState
-from patron_core.store import Run
+from patron_core.store import Run, Store
 from patron_core.ui.commands import as_typed, is_command, is_same
 from patron_core.ui.flags import Arguments, parse_arguments
+from patron_core.verbs import watch
 
 ROOT = Path(__file__).parents[1]
 HOLE = "HOLE"  # stands for what an f-string puts in
@@ -228,3 +230,15 @@ def test_what_a_script_says_comes_next_runs_where_it_was_started(argv: list[str]
     assert done.returncode
     said = json.loads(done.stdout)["error"]["next"] if as_json else done.stderr.rpartition("next: ")[2]
     assert said.startswith("uv run patron ")
+
+
+def test_a_dryrun_that_ran_out_of_money_is_planned_again(home: Path) -> None:
+    """Nothing is wrong with it: the machine was slower than was held for. A paused run is funded again."""
+    with closing(Store.open()) as store:
+        draft = verbs.plan(store, spec={"depth": 1, "data": "stdlib", "num_steps": 20}, name="one", actor="ada")
+    ended = replace(draft, state=RunState.FAILED, reason=EndReason.OUT_OF_FUNDS)
+    assert re.match(r"patron dryrun --depth 1 .*--steps 20 .*--yes$", verbs.next_step(ended))
+    assert watch._sentence(ended, None) == "The money held for it is used up."
+    paused = replace(ended, state=RunState.PAUSED)
+    assert verbs.next_step(paused) == f"patron launch --run {draft.id} --yes"
+    assert watch._sentence(paused, None) == "The money held for it is used up. Fund it again to go on."

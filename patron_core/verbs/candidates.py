@@ -161,8 +161,7 @@ class Candidates:
         return min(found, key=lambda one: (one.bpb, one.fit.estimate.memory.peak_bytes.high))
 
     def planned(self, fitted: Fitted) -> TrainSpec:
-        """The spec to plan: with as many shards of a remote source as the horizon may need. They stay: the environment
-        that is proven covers the data."""
+        """The spec to plan: with as many shards of a remote source as the horizon may need, and no more."""
         spec, recipe = fitted.fit.spec, fitted.fit.estimate.recipe
         if spec.data_shards is not None or spec.data == "stdlib" or spec.data.startswith(PATH):
             return spec

@@ -57,6 +57,8 @@ def _after_failure(run: Run, last_word: Mapping[str, Any]) -> str:
             return plan_again(run, num_steps=steps)
         if rows:
             return plan_again(run, device_batch_size=rows)
+        if run.reason is EndReason.OUT_OF_FUNDS:  # its dryrun took longer than was held for: nothing is wrong with it
+            return plan_again(run)
     reason = run.reason.value if run.reason else "unknown"
     words = ("--add", f"{run.name} failed: {reason}", "--kind", "failed", "--run", run.id)
     return command("journal", *words, *_project(run))

@@ -217,12 +217,17 @@ STATE_SENTENCE: dict[RunState, str] = {
 }
 
 
+_GOES_ON_WITH_MONEY = frozenset({EndReason.OUT_OF_FUNDS, EndReason.DEADLINE, EndReason.PAUSED})
+
+
 def _sentence(run: Run, newest: Attempt | None) -> str:
     """Why it is where it is. A dryrun that completed is no end, but the proof that it can begin."""
     waits = run.state is RunState.AWAITING_FUNDING and run.reason is EndReason.COMPLETED
     if run.reason is None or waits:
         return STATE_SENTENCE[run.state]
-    return why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
+    said = why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
+    is_paused = run.state is RunState.PAUSED and run.reason in _GOES_ON_WITH_MONEY  # a dryrun that ends so has failed
+    return f"{said} Fund it again to go on." if is_paused else said
 
 
 def _place(run: Run, around: Health) -> str:

@@ -88,7 +88,7 @@ class Machines:
         burst = {
             "step_s": self.step_s(spec, device), "step_s_iqr": 0.001, "eval_s": 6.0, "start_s": 60.0,
             "peak_memory_bytes": int(0.012 * found.memory_bytes * spec.micro_batch_size()),
-            "train_tokens_available": 10**11, "train_shards": spec.data_shards,
+            "train_tokens_available": 10**11,
         }  # fmt: skip
         word: dict[str, Any] = {"attempt": job.key, "exit_code": 0, "reason": "completed", "step": 8, "wall_s": 60.0}
         word |= {"burst": burst} if job.kind == "dryrun" else self._result(run, spec)

@@ -25,7 +25,6 @@ from patron_core.store import Store, attempts, ledger, runs, tags
 from patron_core.verbs import adopt as adopting
 from patron_core.verbs import fleet
 from patron_core.verbs.sweep import estimate_sweep
-from trainer.contract.spec import TrainSpec
 
 sweeping = sys.modules["patron_core.verbs.sweep"]  # the verb has its name
 SPEC = {"depth": 1, "vocab_size": 512, "sequence_len": 64, "batch_tokens": 1024, "eval_tokens": 4096, "num_steps": 20}
@@ -44,7 +43,7 @@ def leave(job: Job) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     spec = json.loads((folder / "spec.json").read_text()) if (folder / "spec.json").exists() else {}
     bpb = 2.0 + 0.5 * abs(math.log2(spec.get("lr_scale", 1.0) / 2)) + 0.004 * (spec.get("seed", 42) % 2)
-    measured = {"step_s": 0.02, "eval_s": 0.1, "start_s": 2.0, "train_tokens_available": 10**6, "train_shards": 3}
+    measured = {"step_s": 0.02, "eval_s": 0.1, "start_s": 2.0, "train_tokens_available": 10**6}
     last_word: dict[str, Any] = {"attempt": job.key, "exit_code": 0, "reason": "completed", "step": 20, "wall_s": 60.0}
     last_word |= {"burst": measured} if job.kind == "dryrun" else {"val_bpb": bpb}
     (folder / "result.json").write_text(json.dumps(last_word))
@@ -100,7 +99,7 @@ def test_runs_of_a_shape_share_one_dryrun_and_all_share_one_hold(world: World) -
     assert (len(holds), len({entry.time for entry in holds})) == (12, 1)
     assert sum(entry.usd_micros for entry in holds) <= expected.hold_usd_micros
     assert all((run.dryrun or {})["spec_hash"] == run.spec_hash for run in made)
-    assert {TrainSpec.from_dict(run.spec).data_shards for run in made if "proven_by" in (run.dryrun or {})} == {3}
+    assert len([run for run in made if "proven_by" in (run.dryrun or {})]) == 10
     wallet = ledger.wallet(store, "lab")
     assert (report.spent_usd_micros, wallet.held_usd_micros) == (wallet.spent_usd_micros, 0)
     assert set(tags.run_ids(store, ["study", "lr"])) == {run.id for run in made}

@@ -15,8 +15,8 @@ def _workload(module: ModuleType) -> None:
     def commands(*what: str):
         return (sys.executable, "-P", os.environ["TEAM_WORKLOAD"], *what)
 
-    module.train_command = lambda run_dir, attempt, deadline_s, environment: commands("train", run_dir, attempt)
-    module.dryrun_command = lambda run_dir, attempt, deadline_s, burst_steps: commands("dryrun", run_dir, attempt)
+    module.train_command = lambda run_dir, attempt, *more: commands("train", run_dir, attempt)
+    module.dryrun_command = lambda run_dir, attempt, *more: commands("dryrun", run_dir, attempt)
     module.environment_command = lambda run_dir: commands("environment", run_dir, "")
 
 
