@@ -29,6 +29,9 @@ _ROWS = (
     Setting("PATRON_DATABASE_URL", "sqlite:///PATRON_HOME/patron.db", "URL", "`postgresql://...` for a team"),
     Setting("MLFLOW_TRACKING_URI", "sqlite:///PATRON_HOME/mlflow.db", "URL", "any MLflow server"),
     Setting("PATRON_RUNS", "PATRON_HOME/runs", "folder or URL", "where run directories are; `s3://` or `gs://` too"),
+    Setting(
+        "PATRON_RUNS_REGION", "", "place", "where that bucket is, for what moving its bytes costs: `gcp/us-central1`"
+    ),
     Setting("PATRON_CACHE", "PATRON_HOME/cache", "folder", "downloads, tokenizers, token shards"),
     Setting(
         "PATRON_ADMINS", "", "names", "who may write off the runs of others' lost machines; with commas between them"
