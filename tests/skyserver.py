@@ -97,12 +97,13 @@ class SkyServer:
         psutil.wait_procs(left, timeout=5)
 
     def processes(self) -> list[psutil.Process]:
-        found = []
+        """By their environment, and their children: SkyPilot's executors overwrite theirs with a title."""
+        found = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.pid != os.getpid() and process.environ().get("PATRON_STUB") == str(self.home / "stub"):
-                    found.append(process)
-        return found
+                    found |= {process, *process.children(recursive=True)}
+        return list(found)
 
     def have_a_stopped_controller(self) -> None:
         self._run(sys.executable, "-c", _STATE)

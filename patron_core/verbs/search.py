@@ -21,6 +21,7 @@ from patron_core.states import RunState
 from patron_core.store import Store, attempts, runs
 from patron_core.store.names import check_names
 from patron_core.store.records import Run
+from patron_core.verbs.access import asks
 from patron_core.verbs.candidates import Candidate, Candidates, Fitted
 from patron_core.verbs.compare import compare, where_next
 from patron_core.verbs.fleet import Fleet, where
@@ -33,6 +34,7 @@ from patron_core.verbs.search_training import BudgetUsedUp, Training, eval_words
 DRYRUN_RESERVE_S = 20.0  # an expected dryrun here, when planning how many runs the time allows
 
 
+@asks("spend")
 def search(
     store: Store,
     question: Question,

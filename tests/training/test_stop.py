@@ -160,7 +160,7 @@ if where == "import":
 else:
     import trainer.checkpoint.checkpoint, trainer.loop, trainer.session
     if where == "data":
-        trainer.session.prepare = stick(where)
+        trainer.session.begin = stick(where)
     if where == "compile":
         trainer.loop.TrainingLoop.compile = stick(where)
     if where == "step":
