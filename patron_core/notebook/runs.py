@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from patron_core import verbs
+from patron_core.money import to_usd
 from patron_core.store import Store, ledger, runs, tags
 from patron_core.store.records import Run, RunSummary
 
@@ -61,7 +62,7 @@ class RunSet:
                 "seed": run.spec.get("seed"),
                 "lr_scale": run.spec.get("lr_scale"),
                 "val_bpb": (run.result or {}).get("val_bpb"),
-                "usd": money[run.id].charged_usd_micros / 1e6,
+                "usd": to_usd(money[run.id].charged_usd_micros),
                 "tags": words[run.id],
                 "run": run.id,
             }
