@@ -31,7 +31,7 @@ from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import attempts, labs, ledger, mirrors
 
-STEPS = 1000
+STEPS = 700
 
 
 def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:

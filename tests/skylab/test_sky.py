@@ -24,7 +24,7 @@ from patron_core.executors import skypilot_client
 from patron_core.executors.base import ObservedStatus
 from patron_core.executors.skypilot import SkyExecutor
 
-AT_ONCE = 5  # a launch takes half a minute of a core
+AT_ONCE = 4  # a launch takes half a minute of a core, and SkyPilot looks at each job with seconds of one
 SCENE_WITHIN_S = 1200.0  # on a busy machine; the longest takes six minutes on an idle one
 Outcomes = dict[str, Future[None]]
 
@@ -40,7 +40,7 @@ def home(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("PATRON_SKY_INFRA", "slurm/lab/spot")
         patch.setenv("PATRON_SKY_PYTHON", sys.executable)
         patch.setenv("PATRON_SKY_CACHE", str(folder / "cache"))
-        patch.setenv("PATRON_SKY_POLL_S", "4")
+        patch.setenv("PATRON_SKY_POLL_S", "8")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(skypilot_client, "LAUNCH_SEEN_S", 100.0)  # the contract's tests submit once
         for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_RUNS", "MLFLOW_TRACKING_URI"):
