@@ -125,6 +125,7 @@ FIRST_SEED = {
     "an end, its charge and its release come one after another": 20,
     "a stop is noted before it is asked": 36,
     "a clock that was set back is waited for": 181,
+    "a submit under way is not forbidden": 205,
 }
 FOUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "what was judged may be outdated": lambda: _instead(attempts, "check_newest", _nothing),
