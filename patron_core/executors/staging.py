@@ -26,7 +26,7 @@ PACKAGES = ("patron_core", "trainer")
 # what installing the two packages reads, and the pinned ones that they need
 FILES = ("pyproject.toml", "README.md", "LICENSE", "skypilot/requirements.txt")
 WITH_WHEEL = Path("patron_core", "shipped")  # where pyproject.toml puts FILES in a wheel; settings.shipped
-SOURCES = frozenset({".py", ".cpp", ".mako"})
+SOURCES = frozenset({".py", ".cpp", ".mako", ".typed"})
 KEPT_S = 86_400.0  # a launch may still be uploading an older copy
 
 
