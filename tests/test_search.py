@@ -64,8 +64,10 @@ def test_a_search_that_is_killed_goes_on_under_its_key(living_home: Path, corpus
         assert report["search"] == found.id
         assert report["decisions"][: len(found.decisions)] == found.decisions
         assert report["best_run"] in [row["run"] for row in report["runs"]]
+        hopeless = {said["run"] for said in report["decisions"] if said["kind"] == "stop_early"}
+        assert report["best_run"] not in hopeless
         for row in report["runs"]:
-            assert row["state"] == "succeeded", err
+            assert row["state"] == ("cancelled" if row["run"] in hopeless else "succeeded"), err
             assert row["predicted_bpb_low"] < row["predicted_bpb"] < row["predicted_bpb_high"]
         assert len(runs.list_runs(store, project="lab")) == 2  # a depth is planned once, however often it is asked
 

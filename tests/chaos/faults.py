@@ -126,6 +126,8 @@ FIRST_SEED = {
     "a stop is noted before it is asked": 36,
     "a clock that was set back is waited for": 181,
     "a submit under way is not forbidden": 205,
+    "what was judged may be outdated": 88,
+    "any state may follow any": 88,
 }
 FOUND: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "what was judged may be outdated": lambda: _instead(attempts, "check_newest", _nothing),

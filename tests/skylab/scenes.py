@@ -31,11 +31,11 @@ from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import attempts, labs, ledger, mirrors
 
-STEPS = 700
+STEPS = 500
 
 
 def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
-    """estimate -> dryrun -> fund -> train -> two reclaims -> resumed -> succeeded; the bill, the curve, the losses."""
+    """estimate -> dryrun -> fund -> train -> a reclaim -> resumed -> succeeded; the bill, the curve, the losses."""
     store, lab = core.store, core.lab
     run = core.plan("whole", spec | {"num_steps": STEPS})
     assert run.estimate is not None
@@ -49,23 +49,21 @@ def the_whole_loop(core: Core, spec: dict[str, Any], folder: Path) -> None:
     core.until(run, RunState.RUNNING)
 
     directory = RunDir(run.run_dir)
-    for _ in range(2):
-        step_before = checkpoint_step(directory)
-        until(lambda before=step_before: checkpoint_step(directory) > before + 100, "a checkpoint")  # type: ignore[misc]
-        assert lab.reclaim(core.job_id(run)) == 1
-        seen = core.until(run, RunState.RECOVERING)
-        assert seen.reason is EndReason.PREEMPTED
-        core.until(run, RunState.RUNNING, RunState.SUCCEEDED)
+    until(lambda: checkpoint_step(directory) > 100, "a checkpoint")
+    assert lab.reclaim(core.job_id(run)) == 1
+    seen = core.until(run, RunState.RECOVERING)
+    assert seen.reason is EndReason.PREEMPTED
+    core.until(run, RunState.RUNNING, RunState.SUCCEEDED)
     run = core.until(run, RunState.SUCCEEDED)
 
-    # one attempt, three machines; SkyPilot brought it back, the core never launched again
+    # one attempt, two machines; SkyPilot brought it back, the core never launched again
     made = [a for a in attempts.for_run(store, run.id) if a.kind == "train"]
     assert [a.reason for a in made] == [EndReason.COMPLETED]
-    assert made[0].evidence["recoveries"] == 2
-    assert [start["exit_code"] for start in made[0].evidence["starts"]] == [None, None, 0]
+    assert made[0].evidence["recoveries"] == 1
+    assert [start["exit_code"] for start in made[0].evidence["starts"]] == [None, 0]
     resumed = [e.data["resumed_step"] for e in all_events(directory) if e.kind == "start"]
     assert resumed[0] is None
-    assert 100 <= resumed[1] < resumed[2]
+    assert resumed[1] >= 100
 
     # the bill, to the micro-dollar: dryrun and training, and the end of the machine that each ended on
     money = ledger.run_money(store, run.id)

@@ -24,7 +24,7 @@ from patron_core.executors import skypilot_client
 from patron_core.executors.base import ObservedStatus
 from patron_core.executors.skypilot import SkyExecutor
 
-AT_ONCE = 4  # a launch takes half a minute of a core, and SkyPilot looks at each job with seconds of one
+AT_ONCE = 3  # a launch takes half a minute of a core, and SkyPilot looks at each job with seconds of one
 SCENE_WITHIN_S = 1200.0  # on a busy machine; the longest takes six minutes on an idle one
 Outcomes = dict[str, Future[None]]
 
