@@ -245,3 +245,5 @@ SCENES = [  # the longest first
     contract_kill,
     contract_deadline,
 ]
+# What is played unless PATRON_LAB=all: SkyPilot takes about a minute of a core to start a job, and again to look at it.
+DAILY = [the_whole_loop, a_cancel_while_it_recovers, no_capacity_until_the_deadline, orphans_are_ended, contract_once]

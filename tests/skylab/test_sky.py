@@ -5,6 +5,7 @@ A managed job takes a minute to start, so the scenes are played beside each othe
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -26,6 +27,7 @@ from patron_core.executors.skypilot import SkyExecutor
 
 AT_ONCE = 3  # a launch takes half a minute of a core, and SkyPilot looks at each job with seconds of one
 SCENE_WITHIN_S = 1200.0  # on a busy machine; the longest takes six minutes on an idle one
+PLAYED = scenes.SCENES if os.environ.get("PATRON_LAB") == "all" else scenes.DAILY
 Outcomes = dict[str, Future[None]]
 
 
@@ -55,16 +57,14 @@ def outcomes(lab: Lab, home: Path, spec: dict[str, Any], request: pytest.Fixture
     wanted = {item.callspec.id for item in request.session.items if hasattr(item, "callspec")}
     pool = ThreadPoolExecutor(AT_ONCE)
     yield {
-        scene.__name__: pool.submit(scene, core, spec, home / "scenes")
-        for scene in scenes.SCENES
-        if scene.__name__ in wanted
+        scene.__name__: pool.submit(scene, core, spec, home / "scenes") for scene in PLAYED if scene.__name__ in wanted
     }
     pool.shutdown(wait=False, cancel_futures=True)
     core.close()
 
 
 @pytest.mark.timeout(SCENE_WITHIN_S + 120)  # the first one also brings the lab up
-@pytest.mark.parametrize("scene", scenes.SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("scene", PLAYED, ids=lambda scene: scene.__name__)
 def test_scene(outcomes: Outcomes, scene: Callable[..., None]) -> None:
     """One that hangs fails alone: the others are judged by what they did."""
     outcomes[scene.__name__].result(timeout=SCENE_WITHIN_S)
