@@ -187,17 +187,11 @@ def identity(args, session, store):
 
 @app.cell
 def run_as_script(actor, key, project, question, session, store):
-    def follow(line, seen):
-        if line:
-            session.say(line)
-        if seen is not None:
-            session.status(show.progress_line(seen))
-
     def ask():
         session.on_interrupt = "its runs go on"
         session.look_again = session.command("--key", key)
         return session.call(
-            verbs.search, store, question, project=project, actor=actor, key=key, on_progress=follow
+            verbs.search, store, question, project=project, actor=actor, key=key, on_progress=session.follow
         ).value
 
     script_report = ask() if session.is_script else None
@@ -239,12 +233,9 @@ def progress(get_work, ticker):
     work = get_work()
     _view = mo.md("")
     if work is not None:
-        _said = mo.md(inert.bullets(work.lines, mark="1.") or "Starting.")
-        _running = work.latest is not None and not work.done
-        _now = inert.code(show.progress_line(work.latest)) if _running else ""
-        _view = mo.vstack([_said, mo.md(inert.md("{}", _now))])
-        if work.error is not None:
-            _view = mo.vstack([_said, mo.callout(mo.md(inert.error(work.error["error"])), kind="danger")])
+        _said, _now = map(mo.md, background.told(work))
+        _error = work.error and mo.callout(mo.md(inert.error(work.error["error"])), kind="danger")
+        _view = mo.vstack([_said, _error or _now])
     report_now = work.value if work is not None and work.done else None
     _view
     return (report_now,)

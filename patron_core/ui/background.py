@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from patron_core.errors import InternalError, PatronError
+from patron_core.ui import inert, show
 
 _WORK: dict[str, Work] = {}  # one server, many pages: a page that is reloaded finds its work again
 _LOCK = threading.Lock()
@@ -46,6 +47,13 @@ def start(key: str, work: Callable[[Work], Any]) -> Work:
 
 def find(key: str) -> Work | None:
     return _WORK.get(key)
+
+
+def told(work: Work) -> tuple[inert.Markdown, inert.Markdown]:
+    """For a page: all that it said, and where the run stands that it looks at; that is empty once it is done."""
+    said = inert.bullets(work.lines, mark="1.") or inert.md("Starting.")
+    is_running = work.latest is not None and not work.done
+    return said, inert.code(show.progress_line(work.latest)) if is_running else inert.md("")
 
 
 def _run(handle: Work, work: Callable[[Work], Any]) -> None:

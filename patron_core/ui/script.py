@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
 from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
-from patron_core.ui import inert
+from patron_core.ui import inert, show
 from patron_core.ui.commands import LOOK, as_typed, is_command, is_same, name_of, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, Usd, parse_arguments
 from trainer.contract.masking import masked
 
 if TYPE_CHECKING:
     from patron_core.store import Store
+    from patron_core.verbs import RunView
 
 __all__ = ["Arguments", "Outcome", "Session", "Usd", "open_command", "open_session", "parse_arguments"]
 
@@ -162,6 +163,13 @@ class Session(Generic[A]):
         elif time.monotonic() - self._status_at >= QUIET_STATUS_EVERY_S:
             self._status_at = time.monotonic()
             print(line, file=sys.stderr, flush=True)
+
+    def follow(self, line: str, seen: RunView | None) -> None:
+        """What long work reports: what it says, and the run that it looks at."""
+        if line:
+            self.say(line)
+        if seen is not None:
+            self.status(show.progress_line(seen))
 
     def confirm(self, given: bool, what: str, flag: str) -> None:
         """In a script, end with 4 unless the confirmation flag was given. Elsewhere a button confirms."""
