@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
@@ -215,6 +215,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
                 record_run(conn, run, left.result, now=now)
+                off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 
@@ -294,6 +295,8 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
+            if attempt.kind == "train":
+                off_forecast.note(conn, scene.run, actor=SUPERVISOR, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:

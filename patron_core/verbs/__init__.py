@@ -11,15 +11,17 @@ from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import from_usd, to_usd
-from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.states import ACTIVE, TERMINAL, AlertKind, RunState
 from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
+from patron_core.verbs.alerts import list_alerts, see_alerts, send_test_alert
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.curves import curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
@@ -60,6 +62,7 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "AlertKind",
     "Check",
     "Comparison",
     "Diagnosis",
@@ -76,6 +79,7 @@ __all__ = [
     "Target",
     "accuracy",
     "amend",
+    "answer_feedback",
     "asked_fields",
     "audit_log",
     "burn_usd_micros_per_hour",
@@ -102,11 +106,14 @@ __all__ = [
     "from_usd",
     "fund",
     "fund_and_launch",
+    "give_feedback",
     "grid_of",
     "has_search",
     "hold_for",
     "lab",
     "launch",
+    "list_alerts",
+    "list_feedback",
     "list_tokens",
     "log_tail",
     "make_token",
@@ -128,6 +135,8 @@ __all__ = [
     "revoke_token",
     "scaling_fit",
     "search",
+    "see_alerts",
+    "send_test_alert",
     "spec_on",
     "startup_s",
     "statement",
