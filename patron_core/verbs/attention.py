@@ -1,0 +1,54 @@
+"""What waits for a person: which runs, why in words that fit their state, and the command that takes each further."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from patron_core.states import EndReason, RunState, why
+from patron_core.store import Store, attempts, notes, runs
+from patron_core.store.records import Run, RunFacts
+from patron_core.verbs.next_steps import next_step
+from patron_core.verbs.watch import ATTENTION
+
+MOST_SHOWN = 30  # in words; how many more there are is said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    run: RunFacts
+    words: str
+    next: str  # a command
+
+
+def waiting_runs(store: Store, project: str) -> tuple[list[Waiting], int]:
+    """The newest first, at most `MOST_SHOWN`, and how many there are.
+
+    A failed run that somebody wrote a note about waits no longer: what was learnt is written down.
+    """
+    found = runs.list_facts(store, project=project, states=ATTENTION, limit=None)
+    noted = notes.runs_with_notes(store, [run.id for run in found if run.state is RunState.FAILED])
+    left = [run for run in found if run.id not in noted]
+    return [_waiting(store, run) for run in left[:MOST_SHOWN]], len(left)
+
+
+def _waiting(store: Store, facts: RunFacts) -> Waiting:
+    run = runs.get_run(store, facts.id)
+    made = attempts.for_run(store, run.id)
+    evidence = made[-1].evidence if made else {}
+    return Waiting(run=facts, words=_words(run, evidence), next=next_step(run, evidence.get("last_word")))
+
+
+def _words(run: Run, evidence: dict[str, object]) -> str:
+    """Why it waits, then what is to be decided."""
+    if run.state is RunState.AWAITING_FUNDING:
+        return "A dryrun has proven it. Decide how much it may cost."
+    if run.state is RunState.FUNDED:
+        return "Its money is held. Launch it, or cancel it to have the money back."
+    said = why(run.reason, evidence) if run.reason else run.detail
+    if run.state is RunState.PAUSED:
+        return f"{said} Fund it again to go on, or cancel it.".strip()
+    end = "Plan it again as its last word says." if run.reason in _KNOWS_BETTER else "Write down what was learnt."
+    return f"{said} {end}".strip()
+
+
+_KNOWS_BETTER = frozenset({EndReason.CUDA_OOM, EndReason.HOST_OOM, EndReason.BAD_SPEC})
