@@ -163,9 +163,13 @@ def log_tail(store: Store, run_id: str, lines: int = 40) -> str:
     return RunDir(attempt_dir(run, made[-1])).log_tail(made[-1].id, lines) if made else ""
 
 
-def overview(store: Store, *, project: str | None = None, limit: int = 50) -> list[RunSummary]:
-    """Newest first. Those in `ATTENTION` wait for a person."""
-    return list(runs.list_summaries(store, project=project, limit=limit))
+def overview(store: Store, *, project: str | None = None, limit: int = 50, text: str = "") -> list[RunSummary]:
+    """Newest first; those that have the text in their name or id. Those in `ATTENTION` wait for a person."""
+    return list(runs.list_summaries(store, project=project, limit=limit, text=text))
+
+
+def num_runs(store: Store, project: str) -> int:
+    return runs.projects(store).get(project, 0)
 
 
 def wait(
