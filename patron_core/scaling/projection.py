@@ -6,8 +6,8 @@
     seen.with_more_tokens(1.2)   # a run of 20 % more tokens: its end, and how much lower that is
 
 The curve's form is curve_form.py's. Its level, fall and hill are linear given alpha and p, so their posterior is exact;
-alpha and p are summed over a grid, each pair by how likely it makes the curve. The departure is a Gaussian process along
-ln S: what the form cannot follow stays in the interval. What was forecast of the end is one more observation of it.
+alpha and p are summed over a grid, each pair by how likely it makes the curve. The departure is a Gaussian process
+along ln S: what the form cannot follow stays in the interval. What was forecast of the end is one more observation.
 """
 
 from __future__ import annotations
