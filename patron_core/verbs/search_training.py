@@ -18,6 +18,7 @@ from patron_core.verbs.fleet import Fleet
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.search_log import SearchLog
 from patron_core.verbs.watch import RunView
+from trainer.contract.spec import TrainSpec
 
 LOOKS = 10  # at a curve, evenly over a run
 
@@ -99,9 +100,15 @@ class Training:
     def _curve(self, run_id: str, num_steps: int | None = None) -> Curve:
         run = runs.get_run(self.store, run_id)
         points = record_of(RunDir(run.run_dir)).curve("train/loss")
-        steps = num_steps or int(run.spec.get("num_steps") or 1)
+        recipe = TrainSpec.from_dict(run.spec).recipe()
+        steps = num_steps or recipe.num_steps
         done = run.state is RunState.SUCCEEDED
-        return Curve(points=points, num_steps=steps, val_bpb=(run.result or {}).get("val_bpb") if done else None)
+        return Curve(
+            points=points,
+            num_steps=steps,
+            warmdown_start_step=steps - round(recipe.schedule.warmdown_ratio * steps),
+            val_bpb=(run.result or {}).get("val_bpb") if done else None,
+        )
 
 
 def eval_words(given: dict[str, Any], measured: Fitted) -> str:
