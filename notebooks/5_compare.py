@@ -74,9 +74,12 @@ def choose(args, params, session, sought, store):
         _labels, value=[label for label, run_id in _labels.items() if run_id in _shown], label="Runs", full_width=True
     )
     _missing = [mo.callout(mo.md(one.error_markdown()), kind="warn") for one in _asked if one.failed]
-    _said = f"{len(_shown):,} of {verbs.num_runs(store, _project):,} runs are shown, {len(_found):,} to choose from."
+    _all = verbs.num_runs(store, _project)
+    _counts = (f"{number:,}" for number in (len(_shown), _all, len(_found)))
     metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
-    None if session.is_script else mo.vstack([chosen, mo.md(_said), metric, *_missing])
+    None if session.is_script else mo.vstack(
+        [chosen, mo.md(inert.md("{} of {} runs are shown, {} to choose from.", *_counts)), metric, *_missing]
+    )
     return chosen, metric
 
 
