@@ -152,7 +152,7 @@ def money(found):
 
 @app.cell
 def waiting(found, params):
-    _more = found.num_waiting - len(found.waiting)
+    _more = len(found.attention) - len(found.waiting)
     _table = tables.waiting(lambda notebook, run_id: show.page(params, notebook, run=run_id))
     _parts = [mo.md("## Waiting for you")]
     _parts.append(mo.Html(show.html_table(found.waiting, _table, empty="Nothing waits for a decision.")))
@@ -243,7 +243,7 @@ def table(kept, params, project, rows, store):
         show_download=False,
         page_size=15,
     )
-    _total = verbs.run_count(store, project.value)
+    _total = verbs.num_runs(store, project.value)
     _counted = f"{len(rows):,} of {_total:,} runs" if _total > len(rows) else f"{_total:,} runs"
     mo.vstack([mo.md(inert.md("## Runs\n\n{}, pinned first, then newest first.", _counted)), chosen])
     return (chosen,)

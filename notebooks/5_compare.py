@@ -76,7 +76,7 @@ def candidates(args, params, project, session, store):
     _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
     asked = [one.value.id for one in _asked if not one.failed]
     _of = None if project.value == ALL else project.value
-    total = verbs.run_count(store, _of)
+    total = verbs.num_runs(store, _of)
     _rows = verbs.run_table(store, project=_of)
     _more = set(asked) - {row.run.id for row in _rows}
     candidates = [*(verbs.run_table(store, ids=_more) if _more else []), *_rows]
@@ -204,7 +204,7 @@ def which_curve(session):
 @app.cell
 def curves(metric, rows, session, store):
     mo.stop(session.is_script or not rows)
-    _frames = {row.name: verbs.curves(store, row.run) for row in rows[:MOST_DRAWN]}
+    _frames = {row.name: verbs.curves(store, row.run, [METRICS[metric.value]]) for row in rows[:MOST_DRAWN]}
     _drawn = [charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)]
     _left = len(rows) - MOST_DRAWN
     mo.vstack(

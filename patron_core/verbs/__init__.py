@@ -48,12 +48,12 @@ from patron_core.verbs.run_table import (
     distinct_names,
     evaluations,
     group_runs,
-    run_count,
     run_table,
     tag,
     whose,
 )
 from patron_core.verbs.search import search
+from patron_core.verbs.shared import shared_view
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
@@ -67,6 +67,7 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    num_runs,
     overview,
     view,
     wait,
@@ -147,6 +148,7 @@ __all__ = [
     "make_token",
     "next_step",
     "noise_sentence",
+    "num_runs",
     "offer",
     "open_lab",
     "overview",
@@ -163,11 +165,11 @@ __all__ = [
     "read_notes",
     "repriced",
     "revoke_token",
-    "run_count",
     "run_table",
     "scaling_fit",
     "search",
     "seed_noise",
+    "shared_view",
     "spec_differences",
     "spec_on",
     "startup_s",

@@ -20,22 +20,23 @@ class Waiting:
     next: str  # a command
 
 
-def waiting_runs(store: Store, project: str) -> tuple[list[Waiting], int]:
-    """The newest first, at most `MOST_SHOWN`, and how many there are.
+def waiting_runs(store: Store, project: str) -> tuple[list[Waiting], list[RunFacts]]:
+    """The newest with words, at most `MOST_SHOWN`, and all of them, newest first.
 
     A failed run that somebody wrote a note about waits no longer: what was learnt is written down.
     """
     found = runs.list_facts(store, project=project, states=ATTENTION, limit=None)
     noted = notes.runs_with_notes(store, [run.id for run in found if run.state is RunState.FAILED])
     left = [run for run in found if run.id not in noted]
-    return [_waiting(store, run) for run in left[:MOST_SHOWN]], len(left)
-
-
-def _waiting(store: Store, facts: RunFacts) -> Waiting:
-    run = runs.get_run(store, facts.id)
-    made = attempts.for_run(store, run.id)
-    evidence = made[-1].evidence if made else {}
-    return Waiting(run=facts, words=_words(run, evidence), next=next_step(run, evidence.get("last_word")))
+    shown = {facts.id: facts for facts in left[:MOST_SHOWN]}
+    whole = {run.id: run for run in runs.list_runs(store, ids=shown)}
+    last = attempts.newest_of_runs(store, shown)
+    words = []
+    for run_id, facts in shown.items():
+        evidence = last[run_id].evidence if run_id in last else {}
+        run = whole[run_id]
+        words.append(Waiting(run=facts, words=_words(run, evidence), next=next_step(run, evidence.get("last_word"))))
+    return words, left
 
 
 def _words(run: Run, evidence: dict[str, object]) -> str:

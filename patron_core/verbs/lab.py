@@ -36,7 +36,7 @@ class Lab:
     projects: dict[str, int]  # runs in each
     rows: list[RunRow]  # runs of this project, pinned first, then newest first
     waiting: list[Waiting]  # the newest of those that wait for a person
-    num_waiting: int  # all of them
+    attention: list[RunFacts]  # all of them
     searches: list[Search]
     wallet: Wallet
     burn_usd_micros_per_hour: int  # of all projects
@@ -85,7 +85,7 @@ class Lab:
             "wallet": wallet_dict(self.wallet),
             "burn_usd_micros_per_hour": self.burn_usd_micros_per_hour,
             "money_lasts_s": self.money_lasts_s,
-            "attention": [one.run.id for one in self.waiting],
+            "attention": [run.id for run in self.attention],
             "waiting": [
                 {
                     "run": one.run.id,
@@ -96,7 +96,6 @@ class Lab:
                 }
                 for one in self.waiting
             ],
-            "num_waiting": self.num_waiting,
             "runs": [row.to_dict() | {"host": self.host_of(row.run)} for row in self.rows],
             "searches": [{"search": s.id, "key": s.key, "state": s.state} for s in self.searches],
             "late_mirrors": [{"run": lag.run_id, "mirror_lag_s": lag.seconds, "why": lag.why} for lag in self.late],
@@ -144,7 +143,7 @@ def project_to_show(store: Store, asked: str = "") -> str:
 
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
-    waiting, num_waiting = waiting_runs(store, project)
+    waiting, attention = waiting_runs(store, project)
     machines = hosts.everybody(store)
     return Lab(
         lab=labs.lab_id(store),
@@ -152,7 +151,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         projects=runs.projects(store),
         rows=run_table(store, project=project, limit=limit),
         waiting=waiting,
-        num_waiting=num_waiting,
+        attention=attention,
         searches=searches.list_searches(store, project=project, limit=10),
         wallet=ledger.wallet(store, project),
         burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),

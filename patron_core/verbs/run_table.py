@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from patron_core.errors import InvalidInput, PatronError
-from patron_core.lifecycle import ownership
-from patron_core.rundir.rundir import RunDir, events_so_far, lineage
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs, tags
 from patron_core.store.records import Host, RunFacts, RunMoney, RunSummary
 from patron_core.verbs.access import asks
+from patron_core.verbs.curves import curves
 
 PINNED = "pinned"  # a tag like any other, which the table shows first
 MOST_RUNS = 10_000
@@ -117,12 +118,6 @@ def distinct_names(found: Sequence[RunSummary]) -> dict[str, str]:
     return {run.id: run.name if often[run.name] == 1 else f"{run.name} ({run.id})" for run in found}
 
 
-def run_count(store: Store, project: str | None = None) -> int:
-    """How many runs there are, in a project or in all."""
-    counts = runs.projects(store)
-    return sum(counts.values()) if project is None else counts.get(project, 0)
-
-
 def whose(rows: Sequence[RunRow], machines: Mapping[str, Host]) -> dict[str, str]:
     """By run: who planned it, and where it runs. Empty where there is one person on one machine."""
     if len({row.run.actor for row in rows}) < 2 and len({row.run.host_id for row in rows}) < 2:
@@ -180,37 +175,18 @@ def tag(store: Store, run_id: str, *, add: Iterable[str] = (), remove: Iterable[
 
 def evaluations(store: Store, run_id: str) -> list[float]:
     """val_bpb of each evaluation of the true history, oldest first, thinned to `SPARK_POINTS` with the last kept."""
-    run = runs.get_run(store, run_id)
-    directory = RunDir(run.run_dir)
     try:
-        if ownership.is_elsewhere(run) and not directory.exists():
-            from patron_core.mirror import tracking
-
-            values = tracking.metrics_frame(store, [run.id], ["val/bpb"])["value"].to_list()
-        else:
-            values = [_bpb(event.data) for event in lineage(events_so_far(directory)) if event.kind == "eval"]
+        known = curves(store, run_id, ["val/bpb"])["value"].to_list()
     except (PatronError, OSError):  # a picture in a table is no reason to show no table
         return []
-    known = [value for value in values if value is not None]
     every = -(-len(known) // SPARK_POINTS) or 1
     return known[::-every][::-1]
 
 
 def _position(run: RunFacts) -> tuple[int | None, float | None]:
     """Step and newest val_bpb of a run that is under way, where its events can be read."""
-    step: int | None = None
-    val_bpb: float | None = None
     try:
-        for event in lineage(events_so_far(RunDir(run.run_dir))):
-            if event.kind == "metrics":
-                step = event.step or step
-            elif event.kind == "eval":
-                step, val_bpb = max(step or 0, event.step or 0), _bpb(event.data)
+        _, step, val_bpb = record_of(RunDir(run.run_dir)).latest()
     except (PatronError, OSError):
         return None, None
-    return step, val_bpb
-
-
-def _bpb(data: dict[str, Any]) -> float | None:
-    value = data.get("val_bpb")
-    return float(value) if isinstance(value, int | float) else None
+    return step or None, val_bpb

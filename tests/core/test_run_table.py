@@ -107,9 +107,9 @@ def test_what_waits_is_said_in_words_that_fit_its_state(sqlite_store: Store) -> 
             (failed, RunState.FAILED, EndReason.DIVERGED),
         ):
             runs.transition(conn, run.id, old=run.state, new=new, reason=reason, actor="ada", now=3.0)
-    found, count = verbs.waiting_runs(sqlite_store, "lab")
+    found, left = verbs.waiting_runs(sqlite_store, "lab")
     words = {one.run.id: one.words for one in found}
-    assert count == 3
+    assert len(left) == 3
     assert words.keys() == {proven.id, paused.id, failed.id}
     assert "Decide how much it may cost" in words[proven.id]
     assert "Fund it again to go on" in words[paused.id]
