@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "notebooks").glob("*.py"), *(ROOT / "patron_core" / "ui").rglob("*.py")])
 MAKERS = {
-    "md", "html", "code", "bullets", "paragraphs", "link", "error", "joined", "page", "address", "terminal", "vega",
+    "md", "html", "code", "bullets", "paragraphs", "link", "error", "joined", "button", "page", "address", "terminal",
+    "vega", "rendered",
 }  # fmt: skip
 TEMPLATES = {"md", "html"}  # their first argument is a literal
 HTML_MAKERS = {"show.html_table", "show.facts_table", "price_view.price_table"}  # made by inert.html

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -32,13 +32,25 @@ class Series:
     times: Array = field(default_factory=lambda: np.empty(0))
     values: Array = field(default_factory=lambda: np.empty(0))
     spikes: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))  # indices
+    given: int = 0  # points, those that are not finite too
+    _newest: tuple[float, float] = (0.0, 0.0)  # step and time
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def extend(self, steps: Sequence[float], times: Sequence[float], values: Sequence[float]) -> None:
+    def continues_in(self, steps: Array, times: Array) -> bool:
+        """Whether these begin with what was given; after a resume they do not."""
+        if not self.given:
+            return True
+        return len(steps) >= self.given and (steps[self.given - 1], times[self.given - 1]) == self._newest
+
+    def extend(self, steps: ArrayLike, times: ArrayLike, values: ArrayLike) -> None:
         """What is not finite is left out. Spikes are looked for among what is new, and what it may judge anew."""
         new = [np.asarray(column, np.float64) for column in (steps, times, values)]
+        if not len(new[0]):
+            return
+        self.given += len(new[0])
+        self._newest = (float(new[0][-1]), float(new[1][-1]))
         good = np.isfinite(new[2])
         before = len(self)
         self.steps, self.times, self.values = (
@@ -63,8 +75,8 @@ class Columns:
 def find_spikes(values: Array) -> NDArray[np.int64]:
     """Indices of points far above, or far below, what is on both sides of them; of neighbours the farthest.
 
-    Both sides, so that the fall at the beginning of a loss is none. The newest points have one side only, and are judged
-    by that.
+    Both sides, so that the fall at the beginning of a loss is none. The newest points have one side only, and are
+    judged by that.
     """
     candidates = _candidates(values)
     if not len(candidates):
