@@ -6,7 +6,8 @@ from typing import Any
 
 from patron_core.errors import Refused
 from patron_core.money import affordable_s, format_usd
-from patron_core.rundir.rundir import RunDir, events_so_far, lineage
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from patron_core.scaling.stopping import EARLIEST, Curve, is_hopeless
 from patron_core.states import RunState
 from patron_core.store import Store, runs
@@ -98,14 +99,7 @@ class Training:
 
     def _curve(self, run_id: str, num_steps: int | None = None) -> Curve:
         run = runs.get_run(self.store, run_id)
-        events = lineage(events_so_far(RunDir(run.run_dir)))
-        points = [
-            (event.step, float(loss))
-            for event in events
-            if event.kind == "metrics"
-            and event.step is not None
-            and isinstance(loss := event.data.get("metrics", {}).get("train/loss"), int | float)
-        ]
+        points = record_of(RunDir(run.run_dir)).curve("train/loss")
         recipe = TrainSpec.from_dict(run.spec).recipe()
         steps = num_steps or recipe.num_steps
         done = run.state is RunState.SUCCEEDED
