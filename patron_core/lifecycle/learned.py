@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from patron_core.estimate import Calibration
 from patron_core.estimate.lateness import AROUND
 from patron_core.lifecycle.evidence import of_notice
-from patron_core.rundir.rundir import RunDir, events_so_far, lineage
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from patron_core.store import attempts, calibrations
 from patron_core.store.records import Attempt, Run
 from trainer.contract.spec import TrainSpec
@@ -93,17 +94,17 @@ def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float
 
 
 def run_timing(directory: RunDir, result: dict[str, Any]) -> dict[str, float]:
-    """Seconds that steps, evaluations and saves took; saves only of a run that was never resumed."""
-    phases = [event for event in lineage(events_so_far(directory)) if event.kind == "phase"]
-
-    def spent(name: str) -> float:
-        seconds = (event.data.get("seconds") for event in phases if event.data.get("name") == name)
-        return float(sum(s for s in seconds if isinstance(s, int | float) and s > 0))
-
-    found = {"steps": result.get("train_s"), "evals": spent("eval")}
+    """Seconds that steps took; those of evaluations and saves too, where the run was never resumed."""
+    found = {"steps": result.get("train_s")}
     if result.get("resumed_step") is None:
-        found["checkpoints"] = spent("checkpoint")
-    return {name: float(s) for name, s in found.items() if isinstance(s, int | float) and s > 0}
+        phases = record_of(directory).marks("phase")
+
+        def spent(name: str) -> float:
+            seconds = (event.data.get("seconds") for event in phases if event.data.get("name") == name)
+            return float(sum(s for s in seconds if isinstance(s, int | float) and s > 0))
+
+        found |= {"evals": spent("eval"), "checkpoints": spent("checkpoint")}
+    return {name: float(s) for name, s in found.items() if isinstance(s, int | float) and s >= 0}
 
 
 def record_timing(conn: Connection, run: Run, timing: dict[str, float], *, now: float) -> None:
