@@ -15,7 +15,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, run_table, show, tables
+    from patron_core.ui import charts, inert, lab_view, run_table, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -178,23 +178,7 @@ def under_way(found, params):
 
 @app.cell
 def answer(found, session):
-    table = tables.runs(lambda notebook, run_id: None, found.whose)
-    _start = "No run yet. Start with: patron search, or estimate one: patron estimate"
-    session.emit(
-        found.to_dict(),
-        "\n".join(
-            [
-                f"{found.project}: {show.usd(found.wallet.available_usd_micros)} available, "
-                f"{show.usd(found.wallet.held_usd_micros)} held, {show.usd(found.wallet.spent_usd_micros)} spent, "
-                f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
-                "",
-                *([f"{found.counted}:", show.text_table(found.rows, table)] if found.rows else [_start]),
-                *(f"waits: {one.run.name}: {one.words} next: {one.next}" for one in found.waiting),
-                *(lag.sentence for lag in found.late),
-                *found.problems,
-            ]
-        ),
-    )
+    session.emit(found.to_dict(), lab_view.text(found))
     return
 
 
