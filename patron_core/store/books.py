@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from patron_core.store.engine import Store, reading
-from patron_core.store.schema import balances, entries, ledger_checks, run_sums, transfers
+from patron_core.store.schema import entries, transfers
+from patron_core.store.schema_of_books import balances, ledger_checks, run_sums
 
 AT_ONCE = 20_000  # transfers, in one transaction
 MAX_PROBLEMS = 20  # that are kept; one is enough to say that the books are wrong

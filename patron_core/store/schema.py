@@ -198,33 +198,6 @@ entries = Table(
     Index("ix_entries_project_book", "project", "book", "usd_micros"),
 )
 
-# how far the books were checked, what was found, and the sums up to there (books.py)
-ledger_checks = Table(
-    "ledger_checks",
-    metadata,
-    Column("number", Integer, primary_key=True, autoincrement=False),  # 1: there is one
-    Column("transfer_id", BigInteger, nullable=False),
-    _json("problems"),
-)
-
-balances = Table(
-    "balances",
-    metadata,
-    Column("account", SafeText, primary_key=True),
-    _name("project"),
-    _name("book"),
-    _money("usd_micros"),
-    Index("ix_balances_project_book", "project", "book", "usd_micros"),
-)
-
-run_sums = Table(
-    "run_sums",
-    metadata,
-    Column("run_id", String(80), ForeignKey("runs.id"), primary_key=True),
-    Column("kind", SafeText, primary_key=True),
-    _money("usd_micros"),
-)
-
 notes = Table(
     "notes",
     metadata,
