@@ -42,13 +42,19 @@ def test_who_waits_for_a_person_is_a_query_without_a_limit(
     seen = verbs.lab(sqlite_store, "p", limit=3)
     assert [run.name for run in seen.runs] == ["new 4", "new 3", "new 2"]
     assert {run.id for run in seen.attention} == {run.id for run in waiting}
-    assert set(seen.to_dict()["attention"]) <= set(seen.money)
+    assert {one.run.id for one in seen.waiting} == {run.id for run in waiting}
 
 
 def test_the_lab_asks_as_much_for_many_runs_as_for_few(sqlite_store: Store, make_run: Callable[..., Run]) -> None:
     make_run(sqlite_store)
-    with statements(sqlite_store) as few:
-        verbs.lab(sqlite_store, "p")
+    proven = [make_run(sqlite_store, name=f"proven {number}") for number in range(6)]
+    for number, run in enumerate(proven):
+        with sqlite_store.begin() as conn:
+            runs.transition(conn, run.id, old=RunState.DRAFT, new=RunState.DRYRUN, actor="a", now=1.0)
+            runs.transition(conn, run.id, old=RunState.DRYRUN, new=RunState.AWAITING_FUNDING, actor="a", now=1.0)
+        if number == 0:
+            with statements(sqlite_store) as few:
+                verbs.lab(sqlite_store, "p")
     for number in range(40):
         make_run(sqlite_store, name=f"run {number}")
     with statements(sqlite_store) as many:
