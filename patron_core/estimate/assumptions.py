@@ -24,6 +24,7 @@ def assumptions_of(e: Estimate) -> list[str]:
         sentences.append(f"Step time from {calibration.source}: {step}.")
         if calibration.flops_per_token != e.recipe.flops_per_token:
             sentences.append("It was another model; scaled by FLOPs and by the MFU expected of each depth.")
+        sentences += [calibration.late.sentence] if calibration.late.sentence else []
     else:
         sentences.append(f"{e.mfu:.0%} MFU on {device.name}, from {device.mfu_source}; a dryrun replaces this.")
     if e.world.ranks > 1 and calibration is None:

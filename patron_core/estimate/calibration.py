@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from patron_core.errors import InvalidInput
+from patron_core.estimate.lateness import ON_TIME, Lateness
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
@@ -38,13 +39,16 @@ class Calibration:
     peak_memory_bytes: int | None = None
     upload_bytes_per_s: float | None = None  # of a checkpoint, to the run's bucket
     world: str = "1"  # WorldSize: processes that shared the step; their memory is of one
+    late: Lateness = ON_TIME  # what finished runs add to it; kept with them, not here
 
     @property
     def flops_per_s(self) -> float:
         return self.flops_per_token * self.batch_tokens / self.step_s
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"startup_s": dict(self.startup_s)}
+        values = asdict(self) | {"startup_s": dict(self.startup_s)}
+        del values["late"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
