@@ -1,4 +1,4 @@
-"""Long work of an app, in a thread of its own: started once per key, looked at from a page that polls.
+"""Long work of an app, in a thread of its own: one at a time under a key, looked at from every page that polls.
 
 Only for work that is safe to lose: what must survive is written to the store, and training runs in its own process.
 """
@@ -36,10 +36,11 @@ class Work:
 
 
 def start(key: str, work: Callable[[Work], Any]) -> Work:
-    """Start `work(handle)`, unless work under this key was started before: then that one."""
+    """Start `work(handle)`, unless work under this key is under way: then that one. What was pressed twice is done
+    once, by whomever; what came to an end can be asked for again."""
     with _LOCK:
-        if key in _WORK:
-            return _WORK[key]
+        if (known := _WORK.get(key)) is not None and not known.done:
+            return known
         handle = _WORK[key] = Work(key=key)
     threading.Thread(target=_run, args=(handle, work), daemon=True, name=f"patron-{key}").start()
     return handle
@@ -47,6 +48,19 @@ def start(key: str, work: Callable[[Work], Any]) -> Work:
 
 def find(key: str) -> Work | None:
     return _WORK.get(key)
+
+
+def under_way(key: str) -> Work | None:
+    """What was started under this key, by anybody, and is not at its end."""
+    found = find(key)
+    return found if found is not None and not found.done else None
+
+
+def progress(work: Work) -> inert.Markdown:
+    """For a page that waits: what is being done now, what was done before it, and for how long."""
+    *before, now = work.lines or ["Starting."]
+    said = inert.md("**{}** {} so far.", now, show.seconds(time.monotonic() - work.started_at))
+    return inert.paragraphs([inert.md("{}", " ".join(before)), said]) if before else said
 
 
 def told(work: Work) -> tuple[inert.Markdown, inert.Markdown]:
