@@ -122,7 +122,7 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
             on_view=lambda now: session.status(show.progress_line(now)),
         )
     else:
-        _outcome = session.call(verbs.view, store, chosen.value)
+        _outcome = session.call(verbs.view if session.is_script else verbs.shared_view, store, chosen.value)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
     if seen.run.state in verbs.ACTIVE and not session.is_script:

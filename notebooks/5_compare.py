@@ -55,8 +55,16 @@ def lab(session):
 
 
 @app.cell
-def choose(args, params, session, store):
-    _found = verbs.overview(store, project=verbs.project_to_show(store, args.project), limit=200)
+def find(session):
+    sought = mo.ui.text(label="Find", placeholder="part of a name")
+    None if session.is_script else sought
+    return (sought,)
+
+
+@app.cell
+def choose(args, params, session, sought, store):
+    _project = verbs.project_to_show(store, args.project)
+    _found = verbs.overview(store, project=_project, limit=200, text=sought.value)
     _words = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
     _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
     _wanted = [one.value for one in _asked if not one.failed]
@@ -66,8 +74,12 @@ def choose(args, params, session, store):
         _labels, value=[label for label, run_id in _labels.items() if run_id in _shown], label="Runs", full_width=True
     )
     _missing = [mo.callout(mo.md(one.error_markdown()), kind="warn") for one in _asked if one.failed]
+    _all = verbs.num_runs(store, _project)
+    _counts = (f"{number:,}" for number in (len(_shown), _all, len(_found)))
     metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
-    None if session.is_script else mo.vstack([chosen, metric, *_missing])
+    None if session.is_script else mo.vstack(
+        [chosen, mo.md(inert.md("{} of {} runs are shown, {} to choose from.", *_counts)), metric, *_missing]
+    )
     return chosen, metric
 
 
@@ -96,14 +108,14 @@ def outcomes(rows, session):
 @app.cell
 def curves(chosen, metric, rows, session, store):
     mo.stop(session.is_script or not rows)
-    _frames = {row.name: verbs.curves(store, row.run) for row in rows}
+    _frames = {row.name: verbs.curves(store, row.run, [METRICS[metric.value]]) for row in rows}
     charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)
     return
 
 
 @app.cell
 def law(rows, session, store):
-    _corpora = sorted({str(verbs.view(store, row.run).run.spec["data"]) for row in rows}) or ["stdlib"]
+    _corpora = sorted({str(row.spec["data"]) for row in rows}) or ["stdlib"]
     corpus = _corpora[0]
     fit = session.call(verbs.scaling_fit, store, corpus).value
     advice = verbs.where_next(fit, rows)

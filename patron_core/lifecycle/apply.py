@@ -21,7 +21,8 @@ from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
-from patron_core.rundir.rundir import RunDir, events_so_far
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
@@ -244,7 +245,7 @@ def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
 
 def _moved(directory: RunDir, attempt: Attempt) -> dict[str, Any]:
     """Bytes of checkpoints that went up, by the record, and that are there now."""
-    uploads = (e.data.get("bytes") for e in events_so_far(directory) if (e.kind, e.attempt) == ("uploaded", attempt.id))
+    uploads = (event.data.get("bytes") for event in record_of(directory).marks("uploaded", attempt=attempt.id))
     up = sum(number for number in uploads if isinstance(number, int | float) and number > 0)
     return {"uploaded_bytes": up, "stored_bytes": directory.checkpoint_bytes()}
 

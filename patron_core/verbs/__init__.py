@@ -30,6 +30,7 @@ from patron_core.verbs.plan import device_named, device_names, estimate_local, e
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.search import search
+from patron_core.verbs.shared import shared_view
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
@@ -43,6 +44,7 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    num_runs,
     overview,
     view,
     wait,
@@ -111,6 +113,7 @@ __all__ = [
     "log_tail",
     "make_token",
     "next_step",
+    "num_runs",
     "offer",
     "open_lab",
     "overview",
@@ -128,6 +131,7 @@ __all__ = [
     "revoke_token",
     "scaling_fit",
     "search",
+    "shared_view",
     "spec_on",
     "startup_s",
     "statement",

@@ -31,7 +31,8 @@ class Lab:
     lab: str  # the lab's own id
     project: str
     projects: dict[str, int]  # runs in each
-    runs: list[RunSummary]  # of this project, newest first
+    runs: list[RunSummary]  # of this project, newest first, up to a limit
+    attention: list[RunSummary]  # all of this project that wait for a person, newest first
     money: dict[str, RunMoney]
     searches: list[Search]
     wallet: Wallet
@@ -44,15 +45,12 @@ class Lab:
     problems: list[str]  # what does not add up in the books; nothing is as it should be
 
     @property
-    def attention(self) -> list[RunSummary]:
-        return [run for run in self.runs if run.state in ATTENTION]
-
-    @property
     def whose(self) -> dict[str, str]:
         """By run: who planned it, and where it runs. Empty where there is one person on one machine."""
-        if len({run.actor for run in self.runs}) < 2 and len({run.host_id for run in self.runs}) < 2:
+        shown = [*self.runs, *self.attention]
+        if len({run.actor for run in shown}) < 2 and len({run.host_id for run in shown}) < 2:
             return {}
-        return {run.id: f"{run.actor}, {self.host_of(run) or 'rented'}" for run in self.runs}
+        return {run.id: f"{run.actor}, {self.host_of(run) or 'rented'}" for run in shown}
 
     def host_of(self, run: RunSummary) -> str | None:
         """The name of its machine; None where that is rented, or was never heard."""
@@ -126,13 +124,15 @@ def project_to_show(store: Store, asked: str = "") -> str:
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
     found = runs.list_summaries(store, project=project, limit=limit)
+    waiting = runs.list_summaries(store, project=project, states=ATTENTION, limit=None)
     machines = hosts.everybody(store)
     return Lab(
         lab=labs.lab_id(store),
         project=project,
         projects=runs.projects(store),
         runs=found,
-        money=ledger.runs_money(store, [run.id for run in found]),
+        attention=waiting,
+        money=ledger.runs_money(store, {run.id for run in (*found, *waiting)}),
         searches=searches.list_searches(store, project=project, limit=10),
         wallet=ledger.wallet(store, project),
         burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
