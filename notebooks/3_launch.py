@@ -56,12 +56,13 @@ def title():
 def lab(session):
     store = session.open_lab()
     actor = session.actor
-    params = mo.query_params()
-    return actor, params, store
+    _params = mo.query_params()
+    params, set_address = _params.to_dict(), _params.set  # as it was opened: nothing is drawn anew where it changes
+    return actor, params, set_address, store
 
 
 @app.cell
-def choose(args, params, session, store):
+def choose(args, params, session, set_address, store):
     session.require("--run", args.run, next="patron lab")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
     _choice = choices.of_runs(session, store, _waiting, wanted=params.get("run") or args.run)
@@ -69,7 +70,7 @@ def choose(args, params, session, store):
         _choice.labels,
         value=_choice.value,
         label="Run",
-        on_change=lambda run_id: params.set("run", run_id),
+        on_change=lambda run_id: set_address("run", run_id),
     )
     _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
     _fund = args.fund or onward.dollars(params, "fund")
@@ -92,9 +93,8 @@ def pressing(chosen, session, store):
     work_key = f"launch:{chosen.value}"
     get_work, set_work = mo.state(background.under_way(work_key), allow_self_loops=True)
 
-    def state_now():  # of the run, and of the press that this page looks at
-        _run = session.call(verbs.find_run, store, chosen.value).value if chosen.value else None
-        return (_run and (_run.state, _run.updated_at), get_work() is not None and get_work().done)
+    def state_now():
+        return background.standing(session, store, chosen.value, get_work())
 
     get_state, set_state = mo.state(state_now())
     return get_state, get_work, set_state, set_work, state_now, work_key
@@ -142,7 +142,7 @@ def terms(deposit, offered):
 
 @app.cell
 def press(actor, asked, chosen, get_state, get_work, session, set_work, store, work_key):
-    _state, _ = get_state()
+    get_state()
     _work = get_work()
     _is_busy = _work is not None and not _work.done
     _is_done = _work is not None and _work.done and _work.error is None

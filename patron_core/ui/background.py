@@ -9,10 +9,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from patron_core import verbs
 from patron_core.errors import InternalError, PatronError
+from patron_core.states import RunState
 from patron_core.ui import inert, show
+
+if TYPE_CHECKING:
+    from patron_core.store import Store
+    from patron_core.ui.script import Session
+
+BEAT_S = 2.0
+Standing = tuple[tuple[str, RunState, float] | None, bool, int]
 
 _WORK: dict[str, Work] = {}  # one server, many pages: a page that is reloaded finds its work again
 _LOCK = threading.Lock()
@@ -54,6 +63,18 @@ def under_way(key: str) -> Work | None:
     """What was started under this key, by anybody, and is not at its end."""
     found = find(key)
     return found if found is not None and not found.done else None
+
+
+def standing(session: Session[Any], store: Store, run_id: str | None, work: Work | None) -> Standing:
+    """What a page is drawn anew for, and not at each tick: its run changed, the press that it follows came to an end,
+    or, while an attempt is at work, two seconds are over."""
+    run = session.call(verbs.find_run, store, run_id).value if run_id else None
+    beat = int(time.monotonic() / BEAT_S) if run is not None and run.state in verbs.ACTIVE else 0
+    return ((run.id, run.state, run.updated_at) if run else None, work is not None and work.done, beat)
+
+
+def is_active(standing: Standing) -> bool:
+    return bool(standing[2])
 
 
 def progress(work: Work) -> inert.Markdown:

@@ -69,14 +69,15 @@ def address(params: Mapping[str, Any], command: str) -> str | None:
     return None if found is None else page(params, found.notebook, found.query)
 
 
-def buttons(params: Mapping[str, Any], *commands: str) -> inert.Markdown:
-    """Markdown: a button for each, and the command beside it; only the command where there is no page to go to."""
+def buttons(params: Mapping[str, Any], *commands: str, words: str = "") -> inert.Markdown:
+    """Markdown: a button for each, and the command beside it; only the command where there is no page to go to.
+    `words`: on the button, in the place of the usual."""
     lines = []
     for command in dict.fromkeys(filter(None, commands)):
         found, href = step(command), address(params, command)
         said = inert.code(as_typed(command)) if is_command(command) else inert.md("{}", command)
         if found is not None and href is not None:
-            said = inert.md("{}{}", inert.button(found.words, href), said)
+            said = inert.md("{}{}", inert.button(words or found.words, href), said)
         lines.append(said)
     return inert.paragraphs(lines)
 

@@ -31,6 +31,9 @@ class LimitArguments(Arguments):
     minutes: float | None = Field(default=None, gt=0, le=1e6, description="minutes that the run should be done in")
 
 
+FROM_ADDRESS = {*TargetArguments.model_fields, *LimitArguments.model_fields} - {"json_output"}
+
+
 def rentable(asked: str = "") -> list[str]:
     """The GPUs that can be rented, by name, and what was asked for, which is checked with the plan."""
     known = [name for name in verbs.device_names() if name != verbs.LOCAL_DEVICE]

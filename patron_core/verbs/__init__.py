@@ -25,7 +25,7 @@ from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
-from patron_core.verbs.next_steps import next_step, plan_command, target_for
+from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
@@ -122,6 +122,7 @@ __all__ = [
     "place_depths",
     "place_estimates",
     "plan",
+    "plan_again",
     "plan_command",
     "prices",
     "project_to_show",
