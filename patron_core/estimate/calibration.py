@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from patron_core.errors import InvalidInput
+from patron_core.estimate.lateness import ON_TIME, Lateness
 from trainer.contract.spec import TrainSpec
 
 # A burst sees a moment; a CPU is shared with whatever else its owner does during the run.
@@ -36,13 +37,16 @@ class Calibration:
     checkpoint_stall_s: float | None = None
     peak_memory_bytes: int | None = None
     upload_bytes_per_s: float | None = None  # of a checkpoint, to the run's bucket
+    late: Lateness = ON_TIME  # what finished runs add to it; kept with them, not here
 
     @property
     def flops_per_s(self) -> float:
         return self.flops_per_token * self.batch_tokens / self.step_s
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"startup_s": dict(self.startup_s)}
+        values = asdict(self) | {"startup_s": dict(self.startup_s)}
+        del values["late"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:

@@ -8,11 +8,11 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from patron_core.errors import InvalidInput
 from patron_core.estimate import wall
 from patron_core.estimate.calibration import STARTUP_PHASES, Calibration
+from patron_core.estimate.lateness import AROUND, ON_TIME
 from patron_core.estimate.memory import Memory, estimate_memory
-from patron_core.estimate.verdict import Budget, Verdict, explain, judge
+from patron_core.estimate.verdict import Budget, Verdict, check_budget, explain, judge
 from patron_core.interval import Interval, total
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.prices import Price, checked_price
@@ -54,6 +54,7 @@ class Estimate:
     eval_s: Interval
     num_evals: int
     phases_s: dict[str, Interval]  # in order; they add up to wall_s
+    said_s: dict[str, float]  # before what finished runs were late by
     checkpoint_bytes: float
     checkpoint_interval_s: float
     egress_usd_micros_per_gb: int  # a checkpoint's way to its bucket
@@ -119,6 +120,7 @@ class Estimate:
             "tokens_per_s": self.tokens_per_s,
             "mfu_expected": self.mfu,
             "phases_s": {name: phase.to_dict() for name, phase in self.phases_s.items()},
+            "said_s": dict(self.said_s),
             "egress_usd_micros_per_gb": self.egress_usd_micros_per_gb,
             "checkpoint_bytes": self.checkpoint_bytes,
             "checkpoint_interval_s": self.checkpoint_interval_s if math.isfinite(self.checkpoint_interval_s) else None,
@@ -188,7 +190,7 @@ def estimate(
     is not above 0.
     """
     checked_price(price)
-    _check_budget(budget_s, budget_usd_micros)
+    check_budget(budget_s, budget_usd_micros)
     recipe = _recipe(*_recipe_key(spec))
     fit = corpus_fit(spec.data) if fit is None else fit
     local = device.is_cpu if local is None else local
@@ -199,12 +201,15 @@ def estimate(
     compiled = (not device.is_cpu) if spec.compile is None else spec.compile
     micro_batch_size = _micro_batch_size(spec, recipe)
 
-    step_s = wall.step_seconds(recipe, device, micro_batch_size * recipe.sequence_len, item_bytes, calibration)
-    eval_s = wall.eval_seconds(spec, recipe, device, step_s, calibration)
+    late = calibration.late if calibration is not None else ON_TIME
+    said_step_s = wall.step_seconds(recipe, device, micro_batch_size * recipe.sequence_len, item_bytes, calibration)
+    said_eval_s = wall.eval_seconds(spec, recipe, device, said_step_s, calibration)
+    step_s, eval_s = late.steps.factored(said_step_s), late.evals.factored(said_eval_s)
     num_evals = wall.count_evals(recipe.num_steps, spec.eval_every_steps)
-    phases = wall.startup_phases(
+    startup = wall.startup_phases(
         spec, recipe, device, local=local, compiled=compiled, prepared=prepared, calibration=calibration
     )
+    phases = late.started(startup)
     save_s = wall.save_seconds(recipe, device, item_bytes, calibration)
     num_bytes = checkpoint_bytes(recipe, item_bytes)
     speed = calibration.upload_bytes_per_s if calibration else None
@@ -216,6 +221,8 @@ def estimate(
         costs_s=num_bytes / GB * egress_usd_micros_per_gb * 3600 / price.usd_micros_per_hour,
     )
     _add_work(phases, recipe, step_s, eval_s.scaled(num_evals), save_s, interval_s, calibration, price.spot)
+    said_saves_s = phases["checkpoints"].mid
+    phases["checkpoints"] = late.checkpoints.factored(phases["checkpoints"])
     wall_s = total(phases.values())
     cost = Money(*(cost_usd_micros(seconds, price.usd_micros_per_hour) for seconds in wall_s))
     memory = estimate_memory(
@@ -242,6 +249,12 @@ def estimate(
         eval_s=eval_s,
         num_evals=num_evals,
         phases_s=phases,
+        said_s={
+            AROUND: total(startup.values()).mid,
+            "steps": said_step_s.mid * recipe.num_steps,
+            "evals": said_eval_s.mid * num_evals,
+            "checkpoints": said_saves_s,
+        },
         checkpoint_bytes=num_bytes,
         checkpoint_interval_s=interval_s,
         egress_usd_micros_per_gb=egress_usd_micros_per_gb,
@@ -281,16 +294,6 @@ def compute_dtype(spec: TrainSpec, device: Device) -> str:
     return "bfloat16" if device.native_bf16 else "float32"
 
 
-def _check_budget(budget_s: float | None, budget_usd_micros: int | None) -> None:
-    problems = []
-    if budget_s is not None and not budget_s > 0:
-        problems.append(f"budget_s: {budget_s!r}; allowed above 0")
-    if budget_usd_micros is not None and budget_usd_micros <= 0:
-        problems.append(f"budget_usd_micros: {budget_usd_micros!r}; allowed above 0")
-    if problems:
-        raise InvalidInput(problems, next="give a budget above 0, for instance one hour and $10")
-
-
 def _assumptions(e: Estimate) -> list[str]:
     device, calibration = e.device, e.calibration
     sentences = [e.price.sentence()]
@@ -299,6 +302,7 @@ def _assumptions(e: Estimate) -> list[str]:
         sentences.append(f"Step time from {calibration.source}: {step}.")
         if calibration.flops_per_token != e.recipe.flops_per_token:
             sentences.append("It was another model; scaled by FLOPs and by the MFU expected of each depth.")
+        sentences += [calibration.late.sentence] if calibration.late.sentence else []
     else:
         sentences.append(f"{e.mfu:.0%} MFU on {device.name}, from {device.mfu_source}; a dryrun replaces this.")
     if not (calibration and calibration.eval_s):

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, learned, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
-from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
 from patron_core.rundir.record import record_of
@@ -211,11 +210,12 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         runs.set_fields(conn, run.id, now=now, failures=failures_after(reason, run.failures, progressed=progressed))
         if report is not None:
             runs.set_fields(conn, run.id, now=now, dryrun=report)
-            record_dryrun(conn, run, report, now=now)
+            learned.record_dryrun(conn, run, report, now=now)
         if attempt.kind == "train":
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
-                record_run(conn, run, left.result, now=now)
+                learned.record_run(conn, run, left.result, now=now)
+                learned.record_timing(conn, run, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 
@@ -226,6 +226,7 @@ class _Left:
     evidence: dict[str, Any]
     result: dict[str, Any]
     report: dict[str, Any] | None  # of a dryrun
+    timing: dict[str, float] = field(default_factory=dict)  # of a training: seconds by what took them
 
 
 def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
@@ -235,10 +236,12 @@ def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
         evidence = (_moved(directory, attempt) if attempt.price.get("transfer") else {}) | {
             "checkpoint_step": newest.step if newest else None,
             "log_tail": directory.log_tail(attempt.id, 20),
-            "last_word": last_word(directory, attempt.id),
+            "last_word": learned.last_word(directory, attempt.id),
         }
-        report = dryrun_report(run, attempt, directory) if attempt.kind == "dryrun" else None
-        return _Left(evidence=evidence, result=run_result(directory), report=report)
+        report = learned.dryrun_report(run, attempt, directory) if attempt.kind == "dryrun" else None
+        result = learned.run_result(directory)
+        timing = learned.run_timing(directory, result) if attempt.kind == "train" else {}
+        return _Left(evidence=evidence, result=result, report=report, timing=timing)
     except OSError as error:
         return _Left(evidence={"unreadable": str(error)}, result={}, report=None)
 

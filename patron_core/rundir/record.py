@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from patron_core.rundir.rundir import REWOUND, Cursor, Event, RunDir, attempt_order
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+    from numpy.typing import NDArray
 
 # what an eval event says -> what it is called wherever there are curves: in MLflow, on pages, in frames
 EVAL_KEYS = {"val_bpb": "val/bpb", "val_loss": "val/loss"}
@@ -160,6 +162,19 @@ class Record:
                 if key in rows.keys
                 for step, value in zip(rows.steps, rows.values[rows.keys.index(key)], strict=True)
             ]
+
+    def columns(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Steps, unix seconds and values of one key, in order; each (n,)."""
+        import numpy as np
+
+        with self._lock:
+            having = [rows for rows in self._rows.values() if key in rows.keys and rows.steps]
+            parts = [[np.array(c, np.float64) for c in (r.steps, r.times, r.values[r.keys.index(key)])] for r in having]
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1], parts[0][2]
+        steps, times, values = (np.concatenate([np.empty(0), *(part[at] for part in parts)]) for at in range(3))
+        order = np.argsort(steps, kind="stable")
+        return steps[order], times[order], values[order]
 
     def frame(self, keys: Collection[str] | None = None) -> pl.DataFrame:
         """key, step, value, time, attempt: of these keys, or of all. The rows of a key are in order."""

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.errors import Refused
-from patron_core.estimate import Calibration, Estimate, estimate
+from patron_core.estimate import Estimate, estimate
 from patron_core.interval import Interval, total
 from patron_core.lifecycle import holds
 from patron_core.machines.target import target_of
@@ -20,7 +20,7 @@ from patron_core.store.records import Run
 from patron_core.verbs import free_checks, moving
 from patron_core.verbs.access import asks
 from patron_core.verbs.here import check_here
-from patron_core.verbs.plan import fit_of
+from patron_core.verbs.measured import fit_of, proven_calibration
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.spec import TrainSpec
 
@@ -110,7 +110,7 @@ def repriced(store: Store, run: Run) -> Estimate:
         target.find_device(store),
         price=target.find_price(),
         budget_usd_micros=run.max_usd_micros,
-        calibration=Calibration.from_dict(run.dryrun["calibration"]),
+        calibration=proven_calibration(store, run),
         fit=fit_of(store, spec.data),
         local=target.is_local,
         egress_usd_micros_per_gb=moving.egress_usd_micros_per_gb(target, run.run_dir),

@@ -18,10 +18,10 @@ from patron_core.machines.host import this_host
 from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
-from patron_core.scaling import Fit, Observation, refit, regime
-from patron_core.store import Store, calibrations, hosts, runs
+from patron_core.store import Store, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
+from patron_core.verbs.measured import calibration_for, fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
@@ -183,38 +183,3 @@ def estimate_on(
         local=target.is_local,
         egress_usd_micros_per_gb=egress_usd_micros_per_gb(target, settings.runs_place()),
     )
-
-
-def calibration_for(store: Store | None, spec: TrainSpec, *, machine_key: str | None = None) -> Calibration | None:
-    """The newest dryrun on this machine, or one with that key, of the same model, else of the nearest depth."""
-    if store is None:
-        return None
-    key = machine_key or this_machine.machine_key()
-    found = [Calibration.from_dict(row.values) for row in calibrations.latest(store, key, kind="dryrun")]
-    if not found:
-        return None
-    flops, micro = spec.recipe().flops_per_token, spec.micro_batch_size() * spec.sequence_len
-
-    def distance(c: Calibration) -> tuple[bool, bool, int]:
-        return (c.flops_per_token != flops, c.micro_batch_tokens != micro, abs(c.depth - spec.depth))
-
-    best = min(found, key=distance)
-    # only the same model's start-up is its own; another depth's step time is scaled, its phases are not known
-    return best if best.flops_per_token == flops else replace(best, startup_s={}, peak_memory_bytes=None)
-
-
-def fit_of(store: Store | None, corpus: str) -> Fit:
-    """The corpus's loss law, refitted to every run that was finished on it."""
-    seen = [
-        Observation(
-            num_params=row.values["num_params"],
-            num_tokens=row.values["num_tokens"],
-            val_bpb=row.values["val_bpb"],
-            label=row.run_id or "",
-            regime=regime(row.values["vocab_size"], row.values["sequence_len"]),
-            eval_tokens=row.values.get("eval_tokens"),
-        )
-        for row in (calibrations.all_for(store) if store is not None else ())
-        if row.kind == "run" and row.values.get("corpus") == corpus
-    ]
-    return refit(corpus, seen)

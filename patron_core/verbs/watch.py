@@ -15,6 +15,7 @@ from patron_core.rundir.rundir import Event, RunDir
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
+from patron_core.verbs.curves import shown_directory
 from patron_core.verbs.health import Health, health, host_dict
 from patron_core.verbs.next_steps import command, next_step
 from patron_core.verbs.refusals import newest_refusal
@@ -112,8 +113,7 @@ def view(store: Store, run_id: str) -> RunView:
     """Raises NotFound for a run that does not exist; a run directory that is missing is shown as such."""
     run = runs.get_run(store, run_id)
     made = attempts.for_run(store, run.id)
-    in_dryrun = run.state is RunState.DRYRUN and made  # a burst has a run directory of its own
-    directory = RunDir(attempt_dir(run, made[-1]) if in_dryrun else run.run_dir)
+    directory = shown_directory(run, made)
     record = record_of(directory)
     newest, damaged = directory.look_for_checkpoint()
     latest, step, val_bpb = record.latest()
