@@ -24,6 +24,8 @@ with app.setup:
     from patron_core.ui.measured import measured_beside_estimated, rehearsed
     from patron_core.ui.script import Usd, open_session
 
+    OTHERS = "Any other field, key=value a line"
+
 
 @app.class_definition
 class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, target_flags.LimitArguments):
@@ -75,6 +77,8 @@ def lab(args, session):
     # `address` as it was opened: nothing is drawn anew where it changes. `fields` as they are now: a press reads them,
     # and its button is not drawn anew while somebody types
     page = SimpleNamespace(address=_params.to_dict(), set_address=_params.set, fields={}, store=store, unknown=None)
+    page.typed = {}
+    page.keep = lambda name: lambda value: page.typed.update({name: value})
     _asked = args.run or page.address.get("run")
     _found = session.call(verbs.find_run, store, _asked) if _asked else None
     page.unknown = _found.error if _found is not None else None
@@ -120,8 +124,8 @@ def form(args, get_run, page, place, session, store):
     target = target_flags.target_of(place.value)
     _device = session.call(verbs.device_named, store, target.device)
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
-    _was = {name: field.value for name, field in page.fields.items()}  # another machine changes no word that was typed
-    depth = mo.ui.number(1, 64, value=_was.get("depth", args.depth or 2), label="Depth")
+    _was = page.typed  # another machine changes no word that was typed
+    depth = mo.ui.number(1, 64, value=_was.get("depth", args.depth or 2), label="Depth", on_change=page.keep("depth"))
     plan = mo.ui.dictionary(
         {
             name: mo.ui.text(
@@ -131,10 +135,11 @@ def form(args, get_run, page, place, session, store):
                 debounce=False,
             )
             for name, one in _fields.items()
-        }
+        },
+        on_change=page.keep("plan"),
     )
     _others = _was.get("others", "\n".join(args.set_fields))
-    others = mo.ui.text_area(_others, label="Any other field, key=value a line", rows=2, debounce=False)
+    others = mo.ui.text_area(_others, label=OTHERS, rows=2, debounce=False, on_change=page.keep("others"))
     page.fields.update(depth=depth, plan=plan, others=others)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
@@ -192,11 +197,11 @@ def press(args, get_run, get_state, get_work, page, session, store):
     _known = session.call(verbs.find_run, store, get_run()).value if get_run() else None
     _is_waiting = _known is None or _known.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
     _words = "Under way ..." if _is_busy else "Dryrun again" if _known and _known.dryrun else "Dryrun now"
-    _prove = mo.ui.button(
+    button = mo.ui.button(
         label=inert.md("{}", _words), kind="success", disabled=_is_busy, on_click=lambda _: begin(True)
     )
-    _only = mo.ui.button(label="Only plan it", disabled=_is_busy, on_click=lambda _: begin(False))
-    _row = [page.fields["deposit"], _prove, *([] if get_run() else [_only])]
+    only_plan = mo.ui.button(label="Only plan it", disabled=_is_busy, on_click=lambda _: begin(False))
+    _row = [page.fields["deposit"], button, *([] if get_run() else [only_plan])]
     mo.hstack(_row, justify="start", align="end") if _is_waiting and not session.is_script else None
     return make, prove, values
 

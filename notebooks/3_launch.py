@@ -161,10 +161,10 @@ def press(actor, asked, chosen, get_state, get_work, session, set_work, store, w
 
     _can = _seen is not None and (_seen.run.state in WAITING or (_seen.run.state in MORE and not _is_done))
     _words = "Hold the money and launch" if _seen is None or _seen.run.state in WAITING else "Hold this much more"
-    _button = mo.ui.button(
+    button = mo.ui.button(
         label=inert.md("{}", "Launching ..." if _is_busy else _words), kind="success", disabled=_is_busy, on_click=begin
     )
-    _button if (_can or _is_busy) and not session.is_script else None
+    button if (_can or _is_busy) and not session.is_script else None
     return
 
 

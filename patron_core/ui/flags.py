@@ -86,6 +86,8 @@ def of_address(model: type[A], address: Mapping[str, Any]) -> A:
         if flag not in model.FROM_ADDRESS or said is None:
             continue
         value = [said] if _is_repeated(field) and isinstance(said, str) else said
+        if _is_list(field.annotation) and isinstance(value, str):
+            value = [part for part in value.split(",") if part]
         try:
             model.model_validate({flag: value})
         except ValidationError:
