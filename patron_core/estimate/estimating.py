@@ -206,6 +206,7 @@ def estimate(
     said_eval_s = wall.eval_seconds(spec, recipe, device, said_step_s, calibration)
     step_s, eval_s = late.steps.factored(said_step_s), late.evals.factored(said_eval_s)
     num_evals = wall.count_evals(recipe.num_steps, spec.eval_every_steps)
+    passes = num_evals + wall.bos_eval_share(spec)
     startup = wall.startup_phases(
         spec, recipe, device, local=local, compiled=compiled, prepared=prepared, calibration=calibration
     )
@@ -220,7 +221,7 @@ def estimate(
         upload_s=num_bytes / speed if speed else 0.0,
         costs_s=num_bytes / GB * egress_usd_micros_per_gb * 3600 / price.usd_micros_per_hour,
     )
-    _add_work(phases, recipe, step_s, eval_s.scaled(num_evals), save_s, interval_s, calibration, price.spot)
+    _add_work(phases, recipe, step_s, eval_s.scaled(passes), save_s, interval_s, calibration, price.spot)
     said_saves_s = phases["checkpoints"].mid
     phases["checkpoints"] = late.checkpoints.factored(phases["checkpoints"])
     wall_s = total(phases.values())
@@ -252,7 +253,7 @@ def estimate(
         said_s={
             AROUND: total(startup.values()).mid,
             "steps": said_step_s.mid * recipe.num_steps,
-            "evals": said_eval_s.mid * num_evals,
+            "evals": said_eval_s.mid * passes,
             "checkpoints": said_saves_s,
         },
         checkpoint_bytes=num_bytes,

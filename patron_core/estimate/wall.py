@@ -110,6 +110,11 @@ def eval_seconds(
     return Interval(*(share * s * over for s, over in zip(step_s, over_forward, strict=True)))
 
 
+def bos_eval_share(spec: TrainSpec) -> float:
+    """Of an evaluation: what the one on nanochat's rows takes."""
+    return (spec.bos_eval_tokens or 0) / min(spec.eval_tokens, CORPUS_VAL_TOKENS.get(spec.data, spec.eval_tokens))
+
+
 def startup_phases(
     spec: TrainSpec,
     recipe: Recipe,

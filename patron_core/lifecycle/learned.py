@@ -18,6 +18,7 @@ from trainer.contract.spec import TrainSpec
 _RESULT_KEYS = (
     "val_bpb",
     "min_val_bpb",
+    "val_bpb_bos",
     "step",
     "tokens",
     "train_s",
