@@ -94,24 +94,17 @@ def lab(args, session):
 
 @app.cell
 def where(args, get_run, page, session):
-    _on = next(label for label, name in target_flags.EXECUTORS.items() if name == args.on)
     place = mo.ui.dictionary(
         {
-            "on": mo.ui.dropdown(target_flags.EXECUTORS, value=_on, label="Where"),
-            "device": mo.ui.dropdown(
-                target_flags.rentable(args.device), value=args.device or None, label="GPU", allow_select_none=True
-            ),
-            "spot": mo.ui.switch(value=args.spot, label="Spot"),
-            "where": mo.ui.text(args.where, label="Only in", placeholder="gcp/us-central1", debounce=False),
-            "usd_per_hour": mo.ui.number(0, 1e4, value=args.usd_per_hour or 0, label="$ an hour (0: the catalog's)"),
+            **target_flags.form(args, mo.ui),
             "max_usd": mo.ui.number(0, 1e6, value=args.max_usd or 0, label="May cost at most, $ (0: what is held)"),
             "minutes": mo.ui.number(0, 1e6, value=args.minutes or 0, label="Done in, min (0: any)"),
-            "fallback_prices": mo.ui.switch(value=args.fallback_prices, label="Dated list prices"),
             "project": mo.ui.text(args.project, label="Project", debounce=False),
         }
     )
     page.fields["place"] = place
-    _rows = [("on", "device", "spot", "where"), ("max_usd", "minutes", "usd_per_hour", "fallback_prices", "project")]
+    _rows = [("on", "device", "spot", "where"), ("gpus", "nodes", "usd_per_hour", "fallback_prices")]
+    _rows += [("max_usd", "minutes", "project")]
     _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
     _no_run = mo.md(inert.paragraphs([onward.problem(page.address, page.unknown)]))
     _said = [mo.callout(_no_run, kind="warn")] if page.unknown else []
@@ -154,8 +147,8 @@ def estimate(args, depth, get_run, others, plan, session, store, target):
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = spec_flags.with_depth(_given.value, args.depth, depth.value)
-    _asked = {"depths": [spec["depth"]], "devices": [target.device], "spec": spec, "spot": target.spot}
-    _outcome = session.call(verbs.estimates, store, **_asked)
+    _asked = {"depths": [spec["depth"]], "devices": [target.device], "spot": target.spot, "world": target.world}
+    _outcome = session.call(verbs.estimates, store, spec=spec, **_asked)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     mo.md(inert.paragraphs([planning.words(_outcome.value[0])]))
     return

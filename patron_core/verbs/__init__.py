@@ -9,7 +9,7 @@ plain typed data and raises a PatronError that says what to do next.
 from patron_core.estimate.accuracy import accuracy
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
-from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target
 from patron_core.money import from_usd, to_usd
 from patron_core.states import ACTIVE, TERMINAL, RunState
 from patron_core.store.finding import projects
@@ -73,6 +73,7 @@ from patron_core.verbs.watch import (
     wait,
 )
 from patron_core.verbs.write_off import write_off
+from trainer.contract.ranks import WorldSize
 
 __all__ = [
     "ACTIVE",
@@ -83,6 +84,8 @@ __all__ = [
     "KINDS",
     "LOCAL_DEVICE",
     "LOCAL_SPEC",
+    "MOST_GPUS",
+    "MOST_NODES",
     "PINNED",
     "PRICED_CLOUDS",
     "RESTING",
@@ -105,6 +108,7 @@ __all__ = [
     "SweepReport",
     "Target",
     "Waiting",
+    "WorldSize",
     "accuracy",
     "amend",
     "asked_fields",
