@@ -17,7 +17,8 @@ from patron_core.verbs.access import audit_log, decide, list_tokens, make_token,
 from patron_core.verbs.amend import amend
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
 from patron_core.verbs.control import cancel, launch, pause
-from patron_core.verbs.curves import curves
+from patron_core.verbs.course import Course, course
+from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.forecasts import forecasts
@@ -36,6 +37,7 @@ from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
+from patron_core.verbs.tracked import Tracked, tracked
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -44,6 +46,7 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    most_pressing,
     num_runs,
     overview,
     view,
@@ -64,7 +67,9 @@ __all__ = [
     "TERMINAL",
     "Check",
     "Comparison",
+    "Course",
     "Diagnosis",
+    "Followed",
     "Lab",
     "Offer",
     "Placed",
@@ -76,6 +81,7 @@ __all__ = [
     "SweepEstimate",
     "SweepReport",
     "Target",
+    "Tracked",
     "accuracy",
     "amend",
     "asked_fields",
@@ -86,6 +92,7 @@ __all__ = [
     "compare",
     "compare_by",
     "comparison_frame",
+    "course",
     "curves",
     "decide",
     "defaults_for",
@@ -112,6 +119,7 @@ __all__ = [
     "list_tokens",
     "log_tail",
     "make_token",
+    "most_pressing",
     "next_step",
     "num_runs",
     "offer",
@@ -139,6 +147,7 @@ __all__ = [
     "sweep",
     "target_for",
     "to_usd",
+    "tracked",
     "view",
     "wait",
     "waiting",
