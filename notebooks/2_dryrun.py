@@ -76,22 +76,18 @@ def lab(args, session):
 
 @app.cell
 def where(args, get_run, session):
-    _on = next(label for label, name in target_flags.EXECUTORS.items() if name == args.on)
     place = mo.ui.dictionary(
         {
-            "on": mo.ui.dropdown(target_flags.EXECUTORS, value=_on, label="Where"),
-            "device": mo.ui.dropdown(
-                target_flags.rentable(args.device), value=args.device or None, label="GPU", allow_select_none=True
-            ),
-            "spot": mo.ui.switch(value=args.spot, label="Spot"),
-            "where": mo.ui.text(args.where, label="Only in", placeholder="gcp/us-central1"),
-            "usd_per_hour": mo.ui.number(0, 1e4, value=args.usd_per_hour or 0, label="$ an hour (0: the catalog's)"),
+            **target_flags.form(args, mo.ui),
             "max_usd": mo.ui.number(0, 1e6, value=args.max_usd or 0, label="May cost at most, $ (0: what is held)"),
             "minutes": mo.ui.number(0, 1e6, value=args.minutes or 0, label="Done in, min (0: any)"),
-            "fallback_prices": mo.ui.switch(value=args.fallback_prices, label="Dated list prices"),
         }
     )
-    _rows = [("on", "device", "spot", "where"), ("max_usd", "minutes", "usd_per_hour", "fallback_prices")]
+    _rows = [
+        ("on", "device", "spot", "where"),
+        ("gpus", "nodes", "usd_per_hour", "fallback_prices"),
+        ("max_usd", "minutes"),
+    ]
     _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
     None if session.is_script or get_run() else mo.vstack([mo.md("### Where"), *_shown])
     return (place,)
@@ -124,7 +120,13 @@ def estimate(args, depth, get_run, others, plan, session, store, target):
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = _given.value if args.depth is None and "depth" in _given.value else _given.value | {"depth": depth.value}
     _outcome = session.call(
-        verbs.estimates, store, depths=[spec["depth"]], devices=[target.device], spec=spec, spot=target.spot
+        verbs.estimates,
+        store,
+        depths=[spec["depth"]],
+        devices=[target.device],
+        spec=spec,
+        spot=target.spot,
+        world=target.world,
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _row = _outcome.value[0]

@@ -59,9 +59,9 @@ def lab(session):
     store = session.open_lab()
     actor = session.actor
     params = mo.query_params()
-    _pressing = None if session.is_script else verbs.most_pressing(verbs.overview(store))
-    opened_on = _pressing.id if _pressing else ""
-    get_listed, set_listed = mo.state(choices.listed(verbs.overview(store)))
+    _found = [] if session.is_script else verbs.overview(store)
+    get_listed, set_listed = mo.state(choices.listed(_found))
+    opened_on = getattr(verbs.most_pressing(_found), "id", "")
     return actor, get_listed, opened_on, params, set_listed, store
 
 
@@ -194,9 +194,7 @@ def boards(get_run, session, store):
     # built once for a run: a tick only tells them what is new, so that hover, zoom and an open section stay
     mo.stop(session.is_script or not get_run())
     followed = verbs.Followed(store, get_run())
-    tracked = background.Refreshed(
-        lambda: verbs.tracked(store, followed.run_id, without=tuple(followed.series)), every_s=10
-    )
+    tracked = background.Refreshed(lambda: verbs.tracked(store, followed.run_id, without=followed.keys), every_s=10)
     learning, machine, others, log_pane = run_panels.board(), run_panels.board(), run_panels.board(), run_panels.pane()
     mo.vstack([learning, mo.accordion({"The machine": machine, "All other keys": others}, multiple=True)])
     return followed, learning, log_pane, machine, others, tracked

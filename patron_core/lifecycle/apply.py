@@ -131,7 +131,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env()
+            env=workload.workload_env(workload.world_of(attempt.price))
             | _pace_of_saves(run, attempt)
             | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
@@ -158,7 +158,8 @@ def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> t
     if attempt.kind == "dryrun":
         return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
+    world = workload.world_of(attempt.price)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:

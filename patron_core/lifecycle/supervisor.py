@@ -27,7 +27,7 @@ from patron_core.lifecycle.systemd import unit
 from patron_core.machines.host import this_host
 from patron_core.mirror.due import due
 from patron_core.states import EndReason
-from patron_core.store import Store, attempts, leases, runs, upgrade
+from patron_core.store import Store, attempts, books, leases, runs, upgrade
 from patron_core.store.records import Run
 from trainer.contract.grace import STOP_WITHIN_S
 
@@ -35,6 +35,7 @@ log = logging.getLogger("patron.supervisor")
 
 TICK_EVERY_S = 1.0
 SAME_WORDS_EVERY_S = 60.0
+UNCHECKED_TRANSFERS = 200  # that every sum adds up anew; more are checked and kept
 ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
 
 
@@ -146,6 +147,7 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
     def work() -> bool:
         seen = supervisor.round()
         _see_to_the_mirror(watch.store)
+        _see_to_the_books(watch.store)
         return seen.live > 0 or bool(seen.errors)
 
     post.serve(watch, work, is_needed=lambda: is_needed(watch.store), every_s=TICK_EVERY_S)
@@ -158,6 +160,15 @@ def _see_to_the_mirror(store: Store) -> None:
             post.ensure(post.MIRROR, store)
     except (PatronError, OSError) as error:
         log.warning("no mirror could be started: %s", error)
+
+
+def _see_to_the_books(store: Store) -> None:
+    """A part of what was not checked yet, so that nobody who looks at the lab has to read it."""
+    try:
+        if books.num_unchecked(store) >= UNCHECKED_TRANSFERS:
+            books.check_on(store)
+    except PatronError as error:
+        log.warning("the books are checked later: %s", error.message)
 
 
 def end_orphans(store: Store) -> None:

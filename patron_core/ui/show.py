@@ -119,6 +119,11 @@ def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> str:
     return inert.page(inert.html("<table style='{}'>{}</table>", _TABLE_STYLE, body))
 
 
+def html_cell(cell: str | Mark) -> str:
+    """One cell alone, for marimo's own table."""
+    return inert.page(_rich(cell))
+
+
 def _td(style: str, cell: str | Mark) -> Html:
     return inert.html("<td style='{}'>{}</td>", style, _rich(cell))
 

@@ -9,13 +9,24 @@ plain typed data and raises a PatronError that says what to do next.
 from patron_core.estimate.accuracy import accuracy
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
-from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target
 from patron_core.money import from_usd, to_usd
 from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.store.finding import projects
+from patron_core.store.hosts import everybody as machines
 from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
 from patron_core.verbs.amend import amend
+from patron_core.verbs.attention import Waiting, waiting_runs
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
+from patron_core.verbs.contrasts import (
+    FieldDifference,
+    frontier,
+    noise_sentence,
+    seed_noise,
+    spec_differences,
+    with_distinct_names,
+)
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.course import Course, course
 from patron_core.verbs.curves import Followed, curves
@@ -30,6 +41,18 @@ from patron_core.verbs.next_steps import next_step, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.run_table import (
+    GROUPS,
+    PINNED,
+    RunGroup,
+    RunRow,
+    distinct_names,
+    evaluations,
+    group_runs,
+    run_table,
+    tag,
+    whose,
+)
 from patron_core.verbs.search import search
 from patron_core.verbs.shared import shared_view
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
@@ -53,15 +76,20 @@ from patron_core.verbs.watch import (
     wait,
 )
 from patron_core.verbs.write_off import write_off
+from trainer.contract.ranks import WorldSize
 
 __all__ = [
     "ACTIVE",
     "ATTENTION",
     "CLOUDS",
     "DEFAULT_PROJECT",
+    "GROUPS",
     "KINDS",
     "LOCAL_DEVICE",
     "LOCAL_SPEC",
+    "MOST_GPUS",
+    "MOST_NODES",
+    "PINNED",
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
@@ -69,11 +97,14 @@ __all__ = [
     "Comparison",
     "Course",
     "Diagnosis",
+    "FieldDifference",
     "Followed",
     "Lab",
     "Offer",
     "Placed",
     "Question",
+    "RunGroup",
+    "RunRow",
     "RunState",
     "RunView",
     "SearchReport",
@@ -82,6 +113,8 @@ __all__ = [
     "SweepReport",
     "Target",
     "Tracked",
+    "Waiting",
+    "WorldSize",
     "accuracy",
     "amend",
     "asked_fields",
@@ -99,28 +132,34 @@ __all__ = [
     "deposit",
     "device_named",
     "device_names",
+    "distinct_names",
     "doctor",
     "dryrun",
     "ensure_running",
     "estimate_local",
     "estimate_sweep",
     "estimates",
+    "evaluations",
     "exit_code",
     "find_run",
     "forecasts",
     "from_usd",
+    "frontier",
     "fund",
     "fund_and_launch",
     "grid_of",
+    "group_runs",
     "has_search",
     "hold_for",
     "lab",
     "launch",
     "list_tokens",
     "log_tail",
+    "machines",
     "make_token",
     "most_pressing",
     "next_step",
+    "noise_sentence",
     "num_runs",
     "offer",
     "open_lab",
@@ -133,27 +172,35 @@ __all__ = [
     "plan_command",
     "prices",
     "project_to_show",
+    "projects",
     "read_note",
     "read_notes",
     "repriced",
     "revoke_token",
+    "run_table",
     "scaling_fit",
     "search",
+    "seed_noise",
     "shared_view",
+    "spec_differences",
     "spec_on",
     "startup_s",
     "statement",
     "stop_all",
     "sweep",
+    "tag",
     "target_for",
     "to_usd",
     "tracked",
     "view",
     "wait",
     "waiting",
+    "waiting_runs",
     "wallet",
     "wallet_dict",
     "where_next",
+    "whose",
+    "with_distinct_names",
     "withdraw",
     "write_note",
     "write_off",

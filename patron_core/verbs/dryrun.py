@@ -111,5 +111,6 @@ def repriced(store: Store, run: Run) -> Estimate:
         fit=fit_of(store, spec.data),
         local=target.is_local,
         egress_usd_micros_per_gb=moving.egress_usd_micros_per_gb(target, run.run_dir),
+        world=target.world,
         prepared=target.is_local,  # by the dryrun itself; a new machine has to do it again
     )

@@ -168,8 +168,10 @@ def overview(store: Store, *, project: str | None = None, limit: int = 50, text:
     return list(runs.list_summaries(store, project=project, limit=limit, text=text))
 
 
-def num_runs(store: Store, project: str) -> int:
-    return runs.projects(store).get(project, 0)
+def num_runs(store: Store, project: str | None = None) -> int:
+    """In a project, or in all."""
+    counts = runs.projects(store)
+    return sum(counts.values()) if project is None else counts.get(project, 0)
 
 
 _PRESSING = (  # what somebody should see first
