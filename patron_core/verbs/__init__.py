@@ -11,11 +11,12 @@ from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target
 from patron_core.money import from_usd, to_usd
-from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.states import ACTIVE, TERMINAL, AlertKind, RunState
 from patron_core.store.finding import projects
 from patron_core.store.hosts import everybody as machines
 from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
+from patron_core.verbs.alerts import list_alerts, see_alerts, send_test_alert
 from patron_core.verbs.amend import amend
 from patron_core.verbs.attention import Waiting, waiting_runs
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
@@ -32,6 +33,7 @@ from patron_core.verbs.course import Course, course
 from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
@@ -93,6 +95,7 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "AlertKind",
     "Check",
     "Comparison",
     "Course",
@@ -117,6 +120,7 @@ __all__ = [
     "WorldSize",
     "accuracy",
     "amend",
+    "answer_feedback",
     "asked_fields",
     "audit_log",
     "burn_usd_micros_per_hour",
@@ -147,12 +151,15 @@ __all__ = [
     "frontier",
     "fund",
     "fund_and_launch",
+    "give_feedback",
     "grid_of",
     "group_runs",
     "has_search",
     "hold_for",
     "lab",
     "launch",
+    "list_alerts",
+    "list_feedback",
     "list_tokens",
     "log_tail",
     "machines",
@@ -180,7 +187,9 @@ __all__ = [
     "run_table",
     "scaling_fit",
     "search",
+    "see_alerts",
     "seed_noise",
+    "send_test_alert",
     "shared_view",
     "spec_differences",
     "spec_on",
