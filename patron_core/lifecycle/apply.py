@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, learned, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, learned, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.observe import Scene, attempt_dir
@@ -215,6 +215,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         if attempt.kind == "train":
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
+                off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
                 learned.record_run(conn, run, left.result, now=now)
                 learned.record_timing(conn, run, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
@@ -299,6 +300,8 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
+            if attempt.kind == "train":
+                off_forecast.note(conn, scene.run, actor=SUPERVISOR, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from patron_core import verbs
 from patron_core.errors import InternalError, PatronError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 BEAT_S = 2.0
 Standing = tuple[tuple[str, RunState, float] | None, bool, int]
 
+T = TypeVar("T")
 _WORK: dict[str, Work] = {}  # one server, many pages: a page that is reloaded finds its work again
 _LOCK = threading.Lock()
 
@@ -53,6 +54,31 @@ def start(key: str, work: Callable[[Work], Any]) -> Work:
         handle = _WORK[key] = Work(key=key)
     threading.Thread(target=_run, args=(handle, work), daemon=True, name=f"patron-{key}").start()
     return handle
+
+
+class Refreshed(Generic[T]):
+    """A value that takes long to get: what there was last at once, and another is got where that is old."""
+
+    def __init__(self, get: Callable[[], T], *, every_s: float):
+        self._get, self._every_s = get, every_s
+        self._value: T | None = None
+        self._asked_at = float("-inf")
+        self._lock = threading.Lock()
+
+    def latest(self) -> T | None:
+        """None before the first has come. An error of `get` leaves the one before."""
+        with self._lock:
+            if time.monotonic() - self._asked_at < self._every_s:
+                return self._value
+            self._asked_at = float("inf")  # until it has come
+        threading.Thread(target=self._refresh, daemon=True, name="patron-refreshed").start()
+        return self._value
+
+    def _refresh(self) -> None:
+        try:
+            self._value = self._get()
+        finally:
+            self._asked_at = time.monotonic()
 
 
 def find(key: str) -> Work | None:
