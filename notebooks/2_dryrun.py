@@ -106,8 +106,8 @@ def where(args, get_run, page, session):
     _rows = [("on", "device", "spot", "where"), ("gpus", "nodes", "usd_per_hour", "fallback_prices")]
     _rows += [("max_usd", "minutes", "project")]
     _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
-    _no_run = mo.md(inert.paragraphs([onward.problem(page.address, page.unknown)]))
-    _said = [mo.callout(_no_run, kind="warn")] if page.unknown else []
+    _no_run = [onward.problem(page.address, page.unknown)]
+    _said = [mo.callout(mo.md(inert.paragraphs(_no_run)), kind="warn")] if page.unknown else []
     None if session.is_script or get_run() else mo.vstack([*_said, mo.md("### Where"), *_shown])
     return (place,)
 
@@ -132,7 +132,9 @@ def form(args, get_run, page, place, session, store):
         on_change=page.keep("plan"),
     )
     _others = _was.get("others", "\n".join(args.set_fields))
-    others = mo.ui.text_area(_others, label=OTHERS, rows=2, debounce=False, on_change=page.keep("others"))
+    others = mo.ui.text_area(
+        _others, label=inert.md("{}", OTHERS), rows=2, debounce=False, on_change=page.keep("others")
+    )
     page.fields.update(depth=depth, plan=plan, others=others)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
