@@ -29,7 +29,8 @@ from patron_core.verbs.contrasts import (
     with_distinct_names,
 )
 from patron_core.verbs.control import cancel, launch, pause
-from patron_core.verbs.curves import curves
+from patron_core.verbs.course import Course, course
+from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
@@ -38,7 +39,7 @@ from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
-from patron_core.verbs.next_steps import next_step, plan_command, target_for
+from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
@@ -61,6 +62,7 @@ from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
+from patron_core.verbs.tracked import Tracked, tracked
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -69,6 +71,7 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    most_pressing,
     num_runs,
     overview,
     view,
@@ -95,8 +98,10 @@ __all__ = [
     "AlertKind",
     "Check",
     "Comparison",
+    "Course",
     "Diagnosis",
     "FieldDifference",
+    "Followed",
     "Lab",
     "Offer",
     "Placed",
@@ -110,6 +115,7 @@ __all__ = [
     "SweepEstimate",
     "SweepReport",
     "Target",
+    "Tracked",
     "Waiting",
     "WorldSize",
     "accuracy",
@@ -123,6 +129,7 @@ __all__ = [
     "compare",
     "compare_by",
     "comparison_frame",
+    "course",
     "curves",
     "decide",
     "defaults_for",
@@ -157,6 +164,7 @@ __all__ = [
     "log_tail",
     "machines",
     "make_token",
+    "most_pressing",
     "next_step",
     "noise_sentence",
     "num_runs",
@@ -168,6 +176,7 @@ __all__ = [
     "place_depths",
     "place_estimates",
     "plan",
+    "plan_again",
     "plan_command",
     "prices",
     "project_to_show",
@@ -192,6 +201,7 @@ __all__ = [
     "tag",
     "target_for",
     "to_usd",
+    "tracked",
     "view",
     "wait",
     "waiting",
