@@ -36,7 +36,7 @@ from patron_core.verbs.dryrun import dryrun, repriced, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
-from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
+from patron_core.verbs.journal import KINDS, notes_of, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
@@ -167,6 +167,7 @@ __all__ = [
     "most_pressing",
     "next_step",
     "noise_sentence",
+    "notes_of",
     "num_runs",
     "offer",
     "open_lab",
