@@ -4,6 +4,7 @@ patron dryrun --depth 2 --steps 200 --deposit 0.05 --yes     plan it, and prove 
 patron dryrun --spec spec.json --set final_lr_frac=0.1       any field, or all of them
 patron dryrun --run RUN                                      what a dryrun of it measured, or would cost
 patron dryrun --run RUN --amend --steps 400                  other steps, rates or evaluations, same proof
+patron dryrun --workload FOLDER --param num_iterations=900   your own training code, in the place of a depth
 marimo run notebooks/2_dryrun.py
 """
 
@@ -17,13 +18,15 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, show, spec_flags, tables, target_flags
-    from patron_core.ui.measured import measured_beside_estimated
+    from patron_core.ui import code_flags, inert, show, spec_flags, tables, target_flags
+    from patron_core.ui.measured import estimated_words, measured_beside_estimated
     from patron_core.ui.script import Usd, open_session
 
 
 @app.class_definition
-class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, target_flags.LimitArguments):
+class DryrunArguments(
+    spec_flags.SpecArguments, code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments
+):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
     amend: bool = Field(
@@ -39,7 +42,8 @@ class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, ta
 
     @classmethod
     def problems_together(cls, given):
-        return super().problems_together(given) + spec_flags.run_problems(cls, given)
+        together = spec_flags.run_problems(cls, given) + code_flags.code_problems(given)
+        return super().problems_together(given) + together
 
 
 @app.cell
@@ -113,13 +117,22 @@ def form(args, get_run, place, session, store):
     deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
-    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion({"More": mo.vstack([_more, others])}), deposit])
+    code = mo.ui.dictionary(
+        {
+            "workload": mo.ui.text(args.workload, label="A folder here, or GIT_URL@COMMIT", full_width=True),
+            "entry_point": mo.ui.text(args.entry_point, label="Entry point of its MLproject"),
+            "param": mo.ui.text_area("\n".join(args.param), label="Its parameters, name=value a line", rows=2),
+        }
+    )
+    _own = mo.vstack([code[name] for name in ("workload", "entry_point", "param")])
+    _parts = mo.accordion({"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": _own})
+    _planned = mo.vstack([mo.md("### Plan"), _first, _parts, deposit])
     None if session.is_script else deposit if get_run() else _planned
-    return deposit, depth, others, plan, target
+    return code, deposit, depth, others, plan, target
 
 
 @app.cell
-def estimate(args, depth, get_run, others, plan, session, store, target):
+def estimate(args, code, depth, get_run, others, plan, session, store, target):
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = _given.value if args.depth is None and "depth" in _given.value else _given.value | {"depth": depth.value}
@@ -129,25 +142,16 @@ def estimate(args, depth, get_run, others, plan, session, store, target):
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _row = _outcome.value[0]
     spec = _row.spec.to_dict()
-    _words = inert.md(
-        "**Depth {}**: {} parameters, {}, {}, val_bpb {}, as estimated before any measurement.",
-        _row.recipe.depth,
-        show.count(_row.num_params["total"]),
-        show.between(_row.wall_s, show.seconds),
-        show.between(_row.cost_usd_micros, show.usd),
-        show.between(_row.val_bpb, show.bpb),
-    )
-    mo.md(inert.md("{}", _words)) if not get_run() else None
+    mo.md(inert.md("{}", estimated_words(_row))) if not get_run() and not code.value["workload"] else None
     return (spec,)
 
 
 @app.cell
-def start(actor, args, deposit, get_run, key, params, place, session, set_error, set_run, spec, store, target):
+def start(actor, args, code, deposit, get_run, key, params, place, session, set_error, set_run, spec, store, target):
     def make(_=None):
         _plan = session.call(
-            verbs.plan,
+            code_flags.planner(args, spec, code.value),
             store,
-            spec=spec,
             project=args.project,
             name=args.name or None,
             target=target,
@@ -206,7 +210,7 @@ def change(actor, args, get_run, session, set_error, store):
     _form = mo.ui.text_area(placeholder="num_steps=400", label="What a dryrun does not measure, key=value a line")
     _changed = _form.form(submit_button_label="Change it", on_change=amend_by)
     if session.is_script and args.amend:
-        amend(args.given_fields())
+        amend(args.given_fields() | verbs.parameters_of(args.param))
     mo.accordion({"Change it without another dryrun": _changed}) if _proven and not session.is_script else None
     amended = True
     return (amended,)
@@ -270,7 +274,7 @@ def look(acted, get_run, session, store, ticker):
 @app.cell
 def measured(seen, store):
     mo.stop(not seen.run.dryrun)
-    repriced = verbs.repriced(store, seen.run)
+    repriced = verbs.repriced_any(store, seen.run)
     pairs = measured_beside_estimated(seen.run, repriced)
     table = tables.measured()
     mo.vstack([mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))])

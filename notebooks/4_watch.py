@@ -176,8 +176,7 @@ def curves(seen, session, store):
     _frame = verbs.curves(store, seen.run.id)
     _charts = [
         charts.curve_chart(_frame, key, num_steps=seen.num_steps, title=name, width=390)
-        for key, name in (("train/loss", "training loss"), ("val/bpb", "val_bpb"))
-        if key in _frame["key"].unique()
+        for key, name in show.curves_to_draw(_frame["key"].unique().to_list())
     ]
     mo.hstack(_charts, justify="start", gap=1) if _charts else mo.md("*No curve yet.*")
     return
@@ -203,6 +202,13 @@ def samples(seen):
             mo.md(inert.md("Talk to it: {}", inert.code(f"python -m trainer.sample {shlex.quote(seen.run.run_dir)}"))),
         ]
     ) if seen.samples else None
+    return
+
+
+@app.cell
+def logged(seen):
+    _rows = [(name, str(value)) for part in seen.logged.values() for name, value in part.items()]
+    mo.vstack([mo.md("### What its code logs"), mo.Html(show.facts_table(_rows))]) if _rows else None
     return
 
 

@@ -103,8 +103,8 @@ def curves(chosen, metric, rows, session, store):
 
 @app.cell
 def law(rows, session, store):
-    _corpora = sorted({str(verbs.view(store, row.run).run.spec["data"]) for row in rows}) or ["stdlib"]
-    corpus = _corpora[0]
+    _specs = [verbs.view(store, row.run).run.spec for row in rows]
+    corpus = min((str(spec["data"]) for spec in _specs if "data" in spec), default="stdlib")  # foreign code has none
     fit = session.call(verbs.scaling_fit, store, corpus).value
     advice = verbs.where_next(fit, rows)
     return advice, corpus, fit

@@ -126,6 +126,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
     RunDir(directory).write_spec(canonical_json(run.spec))
+    workload.bring_sources(run, directory)
     handle = executor.submit(
         Job(
             key=attempt.id,
@@ -156,9 +157,10 @@ def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
     device = (attempt.price.get("machine") or {}).get("device")
     if attempt.kind == "dryrun":
-        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
+        steps = int(attempt.price["burst_steps"])
+        return workload.dryrun_command(directory, attempt.id, deadline_s, steps, device, workload=run.workload)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, workload=run.workload)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from patron_core import verbs
 from patron_core.errors import InvalidInput, NotFound, Unavailable
-from patron_core.lifecycle.workload import check_spec
+from patron_core.lifecycle.workload import FOREIGN, check_spec
 from patron_core.mirror import tracking
 from patron_core.mirror.lag import lags
 from patron_core.store import Store, attempts, runs
@@ -63,13 +63,15 @@ def _points(store: Store, run_id: str) -> tuple[pl.DataFrame, str]:
 def _with_x(store: Store, run: Run, frame: pl.DataFrame, x: Sequence[str], source: str, lag_s: float) -> pl.DataFrame:
     import polars as pl
 
-    recipe = check_spec(run.spec).recipe()
+    recipe = None if run.workload == FOREIGN else check_spec(run.spec).recipe()  # nobody knows what foreign code trains
     made = [a for a in attempts.for_run(store, run.id) if a.kind == "train" and a.started_at is not None]
     steps, times = frame["step"].to_list(), frame["time"].to_list()
     columns: dict[str, Callable[[], list[Any]]] = {
         "step": lambda: steps,
-        "tokens": lambda: [step * recipe.batch_tokens for step in steps],
-        "flops": lambda: [float(step) * recipe.batch_tokens * recipe.flops_per_token for step in steps],
+        "tokens": lambda: [step * recipe.batch_tokens if recipe else None for step in steps],
+        "flops": lambda: [
+            float(step) * recipe.batch_tokens * recipe.flops_per_token if recipe else None for step in steps
+        ],
         "seconds": lambda: [sum(_seconds(a, at) for a in made) for at in times],
         "usd": lambda: [sum(_seconds(a, at) * a.usd_micros_per_hour for a in made) / 3600e6 for at in times],
     }

@@ -217,6 +217,16 @@ def between(interval: Interval | tuple[float, float, float] | dict[str, Any], wo
     return f"{mid} ({low} to {high})"
 
 
+def curves_to_draw(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """(key, title) of what is drawn beside a run: loss and val_bpb where they have these names, else what there is."""
+    ours = [("train/loss", "training loss"), ("val/bpb", "val_bpb")]
+    named = [pair for pair in ours if pair[0] in keys]
+    return named or [(key, one_line(key, 60)) for key in sorted(keys)[:_MOST_CURVES]]
+
+
+_MOST_CURVES = 8  # of foreign code, which may log any number of them
+
+
 def moment(unix_s: float | None) -> str:
     """The time here, to the minute."""
     return DASH if unix_s is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))
@@ -289,7 +299,7 @@ def comparison_columns(link: Callable[[str], str | None] = lambda run: None) -> 
     return [
         Column("run", lambda r: Mark(r.name, href=link(r.run)), "left"),
         Column("state", lambda r: mark(r.state), "left"),
-        Column("depth", lambda r: str(r.depth)),
+        Column("depth", lambda r: r.workload if r.depth is None else str(r.depth)),
         Column("params", lambda r: count(r.num_params_scaling)),
         Column("tokens", lambda r: count(r.train_tokens)),
         Column("predicted bpb", lambda r: _predicted(r)),

@@ -19,8 +19,9 @@ from patron_core.verbs.compare import Comparison, compare, comparison_frame, sca
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.curves import curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
-from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
 from patron_core.verbs.forecasts import forecasts
+from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
@@ -48,6 +49,7 @@ from patron_core.verbs.watch import (
     wait,
 )
 from patron_core.verbs.write_off import write_off
+from patron_core.workloads.asking import CodeQuestion, parameters_of
 
 __all__ = [
     "ACTIVE",
@@ -61,6 +63,7 @@ __all__ = [
     "RESTING",
     "TERMINAL",
     "Check",
+    "CodeQuestion",
     "Comparison",
     "Diagnosis",
     "Lab",
@@ -114,17 +117,20 @@ __all__ = [
     "offer",
     "open_lab",
     "overview",
+    "parameters_of",
     "pause",
     "place",
     "place_depths",
     "place_estimates",
     "plan",
+    "plan_code",
     "plan_command",
     "prices",
     "project_to_show",
     "read_note",
     "read_notes",
     "repriced",
+    "repriced_any",
     "revoke_token",
     "scaling_fit",
     "search",

@@ -10,7 +10,7 @@ from typing import Any
 from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
-from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage
+from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage, logged_of
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
@@ -50,6 +50,7 @@ class RunView:
     place: str  # which other machine it runs on or belongs to, or whose account pays for a rented one; else empty
     warnings: list[str]
     samples: list[Sample]  # the latest
+    logged: dict[str, dict[str, Any]]  # what foreign code says of itself: params, tags, artifacts with their bytes
     sentence: str
     next: str
 
@@ -103,6 +104,7 @@ class RunView:
             "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
             "samples": [asdict(sample) for sample in self.samples],
+            "logged": self.logged,
             "next": self.next,
         }
 
@@ -144,6 +146,7 @@ def view(store: Store, run_id: str) -> RunView:
         health=around,
         warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(events),
+        logged=logged_of(events),
         place=place,
         sentence=_sentence(run, made[-1] if made else None) + (f" It {place}." if place else ""),
         next=_next(run, made[-1] if made else None, history, is_elsewhere=around.is_elsewhere),
