@@ -1,20 +1,21 @@
 """Lab: the runs that wait for you, the money, and whether the books add up.
 
 patron lab --json
+patron lab --tag baseline --runs A,B                     give runs a word to be found again by; --pin keeps them on top
 marimo run notebooks/0_lab.py
 """
 
 import marimo
 
 __generated_with = "0.25.0"
-app = marimo.App(width="medium", app_title="Patron: lab")
+app = marimo.App(width="full", app_title="Patron: lab")
 
 with app.setup:
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, show, tables
+    from patron_core.ui import charts, inert, lab_view, run_table, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -27,6 +28,11 @@ class LabArguments(Arguments):
     key: str = Field(default="", description="idempotency key: the same key deposits or withdraws once")
     write_off: str = Field(default="", description="a run whose machine is lost: end it, free its money; needs --yes")
     yes: bool = Field(default=False, description="confirm the deposit, the withdrawal or the write-off")
+    runs: tuple[str, ...] = Field(default=(), description="runs to tag, untag, pin or unpin, by id or name")
+    tag: tuple[str, ...] = Field(default=(), description="give --runs these tags")
+    untag: tuple[str, ...] = Field(default=(), description="take these tags from --runs")
+    pin: bool = Field(default=False, description="keep --runs at the top of the table")
+    unpin: bool = Field(default=False, description="no longer")
 
 
 @app.cell
@@ -56,7 +62,9 @@ def lab(session):
     params = mo.query_params()
     key = session.key
     get_pressed, set_pressed = mo.state(0)
-    return actor, get_pressed, key, params, set_pressed, store
+    get_stale, set_stale = mo.state(None)
+    kept = {}  # of this page: what it last saw, and which runs are selected
+    return actor, get_pressed, get_stale, kept, key, params, set_pressed, set_stale, store
 
 
 @app.cell
@@ -97,6 +105,12 @@ def move_money_as_script(actor, args, key, project, session, store):
     if session.is_script and args.write_off:
         session.confirm(args.yes, f"the write-off of run {args.write_off}", "--yes")
         session.call(verbs.write_off, store, args.write_off, actor=actor)
+    if session.is_script and (args.tag or args.untag or args.pin or args.unpin):
+        session.require("--runs", args.runs, next="patron lab")
+        for _run in args.runs:
+            _add = [*args.tag, *([verbs.PINNED] if args.pin else [])]
+            _remove = [*args.untag, *([verbs.PINNED] if args.unpin else [])]
+            session.call(verbs.tag, store, _run, add=_add, remove=_remove, actor=actor)
     acted = True
     return (acted,)
 
@@ -113,11 +127,12 @@ def look(acted, args, get_pressed, project, session, store, ticker):
 @app.cell
 def money(found):
     _wallet = found.wallet
+    _lasts = "nothing is under way" if found.money_lasts_s is None else f"pays for {show.seconds(found.money_lasts_s)}"
     _stats = [
         ("Available", show.usd(_wallet.available_usd_micros), "to be held by new runs"),
         ("Held", show.usd(_wallet.held_usd_micros), "for runs under way"),
         ("Spent", show.usd(_wallet.spent_usd_micros), f"of {show.usd(_wallet.deposited_usd_micros)} deposited"),
-        ("Burning", f"{show.usd(found.burn_usd_micros_per_hour)}/h", "all live attempts together"),
+        ("Burning", f"{show.usd(found.burn_usd_micros_per_hour)}/h", f"all live attempts together; {_lasts}"),
     ]
     _books = (
         mo.md("Every transfer of the ledger adds up.")
@@ -136,19 +151,13 @@ def money(found):
 
 
 @app.cell
-def columns(found, params):
-    table = tables.runs(found.money, lambda notebook, run_id: show.page(params, notebook, run=run_id), found.whose)
-    return (table,)
-
-
-@app.cell
-def attention(found, table):
-    mo.vstack(
-        [
-            mo.md("## Waiting for you"),
-            mo.Html(show.html_table(found.attention, table, empty="Nothing waits for a decision.")),
-        ]
-    )
+def waiting(found, params):
+    _more = len(found.attention) - len(found.waiting)
+    _table = tables.waiting(lambda notebook, run_id: show.page(params, notebook, run=run_id))
+    _parts = [mo.md("## Waiting for you")]
+    _parts.append(mo.Html(show.html_table(found.waiting, _table, empty="Nothing waits for a decision.")))
+    _parts += [mo.md(inert.md("and {} more", f"{_more:,}"))] if _more else []
+    mo.vstack(_parts)
     return
 
 
@@ -160,25 +169,117 @@ def approvals(found):
 
 
 @app.cell
-def runs(found, session, table):
-    _start = "No run yet. Start with: patron search, or estimate one: patron estimate"
-    session.emit(
-        found.to_dict(),
-        "\n".join(
-            [
-                f"{found.project}: {show.usd(found.wallet.available_usd_micros)} available, "
-                f"{show.usd(found.wallet.held_usd_micros)} held, {show.usd(found.wallet.spent_usd_micros)} spent, "
-                f"burning {show.usd(found.burn_usd_micros_per_hour)} an hour",
-                "",
-                show.text_table(found.runs, table) if found.runs else _start,
-                *(lag.sentence for lag in found.late),
-                *found.problems,
-            ]
+def under_way(found, params):
+    mo.stop(not found.live)
+    _table = tables.under_way(lambda notebook, run_id: show.page(params, notebook, run=run_id))
+    mo.vstack([mo.md("## Under way"), mo.Html(show.html_table(found.live, _table))])
+    return
+
+
+@app.cell
+def answer(found, session):
+    session.emit(found.to_dict(), lab_view.text(found))
+    return
+
+
+@app.cell
+def changed(found, kept, set_stale):
+    # the table below keeps its selection, order and page while nothing changes that it shows
+    _mark = [(row.run.id, row.run.state, row.run.reason, *row.tags) for row in found.rows]
+    if kept.get("mark") not in (None, _mark):
+        set_stale(_mark)
+    kept["mark"] = _mark
+    return
+
+
+@app.cell
+def runs(acted, get_pressed, get_stale, project, session, store):
+    acted, get_pressed(), get_stale()
+    mo.stop(session.is_script)
+    rows = verbs.run_table(store, project=project.value)
+    return (rows,)
+
+
+@app.cell
+def table(kept, params, project, rows, store):
+    mo.stop(
+        not rows, mo.md("No run yet. Ask a question: `patron search`, or look at what one takes: `patron estimate`.")
+    )
+    _chosen = kept.setdefault("chosen", set())
+
+    def _choose(frame):
+        kept["chosen"] = set(frame["id"])
+
+    chosen = mo.ui.table(
+        run_table.frame(rows, whose=verbs.whose(rows, verbs.machines(store))),
+        format_mapping=run_table.formats(
+            rows,
+            lambda notebook, run_id: show.page(params, notebook, run=run_id),
+            lambda run_id: verbs.evaluations(store, run_id),
+            mo.Html,
         ),
+        initial_selection=[number for number, row in enumerate(rows) if row.run.id in _chosen],
+        on_change=_choose,
+        hidden_columns=run_table.HIDDEN,
+        column_widths=run_table.WIDTHS,
+        show_data_types=False,
+        show_column_summaries=False,
+        show_download=False,
+        page_size=15,
     )
-    mo.vstack(
-        [mo.md("## Runs"), mo.Html(show.html_table(found.runs, table)) if found.runs else mo.md(inert.md("{}", _start))]
+    _total = verbs.num_runs(store, project.value)
+    _counted = f"{len(rows):,} of {_total:,} runs" if _total > len(rows) else f"{_total:,} runs"
+    mo.vstack([mo.md(inert.md("## Runs\n\n{}, pinned first, then newest first.", _counted)), chosen])
+    return (chosen,)
+
+
+@app.cell
+def tagging(actor, chosen, get_pressed, session, set_pressed, store):
+    def change(add=(), remove=()):
+        for run_id in chosen.value["id"]:
+            session.call(verbs.tag, store, run_id, add=add, remove=remove, actor=actor)
+        set_pressed(get_pressed() + 1)
+
+    word = mo.ui.text(placeholder="a word", label="Tag")
+    pin = mo.ui.button(label="Pin", on_click=lambda _: change(add=[verbs.PINNED]))
+    unpin = mo.ui.button(label="Unpin", on_click=lambda _: change(remove=[verbs.PINNED]))
+    add_tag = mo.ui.button(label="Add tag", on_click=lambda _: change(add=[word.value]) if word.value else None)
+    remove_tag = mo.ui.button(
+        label="Remove tag", on_click=lambda _: change(remove=[word.value]) if word.value else None
     )
+    return add_tag, pin, remove_tag, unpin, word
+
+
+@app.cell
+def chosen_runs(add_tag, chosen, params, pin, remove_tag, unpin, word):
+    _ids = chosen.value["id"].to_list()
+    _link = show.page(params, "5_compare", runs=",".join(_ids))
+    _command = inert.code(f"patron compare --runs {','.join(_ids)}")
+    _to = inert.link(f"Compare {len(_ids):,} runs", _link) if _link else _command
+    (
+        mo.hstack(
+            [mo.md(inert.md("**{}**", _to)), pin, unpin, word, add_tag, remove_tag],
+            justify="start",
+            gap=1,
+            align="center",
+        )
+        if _ids
+        else mo.md("Select runs to compare, pin or tag them.")
+    )
+    return
+
+
+@app.cell
+def grouping():
+    by = mo.ui.dropdown(["not grouped", *verbs.GROUPS], value="not grouped", label="Group by")
+    by
+    return (by,)
+
+
+@app.cell
+def groups(by, rows):
+    mo.stop(by.value == "not grouped")
+    mo.Html(show.html_table(verbs.group_runs(rows, by.value), tables.run_groups(by.value)))
     return
 
 

@@ -33,6 +33,10 @@ class EstimateArguments(spec_flags.SpecArguments):
     minutes: float = Field(default=60.0, gt=0, le=1e6, description="time budget")
     budget: Usd = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
     spot: bool = Field(default=False, description="spot prices, and the reclaims that come with them")
+    gpus: int = Field(
+        default=1, ge=1, le=verbs.MOST_GPUS, description="GPUs of each machine; here without GPUs, processes"
+    )
+    nodes: int = Field(default=1, ge=1, le=verbs.MOST_NODES, description="machines that train together")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
@@ -68,8 +72,10 @@ def question(args):
     minutes = mo.ui.number(0.01, 1e6, value=args.minutes, step=1, label="Budget, min")
     budget = mo.ui.number(0.0001, 1e6, value=args.budget, step=1, label="Budget, $")
     spot = mo.ui.switch(value=args.spot, label="Spot machines")
-    mo.hstack([depths, devices, minutes, budget, spot], justify="start", gap=1.5, wrap=True, align="end")
-    return budget, depths, devices, minutes, spot
+    gpus = mo.ui.number(1, verbs.MOST_GPUS, value=args.gpus, label="GPUs of each machine")
+    nodes = mo.ui.number(1, verbs.MOST_NODES, value=args.nodes, label="Machines")
+    mo.hstack([depths, devices, gpus, nodes, minutes, budget, spot], justify="start", gap=1.5, wrap=True, align="end")
+    return budget, depths, devices, gpus, minutes, nodes, spot
 
 
 @app.cell
@@ -106,7 +112,7 @@ def lab(session):
 
 
 @app.cell
-def estimate(args, budget, depths, devices, fields, minutes, others, session, spot, store):
+def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others, session, spot, store):
     budget_s = 60 * minutes.value
     given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
     mo.stop(given.failed, mo.callout(mo.md(given.error_markdown()), kind="danger"))
@@ -119,6 +125,7 @@ def estimate(args, budget, depths, devices, fields, minutes, others, session, sp
         budget_s=budget_s,
         budget_usd_micros=verbs.from_usd(budget.value),
         spot=spot.value,
+        world=verbs.WorldSize(per_node=gpus.value, nodes=nodes.value),
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
     rows = outcome.value

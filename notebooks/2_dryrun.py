@@ -80,22 +80,18 @@ def lab(args, session):
 
 @app.cell
 def where(args, get_run, session):
-    _on = next(label for label, name in target_flags.EXECUTORS.items() if name == args.on)
     place = mo.ui.dictionary(
         {
-            "on": mo.ui.dropdown(target_flags.EXECUTORS, value=_on, label="Where"),
-            "device": mo.ui.dropdown(
-                target_flags.rentable(args.device), value=args.device or None, label="GPU", allow_select_none=True
-            ),
-            "spot": mo.ui.switch(value=args.spot, label="Spot"),
-            "where": mo.ui.text(args.where, label="Only in", placeholder="gcp/us-central1"),
-            "usd_per_hour": mo.ui.number(0, 1e4, value=args.usd_per_hour or 0, label="$ an hour (0: the catalog's)"),
+            **target_flags.form(args, mo.ui),
             "max_usd": mo.ui.number(0, 1e6, value=args.max_usd or 0, label="May cost at most, $ (0: what is held)"),
             "minutes": mo.ui.number(0, 1e6, value=args.minutes or 0, label="Done in, min (0: any)"),
-            "fallback_prices": mo.ui.switch(value=args.fallback_prices, label="Dated list prices"),
         }
     )
-    _rows = [("on", "device", "spot", "where"), ("max_usd", "minutes", "usd_per_hour", "fallback_prices")]
+    _rows = [
+        ("on", "device", "spot", "where"),
+        ("gpus", "nodes", "usd_per_hour", "fallback_prices"),
+        ("max_usd", "minutes"),
+    ]
     _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
     None if session.is_script or get_run() else mo.vstack([mo.md("### Where"), *_shown])
     return (place,)
@@ -124,7 +120,7 @@ def form(args, get_run, place, session, store):
             "param": mo.ui.text_area("\n".join(args.param), label="Its parameters, name=value a line", rows=2),
         }
     )
-    _own = mo.vstack([code[name] for name in ("workload", "entry_point", "param")])
+    _own = mo.vstack(list(code.values()))
     _parts = mo.accordion({"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": _own})
     _planned = mo.vstack([mo.md("### Plan"), _first, _parts, deposit])
     None if session.is_script else deposit if get_run() else _planned
@@ -137,12 +133,17 @@ def estimate(args, code, depth, get_run, others, plan, session, store, target):
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = _given.value if args.depth is None and "depth" in _given.value else _given.value | {"depth": depth.value}
     _outcome = session.call(
-        verbs.estimates, store, depths=[spec["depth"]], devices=[target.device], spec=spec, spot=target.spot
+        verbs.estimates,
+        store,
+        depths=[spec["depth"]],
+        devices=[target.device],
+        spec=spec,
+        spot=target.spot,
+        world=target.world,
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    _row = _outcome.value[0]
-    spec = _row.spec.to_dict()
-    mo.md(inert.md("{}", estimated_words(_row))) if not get_run() and not code.value["workload"] else None
+    spec = _outcome.value[0].spec.to_dict()
+    mo.md(inert.md("{}", estimated_words(_outcome.value[0]))) if not get_run() and not code.value["workload"] else None
     return (spec,)
 
 

@@ -19,6 +19,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import charts, choices, inert, show, tables
+    from patron_core.ui.measured import curves_to_draw
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -122,7 +123,7 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
             on_view=lambda now: session.status(show.progress_line(now)),
         )
     else:
-        _outcome = session.call(verbs.view, store, chosen.value)
+        _outcome = session.call(verbs.view if session.is_script else verbs.shared_view, store, chosen.value)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
     if seen.run.state in verbs.ACTIVE and not session.is_script:
@@ -176,7 +177,7 @@ def curves(seen, session, store):
     _frame = verbs.curves(store, seen.run.id)
     _charts = [
         charts.curve_chart(_frame, key, num_steps=seen.num_steps, title=name, width=390)
-        for key, name in show.curves_to_draw(_frame["key"].unique().to_list())
+        for key, name in curves_to_draw(_frame["key"].unique().to_list())
     ]
     mo.hstack(_charts, justify="start", gap=1) if _charts else mo.md("*No curve yet.*")
     return

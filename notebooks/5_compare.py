@@ -1,7 +1,8 @@
-"""Compare: runs side by side, what was predicted against what came out, and the loss law they add up to.
+"""Compare: runs side by side, what was predicted against what came out, what differs, and the loss law.
 
-patron compare                          every run of the project that finished
+patron compare                          the newest that finished, of the project that has runs
 patron compare --runs A,B --json
+patron compare --project all --tag lr-study --limit 100
 marimo run notebooks/5_compare.py
 """
 
@@ -15,16 +16,20 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, show
+    from patron_core.ui import charts, compare_charts, inert, run_table, show, tables
     from patron_core.ui.script import Arguments, open_session
 
     METRICS = {"val_bpb": "val/bpb", "training loss": "train/loss", "tokens per second": "train/tokens_per_s"}
+    ALL = "all"  # every project
+    MOST_DRAWN = 24  # runs in one chart: more cover each other
 
 
 @app.class_definition
 class CompareArguments(Arguments):
     runs: tuple[str, ...] = Field(default=(), description="runs to compare, by id or name; else all that finished")
-    project: str = Field(default="", description="project to take runs from; without it the one that has runs")
+    project: str = Field(default="", description="project to take runs from, all for every one; else the one with runs")
+    tag: str = Field(default="", description="only runs with this tag")
+    limit: int = Field(default=12, ge=1, le=10000, description="finished runs to compare at most, where none are named")
 
 
 @app.cell
@@ -34,14 +39,15 @@ def title():
         mode=mo.app_meta().mode,
         request=mo.app_meta().request,
         file=__file__,
-        description="Runs side by side: prediction against outcome, and the scaling fit.",
+        description="Runs side by side: prediction against outcome, what differs, and the scaling fit.",
     )
     args = session.args
     mo.md(
         """
         # Compare
 
-        What was promised before each run was paid for, beside what came out, and the loss law that it all adds up to.
+        What was promised before each run was paid for, beside what came out; what a minute and a dollar bought; and
+        whether a difference is larger than the noise of seeds.
         """
     )
     return args, session
@@ -55,88 +61,215 @@ def lab(session):
 
 
 @app.cell
-def choose(args, params, session, store):
-    _found = verbs.overview(store, project=verbs.project_to_show(store, args.project), limit=200)
-    _words = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
-    _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
-    _wanted = [one.value for one in _asked if not one.failed]
-    _labels = {show.one_line(f"{run.name} ({run.id})", 200): run.id for run in (*_found, *_wanted)}
-    _shown = {run.id for run in _wanted} or {run.id for run in [r for r in _found if r.state.value == "succeeded"][:12]}
-    chosen = mo.ui.multiselect(
-        _labels, value=[label for label, run_id in _labels.items() if run_id in _shown], label="Runs", full_width=True
-    )
-    _missing = [mo.callout(mo.md(one.error_markdown()), kind="warn") for one in _asked if one.failed]
-    metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
-    None if session.is_script else mo.vstack([chosen, metric, *_missing])
-    return chosen, metric
+def choose_project(args, params, session, store):
+    _first = args.project or params.get("project") or verbs.project_to_show(store)
+    _names = {ALL: ALL, **{show.one_line(name, 100): name for name in verbs.projects(store)}}
+    _value = _first if _first in _names.values() else ALL
+    project = mo.ui.dropdown(_names, value=show.one_line(_value, 100), label="Project")
+    None if session.is_script else project
+    return (project,)
 
 
 @app.cell
-def compare(chosen, session, store):
-    outcome = session.call(verbs.compare, store, chosen.value)
+def candidates(args, params, project, session, store):
+    _words = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
+    _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
+    asked = [one.value.id for one in _asked if not one.failed]
+    _of = None if project.value == ALL else project.value
+    total = verbs.num_runs(store, _of)
+    _rows = verbs.run_table(store, project=_of)
+    _more = set(asked) - {row.run.id for row in _rows}
+    candidates = [*(verbs.run_table(store, ids=_more) if _more else []), *_rows]
+    if args.tag:
+        candidates = [row for row in candidates if args.tag in row.tags]
+    _done = [row.run.id for row in candidates if row.run.state.value == "succeeded"]
+    first = asked or _done[: args.limit]
+    _missing = [mo.callout(mo.md(one.error_markdown()), kind="warn") for one in _asked if one.failed]
+    mo.vstack(_missing) if _missing else None
+    return candidates, first, total
+
+
+@app.cell
+def choose(candidates, first, params, session, store):
+    _first = set(first)
+    _rows = sorted(candidates, key=lambda row: row.run.id not in _first)  # the chosen ones are seen
+    chosen = (
+        None
+        if session.is_script
+        else mo.ui.table(
+            run_table.frame(_rows),
+            format_mapping=run_table.formats(
+                _rows,
+                lambda notebook, run_id: show.page(params, notebook, run=run_id),
+                lambda run_id: verbs.evaluations(store, run_id),
+                mo.Html,
+            ),
+            initial_selection=[number for number, row in enumerate(_rows) if row.run.id in _first],
+            hidden_columns=[*run_table.HIDDEN, "pin", "held, $", "changed"],
+            column_widths=run_table.WIDTHS,
+            show_data_types=False,
+            show_column_summaries=False,
+            show_download=False,
+            page_size=8,
+        )
+    )
+    mo.md("No run yet. Start with: `patron search`") if not _rows else chosen
+    return (chosen,)
+
+
+@app.cell
+def compare(candidates, chosen, first, session, store, total):
+    _ids = first if chosen is None else chosen.value["id"].to_list()
+    outcome = session.call(verbs.compare, store, _ids)
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
-    rows = outcome.value
-    return (rows,)
+    rows = verbs.with_distinct_names(outcome.value)
+    counted = f"{len(rows):,} of {total:,} runs"
+    mo.md(inert.md("## {} are compared", counted))
+    return counted, rows
 
 
 @app.cell
 def table(params, rows):
     columns = show.comparison_columns(lambda run: show.page(params, "4_watch", run=run))
-    mo.Html(show.html_table(rows, columns, empty="No run has finished yet. Start with: patron search"))
+    mo.Html(show.html_table(rows, columns, empty="No run is chosen, or none has finished yet: patron search"))
     return (columns,)
+
+
+@app.cell
+def noise(rows):
+    noise = verbs.seed_noise(rows)
+    verdict = verbs.noise_sentence(noise)
+    _columns = tables.sweep_groups(noise)
+    mo.vstack(
+        [
+            mo.md(inert.md("## Is the difference real?\n\n{}", verdict)),
+            mo.Html(show.html_table(noise.groups, _columns, empty="None of these runs has finished.")),
+        ]
+    )
+    return noise, verdict
+
+
+@app.cell
+def what_differs(rows):
+    differences = verbs.spec_differences(rows)
+    _columns = tables.spec_differences(rows[:8])
+    _cut = "The first 8 runs are shown." if len(rows) > 8 else ""
+    mo.accordion(
+        {
+            inert.md("What differs: {}", ", ".join(one.field for one in differences) or "nothing"): mo.vstack(
+                [
+                    mo.Html(show.html_table(differences[:40], _columns, empty="They have one and the same spec.")),
+                    mo.md(inert.md("{}", _cut)),
+                ]
+            )
+        }
+    )
+    return (differences,)
+
+
+@app.cell
+def frontiers(rows):
+    by_time, by_money = verbs.frontier(rows, "wall_s"), verbs.frontier(rows, "train_usd_micros")
+    return by_money, by_time
+
+
+@app.cell
+def frontier_pictures(by_money, by_time, rows, session):
+    mo.stop(session.is_script or not by_time)
+    mo.hstack(
+        [
+            compare_charts.frontier_chart(rows, by_time, "wall_s"),
+            compare_charts.frontier_chart(rows, by_money, "train_usd_micros"),
+        ],
+        wrap=True,
+        justify="start",
+    )
+    return
 
 
 @app.cell
 def outcomes(rows, session):
     mo.stop(session.is_script or not rows)
-    charts.outcome_chart(rows)
+    charts.outcome_chart(rows[:MOST_DRAWN])
     return
 
 
 @app.cell
-def curves(chosen, metric, rows, session, store):
+def which_curve(session):
+    metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
+    None if session.is_script else metric
+    return (metric,)
+
+
+@app.cell
+def curves(metric, rows, session, store):
     mo.stop(session.is_script or not rows)
-    _frames = {row.name: verbs.curves(store, row.run) for row in rows}
-    charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)
+    _frames = {row.name: verbs.curves(store, row.run, [METRICS[metric.value]]) for row in rows[:MOST_DRAWN]}
+    _drawn = [charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)]
+    _left = len(rows) - MOST_DRAWN
+    mo.vstack(
+        [*_drawn, *([mo.md(inert.md("{} runs more are compared, but not drawn.", f"{_left:,}"))] if _left > 0 else [])]
+    )
     return
 
 
 @app.cell
 def law(rows, session, store):
-    _specs = [verbs.view(store, row.run).run.spec for row in rows]
-    corpus = min((str(spec["data"]) for spec in _specs if "data" in spec), default="stdlib")  # foreign code has none
+    _corpora = [str(row.spec["data"]) for row in rows if "data" in row.spec] or ["stdlib"]  # foreign code has none
+    corpus = max(_corpora, key=_corpora.count)  # of most of them
+    of_corpus = [row for row in rows if row.spec.get("data") == corpus]
     fit = session.call(verbs.scaling_fit, store, corpus).value
-    advice = verbs.where_next(fit, rows)
-    return advice, corpus, fit
+    advice = verbs.where_next(fit, of_corpus)
+    return advice, corpus, fit, of_corpus
 
 
 @app.cell
-def scaling(advice, corpus, fit, session):
+def scaling(advice, corpus, fit, of_corpus, rows, session):
     _shape = fit.coefficients
     _words = f"bpb = {_shape['E']:.3f} + {_shape['A']:.3g} / N^{_shape['alpha']:.3f} + {_shape['B']:.3g} / D^{_shape['beta']:.3f}"
     mo.stop(session.is_script)
+    _others = len(rows) - len(of_corpus)
+    _said = inert.md("\n\n{} runs of other corpora are left out of it.", _others) if _others else inert.md("")
     mo.vstack(
         [
             mo.md(
                 inert.md(
-                    "## Where next\n\n{}\n\nThe law of *{}*, from {}: {}",
+                    "## Where next\n\n{}\n\nThe law of *{}*, from {}: {}{}",
                     advice,
                     corpus,
                     fit.source,
                     inert.code(_words),
+                    _said,
                 )
             ),
-            charts.scaling_chart(fit),
+            compare_charts.law_chart(fit, of_corpus),
         ]
     )
     return
 
 
 @app.cell
-def answer(advice, columns, fit, rows, session):
+def answer(advice, by_money, by_time, columns, counted, differences, fit, noise, rows, session, verdict):
     session.emit(
-        {"runs": [row.to_dict() for row in rows], "fit": fit.to_dict(), "where_next": advice},
-        "\n".join([show.text_table(rows, columns), "", advice]),
+        {
+            "compared": counted,
+            "runs": [row.to_dict() for row in rows],
+            "noise": noise.to_dict() | {"sentence": verdict},
+            "spec_differences": [one.to_dict() for one in differences],
+            "frontier": {"by_time": [row.run for row in by_time], "by_cost": [row.run for row in by_money]},
+            "fit": fit.to_dict(),
+            "where_next": advice,
+        },
+        "\n".join(
+            [
+                f"{counted} are compared:",
+                show.text_table(rows, columns),
+                "",
+                *([show.text_table(differences, tables.spec_differences(rows[:8])), ""] if differences else []),
+                verdict,
+                advice,
+            ]
+        ),
     )
     return
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from patron_core.errors import InvalidInput
 from patron_core.estimate.memory import Memory
 from patron_core.interval import Interval
 from patron_core.money import format_usd
@@ -51,6 +52,17 @@ class Budget:
         if self.usd_micros is not None:
             shares.append(cost_usd_micros / self.usd_micros)
         return max(shares, default=None)
+
+
+def check_budget(budget_s: float | None, budget_usd_micros: int | None) -> None:
+    """Raises InvalidInput for one that is not above 0."""
+    problems = []
+    if budget_s is not None and not budget_s > 0:
+        problems.append(f"budget_s: {budget_s!r}; allowed above 0")
+    if budget_usd_micros is not None and budget_usd_micros <= 0:
+        problems.append(f"budget_usd_micros: {budget_usd_micros!r}; allowed above 0")
+    if problems:
+        raise InvalidInput(problems, next="give a budget above 0, for instance one hour and $10")
 
 
 def judge(memory: Memory, wall_s: Interval, cost_usd_micros: tuple[int, int, int], budget: Budget) -> Verdict:

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, learned, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
-from patron_core.lifecycle.learned import dryrun_report, last_word, record_dryrun, record_run, run_result
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
-from patron_core.rundir.rundir import RunDir, events_so_far
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract import control
 from trainer.contract.grace import kill_after_s
-from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
 CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
@@ -125,14 +124,13 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
-    RunDir(directory).write_spec(canonical_json(run.spec))
-    workload.bring_sources(run, directory)
+    workload.prepare(run, directory)
     handle = executor.submit(
         Job(
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env()
+            env=workload.workload_env(workload.world_of(attempt.price))
             | _pace_of_saves(run, attempt)
             | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
@@ -160,7 +158,8 @@ def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> t
         steps = int(attempt.price["burst_steps"])
         return workload.dryrun_command(directory, attempt.id, deadline_s, steps, device, workload=run.workload)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device, workload=run.workload)
+    world = workload.world_of(attempt.price)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world, workload=run.workload)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
@@ -212,11 +211,13 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         runs.set_fields(conn, run.id, now=now, failures=failures_after(reason, run.failures, progressed=progressed))
         if report is not None:
             runs.set_fields(conn, run.id, now=now, dryrun=report)
-            record_dryrun(conn, run, report, now=now)
+            learned.record_dryrun(conn, run, report, now=now)
         if attempt.kind == "train":
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
-                record_run(conn, run, left.result, now=now)
+                off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
+                learned.record_run(conn, run, left.result, now=now)
+                learned.record_timing(conn, run, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 
@@ -227,6 +228,7 @@ class _Left:
     evidence: dict[str, Any]
     result: dict[str, Any]
     report: dict[str, Any] | None  # of a dryrun
+    timing: dict[str, float] = field(default_factory=dict)  # of a training: seconds by what took them
 
 
 def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
@@ -236,17 +238,19 @@ def _what_is_left(run: Run, attempt: Attempt, directory: RunDir) -> _Left:
         evidence = (_moved(directory, attempt) if attempt.price.get("transfer") else {}) | {
             "checkpoint_step": newest.step if newest else None,
             "log_tail": directory.log_tail(attempt.id, 20),
-            "last_word": last_word(directory, attempt.id),
+            "last_word": learned.last_word(directory, attempt.id),
         }
-        report = dryrun_report(run, attempt, directory) if attempt.kind == "dryrun" else None
-        return _Left(evidence=evidence, result=run_result(directory), report=report)
+        report = learned.dryrun_report(run, attempt, directory) if attempt.kind == "dryrun" else None
+        result = learned.run_result(directory)
+        timing = learned.run_timing(directory, result) if attempt.kind == "train" else {}
+        return _Left(evidence=evidence, result=result, report=report, timing=timing)
     except OSError as error:
         return _Left(evidence={"unreadable": str(error)}, result={}, report=None)
 
 
 def _moved(directory: RunDir, attempt: Attempt) -> dict[str, Any]:
     """Bytes of checkpoints that went up, by the record, and that are there now."""
-    uploads = (e.data.get("bytes") for e in events_so_far(directory) if (e.kind, e.attempt) == ("uploaded", attempt.id))
+    uploads = (event.data.get("bytes") for event in record_of(directory).marks("uploaded", attempt=attempt.id))
     up = sum(number for number in uploads if isinstance(number, int | float) and number > 0)
     return {"uploaded_bytes": up, "stored_bytes": directory.checkpoint_bytes()}
 
@@ -296,6 +300,8 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
+            if attempt.kind == "train":
+                off_forecast.note(conn, scene.run, actor=SUPERVISOR, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:

@@ -7,16 +7,20 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.estimate import Calibration
+from patron_core.estimate.lateness import AROUND
 from patron_core.lifecycle.evidence import of_notice
 from patron_core.lifecycle.workload import FOREIGN
+from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
-from patron_core.store import calibrations
+from patron_core.store import attempts, calibrations
 from patron_core.store.records import Attempt, Run
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
 _RESULT_KEYS = (
     "val_bpb",
     "min_val_bpb",
+    "val_bpb_bos",
     "step",
     "tokens",
     "train_s",
@@ -24,6 +28,7 @@ _RESULT_KEYS = (
     "mfu",
     "tokens_per_s",
     "peak_memory_bytes",
+    "resumed_step",
     "message",
 )
 _LAST_WORD_KEYS = ("message", "step", "memory", "divergence", "last_checkpoint_step", "fitting")
@@ -96,6 +101,37 @@ def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float
     calibrations.record(conn, machine=machine_of(run), kind="run", values=values, run_id=run.id, now=now)
 
 
+def run_timing(directory: RunDir, result: dict[str, Any]) -> dict[str, float]:
+    """Seconds that steps took; those of evaluations and saves too, where the run was never resumed."""
+    found = {"steps": result.get("train_s")}
+    if result.get("resumed_step") is None:
+        phases = record_of(directory).marks("phase")
+
+        def spent(name: str) -> float:
+            seconds = (event.data.get("seconds") for event in phases if event.data.get("name") == name)
+            return float(sum(s for s in seconds if isinstance(s, int | float) and s > 0))
+
+        found |= {"evals": spent("eval"), "checkpoints": spent("checkpoint")}
+    return {name: float(s) for name, s in found.items() if isinstance(s, int | float) and s >= 0}
+
+
+def record_timing(conn: Connection, run: Run, timing: dict[str, float], *, now: float) -> None:
+    """What it took beside what was said of it at funding: the next interval has it.
+
+    Only of an estimate that rested on a measurement here: what a guess was late by says nothing of those that do.
+    """
+    estimate = run.estimate or {}
+    said = estimate.get("said_s") if estimate.get("calibration") else None
+    if not said or not timing:
+        return
+    taken = dict(timing)
+    if "checkpoints" in taken:  # one attempt: what is left of its time is start and end
+        charged_s, _ = attempts.train_totals(conn, [run.id]).get(run.id, (0.0, 0))
+        taken[AROUND] = max(0.0, charged_s - sum(timing.values()))
+    values = {"said_s": said, "taken_s": taken}
+    calibrations.record(conn, machine=machine_of(run), kind="timing", values=values, run_id=run.id, now=now)
+
+
 def machine_of(run: Run) -> str:
     return str((run.estimate or {}).get("machine", run.executor))
 
@@ -103,4 +139,5 @@ def machine_of(run: Run) -> str:
 def _calibration(run: Run, burst: dict[str, Any], source: str) -> Calibration:
     device = str((run.estimate or {}).get("device", "cpu"))
     spec = TrainSpec.from_dict(run.spec)
-    return Calibration.from_burst(spec, burst, device=device, source=source)
+    world = WorldSize(per_node=(run.estimate or {}).get("num_gpus", 1), nodes=(run.estimate or {}).get("num_nodes", 1))
+    return Calibration.from_burst(spec, burst, device=device, source=source, world=world)

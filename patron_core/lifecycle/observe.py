@@ -13,6 +13,7 @@ from patron_core.lifecycle.deadline import LOOK_EVERY_S, Finish, finish_of
 from patron_core.lifecycle.decide import Situation
 from patron_core.lifecycle.verdict import StopCause
 from patron_core.money import cost_usd_micros
+from patron_core.rundir.record import reclaim_notice
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -94,7 +95,7 @@ def _with_notice(seen: Observation | None, directory: RunDir, attempt_id: str) -
     """A workload that is killed soon after its cloud's notice says nothing at its end, but it has noted the notice."""
     if seen is None or not seen.is_final or (seen.signal is None and seen.exit_code is not None):
         return seen
-    notice = directory.reclaim_notice(attempt_id)
+    notice = reclaim_notice(directory, attempt_id)
     return seen if notice is None else replace(seen, evidence={**seen.evidence, "reclaim_notice": notice})
 
 

@@ -5,6 +5,7 @@ The core knows a workload as a command, a run directory and exit codes. What a s
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,12 +14,15 @@ from patron_core import settings
 from patron_core.errors import InvalidInput, Refused
 from patron_core.rundir.rundir import RunDir
 from patron_core.store.records import Run
+from trainer.contract.devices import describe_cpu
 from trainer.contract.foreign import SOURCES, ForeignSpec, is_foreign
 from trainer.contract.grace import stop_within_s
+from trainer.contract.ranks import WorldSize, torchrun
 from trainer.contract.remote import join
-from trainer.contract.spec import SpecError, TrainSpec
+from trainer.contract.spec import SpecError, TrainSpec, canonical_json
 
 WORKLOAD = "trainer"
+ONE = WorldSize()
 FOREIGN = "foreign"  # training code of others (patron_core.workloads)
 
 
@@ -55,8 +59,10 @@ def spec_of(run: Run) -> TrainSpec | ForeignSpec:
     return foreign_spec(run) or check_spec(run.spec)
 
 
-def bring_sources(run: Run, directory: str) -> None:
-    """Into the directory of an attempt, what was put into the run's when it was planned. Raises Refused."""
+def prepare(run: Run, directory: str) -> None:
+    """Put into the directory of an attempt what it is started with: the frozen spec, and the files of foreign code that
+    were put into the run's when it was planned. Raises Conflict for another spec, Refused where they are gone."""
+    RunDir(directory).write_spec(canonical_json(run.spec))
     if run.workload != FOREIGN:
         return
     content = RunDir(run.run_dir).file(SOURCES)
@@ -71,12 +77,14 @@ def train_command(
     deadline_s: float,
     environment_hash: str | None,
     device: str | None = None,
+    world: WorldSize = ONE,
     *,
     workload: str = WORKLOAD,
 ) -> tuple[str, ...]:
     """Start or resume the training in `run_dir`; on another environment than the one proven it exits with 78."""
     proven = ("--expect-environment", environment_hash) if environment_hash else ()
-    return (*_start(_PROGRAMS[workload].train, run_dir, attempt_id, deadline_s), *proven, *_on(device))
+    command = (*_start(_PROGRAMS[workload].train, run_dir, attempt_id, deadline_s), *proven, *_on(device))
+    return tuple(torchrun(command)) if world.ranks > 1 and workload == WORKLOAD else command
 
 
 def dryrun_command(
@@ -90,7 +98,8 @@ def dryrun_command(
 ) -> tuple[str, ...]:
     """A short burst of the same spec, in a run directory of its own; the trainer's has a kill and a resume in it.
 
-    `device`: the GPU that was planned with; on anything else it exits with 78.
+    `device`: the GPU that was planned with; on anything else it exits with 78. Over several processes it starts as many
+    as the training will be, by what `workload_env` says.
     """
     start = _start(_PROGRAMS[workload].dryrun, run_dir, attempt_id, deadline_s)
     return (*start, "--burst", str(burst_steps), *_on(device))
@@ -105,10 +114,18 @@ def environment_command(run_dir: str, *, workload: str = WORKLOAD) -> tuple[str,
     return (*_python(_PROGRAMS[workload].environment), join(run_dir, "spec.json"))
 
 
-def workload_env() -> dict[str, str]:
-    """What every command above needs in its environment: the one cache, so that data is prepared once; and the time to
-    stop in that whoever kills it counts with."""
-    return {"PATRON_CACHE": str(settings.cache()), "PATRON_STOP_WITHIN_S": f"{stop_within_s():g}"}
+def workload_env(world: WorldSize = ONE) -> dict[str, str]:
+    """What every command above needs in its environment: the one cache, so that data is prepared once; the time to stop
+    in that whoever kills it counts with; how many processes there are, and each one's share of this machine's cores."""
+    found = {"PATRON_CACHE": str(settings.cache()), "PATRON_STOP_WITHIN_S": f"{stop_within_s():g}"} | world.environ()
+    if world.ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
+        found["OMP_NUM_THREADS"] = str(max(1, int(describe_cpu()["cores"]) // world.per_node))
+    return found
+
+
+def world_of(price: Mapping[str, Any]) -> WorldSize:
+    """The processes that an attempt was priced for, and that a dryrun proved."""
+    return WorldSize(**price["world"]) if price.get("world") else ONE
 
 
 def _start(module: str, run_dir: str, attempt_id: str, deadline_s: float) -> tuple[str, ...]:

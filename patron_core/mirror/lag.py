@@ -23,7 +23,7 @@ class Lag:
         return f"MLflow is {late} behind on {self.run_id}; the record is whole and follows as soon as it can ({why})"
 
 
-def lags(store: Store) -> list[Lag]:
-    """Every run whose mirror is late by more than 30 s."""
-    found = mirrors.late(store, over_s=SHOWN_OVER_S)
+def lags(store: Store, run_id: str | None = None) -> list[Lag]:
+    """Every run whose mirror is late by more than 30 s; of one run where it is named."""
+    found = mirrors.late(store, over_s=SHOWN_OVER_S, run_id=run_id)
     return [Lag(run_id=run_id, seconds=seconds, why=why) for run_id, seconds, why in found]

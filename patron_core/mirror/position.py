@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from patron_core.rundir.record import EVAL_KEYS
 from patron_core.rundir.rundir import Cursor, Event, attempt_order, lineage
 
 ATTEMPT_KEY = "patron/attempt"  # counts the starts, at the step that each went on from: charts draw markers at them
 MAX_PARAM_CHARS, MAX_KEY_CHARS = 6000, 250  # MLflow's limits
-# what an eval event says -> what it is called wherever there are curves: in MLflow, on pages, in frames
-EVAL_KEYS = {"val_bpb": "val/bpb", "val_loss": "val/loss"}
 
 
 class Point(NamedTuple):

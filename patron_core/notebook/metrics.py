@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from patron_core import verbs
 from patron_core.errors import InvalidInput, NotFound, Unavailable
-from patron_core.lifecycle.workload import FOREIGN, check_spec
 from patron_core.mirror import tracking
 from patron_core.mirror.lag import lags
 from patron_core.store import Store, attempts, runs
-from patron_core.store.records import Attempt, Run
+from patron_core.store.records import Run
+from patron_core.verbs.axes import AXES, Axes
 
 if TYPE_CHECKING:
     import polars as pl
 
-X = ("step", "tokens", "flops", "seconds", "usd")
 MLFLOW, RECORD = "mlflow", "record"
 
 
@@ -29,7 +28,7 @@ def metrics(store: Store, run_ids: Sequence[str], keys: Sequence[str], x: Sequen
     """
     import polars as pl
 
-    unknown = [f"x: {name!r}; allowed {', '.join(X)}" for name in x if name not in X]
+    unknown = [f"x: {name!r}; allowed {', '.join(AXES)}" for name in x if name not in AXES]
     if unknown:
         raise InvalidInput(unknown, next='x=["step", "usd"]')
     behind = {lag.run_id: lag.seconds for lag in lags(store)}
@@ -63,28 +62,13 @@ def _points(store: Store, run_id: str) -> tuple[pl.DataFrame, str]:
 def _with_x(store: Store, run: Run, frame: pl.DataFrame, x: Sequence[str], source: str, lag_s: float) -> pl.DataFrame:
     import polars as pl
 
-    recipe = None if run.workload == FOREIGN else check_spec(run.spec).recipe()  # nobody knows what foreign code trains
-    made = [a for a in attempts.for_run(store, run.id) if a.kind == "train" and a.started_at is not None]
-    steps, times = frame["step"].to_list(), frame["time"].to_list()
-    columns: dict[str, Callable[[], list[Any]]] = {
-        "step": lambda: steps,
-        "tokens": lambda: [step * recipe.batch_tokens if recipe else None for step in steps],
-        "flops": lambda: [
-            float(step) * recipe.batch_tokens * recipe.flops_per_token if recipe else None for step in steps
-        ],
-        "seconds": lambda: [sum(_seconds(a, at) for a in made) for at in times],
-        "usd": lambda: [sum(_seconds(a, at) * a.usd_micros_per_hour for a in made) / 3600e6 for at in times],
-    }
+    axes = Axes.of_run(run.spec, attempts.for_run(store, run.id))
+    steps, times = frame["step"].cast(pl.Float64).to_numpy(), frame["time"].to_numpy()
     types = {"step": pl.Int64, "tokens": pl.Int64}
+    num = frame.height
     return pl.DataFrame(
-        {"run": [run.id] * len(steps), "name": [run.name] * len(steps), "key": frame["key"]}
-        | {name: pl.Series(columns[name](), dtype=types.get(name, pl.Float64)) for name in x}
-        | {"value": frame["value"], "source": [source] * len(steps), "lag_s": [float(lag_s)] * len(steps)},
+        {"run": [run.id] * num, "name": [run.name] * num, "key": frame["key"]}
+        | {name: pl.Series(axes.of(name, steps, times)).cast(types.get(name, pl.Float64)) for name in x}
+        | {"value": frame["value"], "source": [source] * num, "lag_s": [float(lag_s)] * num},
         schema_overrides={"run": pl.String, "name": pl.String, "source": pl.String, "lag_s": pl.Float64},
     )
-
-
-def _seconds(attempt: Attempt, at: float) -> float:
-    """Of this attempt, until that moment."""
-    end = at if attempt.ended_at is None else min(at, attempt.ended_at)
-    return max(0.0, end - (attempt.started_at or at))

@@ -9,8 +9,7 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,10 @@ from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
 MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events than that
-FOLLOWED_RUNS = 8  # whose events are kept, for whoever looks at them again and again
+SLICE_SEGMENTS = 200  # that are read and parsed at once: what a long record takes of memory does not grow with it
 
-_OTHER_STOPS = frozenset({"SIGTERM", "SIGINT", "deadline"})  # sources of a notice event that anybody may be
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
-_REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
+REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,36 +157,33 @@ class RunDir:
         The cursor is JSON: segments (attempt -> last number read), seqs (attempt -> highest event read), garbage_lines
         and missing_segments (counts so far). What a writer wrote again, since a disk had refused, is given once.
         """
-        segments: dict[str, int] = dict((cursor or {}).get("segments", {}))
-        seqs: dict[str, int] = dict((cursor or {}).get("seqs", {}))
-        garbage_lines: int = (cursor or {}).get("garbage_lines", 0)
-        missing_segments: int = (cursor or {}).get("missing_segments", 0)
-        events: list[Event] = []
-        new = self._new_segments(segments)
-        contents = self._place.read_all([f"{EVENTS}/{name}" for _, _, name in new])
-        for (attempt, number, _), content in zip(new, contents, strict=True):
-            if content is None:
-                if self._place.is_away(EVENTS):
-                    break  # all of it went away: unmounted, not deleted; read on from here when it is back
-                continue  # a later segment of this attempt counts it as missing; without one it may come back
-            if attempt in segments:
-                missing_segments += number - segments[attempt] - 1
-            segments[attempt] = number
-            parsed, garbage = _parse_segment(content)
-            events += _unseen(parsed, seqs)
-            garbage_lines += garbage
-        return events, {
-            "segments": segments,
-            "seqs": seqs,
-            "garbage_lines": garbage_lines,
-            "missing_segments": missing_segments,
-        }
+        parts = list(self.slices(cursor))
+        return [event for events, _ in parts for event in events], parts[-1][1]
 
-    def reclaim_notice(self, attempt: str) -> str | None:
-        """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
-        notices = (e for e in events_so_far(self) if e.kind == "notice" and e.attempt == attempt)
-        sources = [str(event.data.get("source")) for event in notices]
-        return next((source for source in sources if source not in _OTHER_STOPS), None)
+    def slices(self, cursor: Cursor | None = None) -> Iterator[tuple[list[Event], Cursor]]:
+        """The same in parts of SLICE_SEGMENTS, each with the cursor behind it; at least one."""
+        cursor = _copied(cursor)
+        new = self._new_segments(cursor["segments"])
+        for first in range(0, max(1, len(new)), SLICE_SEGMENTS):
+            part = new[first : first + SLICE_SEGMENTS]
+            cursor = _copied(cursor)
+            segments, events = cursor["segments"], []
+            contents = self._place.read_all([f"{EVENTS}/{name}" for _, _, name in part])
+            for (attempt, number, _), content in zip(part, contents, strict=True):
+                if content is None:
+                    if self._place.is_away(EVENTS):
+                        new = []  # all of it went away: unmounted, not deleted; read on from here when it is back
+                        break
+                    continue  # a later segment of this attempt counts it as missing; without one it may come back
+                if attempt in segments:
+                    cursor["missing_segments"] += number - segments[attempt] - 1
+                segments[attempt] = number
+                parsed, garbage = _parse_segment(content)
+                events += _unseen(parsed, cursor["seqs"])
+                cursor["garbage_lines"] += garbage
+            yield events, cursor
+            if not new:
+                return
 
     def log_tail(self, attempt: str, lines: int) -> str:
         return mask(self._place.tail(log_name(attempt), lines))
@@ -214,23 +209,6 @@ class RunDir:
         return sorted(new, key=lambda segment: (attempt_order(segment[0]), segment[1]))
 
 
-_followed: dict[str, tuple[list[Event], Cursor]] = {}
-_following = threading.Lock()
-
-
-def events_so_far(directory: RunDir) -> list[Event]:
-    """All events, of which only those are read that are new since the last call in this process; do not change them."""
-    with _following:
-        events, cursor = _followed.pop(directory.where, ([], {}))
-    new, cursor = directory.read_events(cursor)
-    events = sorted(events + new, key=lambda event: attempt_order(event.attempt)) if new else events
-    with _following:
-        _followed[directory.where] = (events, cursor)  # the last one used comes last
-        while len(_followed) > FOLLOWED_RUNS:
-            del _followed[next(iter(_followed))]
-    return events
-
-
 def attempt_order(attempt: str) -> tuple[int, str, str]:
     """Sorts attempts as they happened: by their number, a dryrun before a train of the same number."""
     kind, number = kind_and_number(attempt) or ("", 0)
@@ -246,7 +224,7 @@ def lineage(events: Sequence[Event]) -> list[Event]:
     limit = float("inf")
     kept = []
     for event in reversed(events):
-        if event.kind in _REWOUND and (0 if event.step is None else event.step) > limit:
+        if event.kind in REWOUND and (0 if event.step is None else event.step) > limit:
             continue
         kept.append(event)
         if event.kind == "start":
@@ -260,6 +238,11 @@ def logged_of(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
     """What the newest word of foreign code on itself says: params, tags, and artifacts with their bytes."""
     newest = next((event.data for event in reversed(events) if event.kind == "logged"), {})
     return {name: dict(newest[name]) for name in ("params", "tags", "artifacts") if isinstance(newest.get(name), dict)}
+
+
+def _copied(cursor: Cursor | None) -> Cursor:
+    found: Cursor = {"segments": {}, "seqs": {}, "garbage_lines": 0, "missing_segments": 0} | (cursor or {})
+    return found | {"segments": dict(found["segments"]), "seqs": dict(found["seqs"])}
 
 
 def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:

@@ -18,11 +18,13 @@ from patron_core.server import pages
 from patron_core.server.answers import Answer, error_answer
 from patron_core.server.api import add_api
 from patron_core.server.apps import notebook_apps
+from patron_core.server.bar import navigation
 from patron_core.server.entry import COOKIE_S, Entry, Visitor
 from patron_core.server.gate import Gate
+from patron_core.server.lists import add_lists
 from patron_core.server.pages import Notebook
 from patron_core.server.skill import skill
-from patron_core.store import Store, audit
+from patron_core.store import Store
 from patron_core.store.tokens import Unauthorised
 
 
@@ -35,8 +37,9 @@ def build(store: Store, entry: Entry, notebooks: Sequence[Notebook], *, origins:
     add_api(app)
     _show_errors_in_one_shape(app)
     _add_pages(app, store, entry, notebooks, secure=all(origin.startswith("https:") for origin in known))
+    add_lists(app, store)
     if notebooks:
-        app.mount("/", notebook_apps(notebooks, head=pages.navigation(notebooks)))
+        app.mount("/", notebook_apps(notebooks, head=navigation(notebooks)))
     return Gate(app, entry, origins=known)
 
 
@@ -105,10 +108,6 @@ def _add_pages(app: FastAPI, store: Store, entry: Entry, notebooks: Sequence[Not
     @app.get("/skill.md", **page)
     def skill_page() -> Response:
         return Response(skill(), media_type="text/markdown; charset=utf-8")
-
-    @app.get("/audit", **page)
-    def audited() -> HTMLResponse:
-        return pages.audit_page(audit.entries(store, limit=500))
 
     @app.get("/health", **page)
     def health() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -144,6 +144,14 @@ def for_run(store: Store | Connection, run_id: str) -> list[Attempt]:
     query = query.order_by(attempts.c.kind, attempts.c.number)
     with reading(store) as conn:
         return [_attempt(row) for row in conn.execute(query)]
+
+
+def newest_of_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, Attempt]:
+    """By run, the newest attempt of each that has one, in one query."""
+    query = sa.select(attempts).where(attempts.c.run_id.in_(list(run_ids)))
+    query = query.order_by(attempts.c.kind, attempts.c.number)
+    with reading(store) as conn:
+        return {row.run_id: _attempt(row) for row in conn.execute(query)}  # the last one stays
 
 
 def zone_of(attempt: Attempt) -> str:

@@ -11,7 +11,7 @@ from patron_core.store.engine import Store, reading
 from patron_core.store.records import Calibration
 from patron_core.store.schema import calibrations
 
-CalibrationKind = Literal["dryrun", "run", "peak"]
+CalibrationKind = Literal["dryrun", "run", "peak", "timing"]
 
 
 def record(

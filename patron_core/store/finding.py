@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -11,10 +12,18 @@ from sqlalchemy import Connection, Row
 from patron_core.errors import NotFound
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState
 from patron_core.store.engine import Store, reading
-from patron_core.store.records import Run, RunEvent, RunSummary
+from patron_core.store.records import Run, RunEvent, RunFacts, RunSummary
 from patron_core.store.schema import run_events, runs
 
 _SUMMARY = [runs.c[name] for name in RunSummary.__dataclass_fields__]
+_FIGURES = {  # of the JSON, as text: what is read there need not be a number
+    "depth": runs.c.spec["depth"],
+    "corpus": runs.c.spec["data"],
+    "device": runs.c.estimate["device"],
+    "num_steps": runs.c.estimate["num_steps"],
+    "step": runs.c.result["step"],
+    "val_bpb": runs.c.result["val_bpb"],
+}
 _STATES: dict[str | None, RunState | None] = {None: None, **{state.value: state for state in RunState}}
 _REASONS: dict[str | None, EndReason | None] = {None: None, **{reason.value: reason for reason in EndReason}}
 _SHOWN_CANDIDATES = 5
@@ -22,6 +31,7 @@ _SHOWN_CANDIDATES = 5
 
 class Filters(TypedDict, total=False):
     project: str | None
+    ids: Iterable[str] | None
     states: Iterable[RunState] | None
     limit: int | None  # 100 unless given; None is all
     offset: int
@@ -66,6 +76,33 @@ def list_summaries(store: Store | Connection, **filters: Unpack[Filters]) -> lis
         return [RunSummary(**_values_by_name(row)) for row in conn.execute(_listing(_SUMMARY, filters)).all()]
 
 
+def list_facts(store: Store | Connection, **filters: Unpack[Filters]) -> list[RunFacts]:
+    """Like list_summaries, with the figures that a table of runs shows."""
+    figures = [path.as_string().label(name) for name, path in _FIGURES.items()]
+    with reading(store) as conn:
+        rows = conn.execute(_listing([*_SUMMARY, runs.c.run_dir, *figures], filters)).all()
+    found = []
+    for row in rows:
+        values = _values_by_name(row)
+        values |= {name: values[name] if isinstance(values[name], str) else "" for name in ("corpus", "device")}
+        values |= {name: _whole(values[name]) for name in ("depth", "num_steps", "step")}
+        found.append(RunFacts(**values | {"val_bpb": _number(values["val_bpb"])}))
+    return found
+
+
+def _number(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _whole(value: Any) -> int | None:
+    found = _number(value)
+    return None if found is None else int(found)
+
+
 def active_runs(store: Store | Connection) -> list[Run]:
     """What a supervisor must look at: a machine may be burning money, or somebody asked for a stop. Oldest first."""
     asked = runs.c.stop_requested.is_not(None) & runs.c.state.not_in(values_of(TERMINAL))
@@ -105,6 +142,9 @@ def _listing(columns: Sequence[Any], filters: Filters) -> sa.Select[Any]:
     query = sa.select(*columns).order_by(runs.c.created_at.desc(), runs.c.id.desc())
     query = query.limit(filters.get("limit", 100)).offset(filters.get("offset", 0))
     project, states, text = filters.get("project"), filters.get("states"), filters.get("text")
+    ids = filters.get("ids")
+    if ids is not None:
+        query = query.where(runs.c.id.in_(list(ids)))
     if project is not None:
         query = query.where(runs.c.project == project)
     if states is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -94,6 +95,13 @@ def list_notes(
         query = query.where(sa.or_(*(column.icontains(text, autoescape=True) for column in sought)))
     with reading(store) as conn:
         return [_note(row) for row in conn.execute(query)]
+
+
+def runs_with_notes(store: Store | Connection, run_ids: Iterable[str]) -> set[str]:
+    """Those of these runs that somebody wrote a note about."""
+    query = sa.select(notes.c.run_id).distinct().where(notes.c.run_id.in_(list(run_ids)))
+    with reading(store) as conn:
+        return {row.run_id for row in conn.execute(query)}
 
 
 def revisions(store: Store | Connection, note_id: str) -> list[NoteRevision]:

@@ -45,6 +45,19 @@ class Run(RunSummary):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunFacts(RunSummary):
+    """A run as a line in a table: with the few figures of its JSON that a table shows. What is no figure is None."""
+
+    run_dir: str
+    depth: int | None
+    corpus: str
+    device: str  # that it was estimated for
+    num_steps: int | None
+    step: int | None  # of its last word
+    val_bpb: float | None  # of its last word
+
+
+@dataclass(frozen=True, kw_only=True)
 class Attempt:
     id: str  # "<run>-<kind>-<number>", also the idempotency key at the executor
     run_id: str

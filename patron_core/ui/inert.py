@@ -11,15 +11,25 @@ comes from outside and is encoded, unless this module made it:
 
 from __future__ import annotations
 
+import functools
 import html as _html
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.contract.masking import mask
 from trainer.contract.words import printable
 
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
 MAX_CHARS = 4000  # of one foreign value in a page: longer ones are cut, and the cut is seen
 _MAX_CHARS_CHART = 120
+_MAX_CHARS_TEXT = 200_000  # of a text that is shown as Markdown
+_NO_MARKDOWN = ["image", "link", "autolink", "reference", "html_block", "html_inline"]  # they fetch, lead away, or run
+_BUTTON = (
+    "display:inline-block;padding:.4rem .9rem;margin-right:.7rem;border-radius:.4rem;background:#1f5fa8;color:#fff;"
+    "text-decoration:none;font-weight:600"
+)
 _PLAIN = frozenset(",-")  # mean nothing within a line
 _ENTITIES = {sign: f"&#{sign};" for sign in range(0x21, 0x7F) if not chr(sign).isalnum() and chr(sign) not in _PLAIN}
 
@@ -66,6 +76,11 @@ def link(words: object, href: str | None) -> Markdown:
     )
 
 
+def button(words: object, href: str) -> Markdown:
+    """A link in Markdown that looks as a button, to another of our pages."""
+    return Markdown(f'<a class="patron-next" style="{_BUTTON}" href="{address(href)}" target="_self">{_md(words)}</a>')
+
+
 def html(template: str, *values: object, **named: object) -> Html:
     """HTML from a literal of ours, with words that begin no tag and end no attribute."""
     return Html(template.format(*map(_as_html, values), **{name: _as_html(value) for name, value in named.items()}))
@@ -74,6 +89,19 @@ def html(template: str, *values: object, **named: object) -> Html:
 def joined(parts: Iterable[Html]) -> Html:
     """Pieces of HTML, one after the other; what this module did not make is encoded."""
     return Html("".join(map(_as_html, parts)))
+
+
+def rendered(text: str) -> Html:
+    """Somebody's Markdown as HTML: headings, lists, tables, emphasis and code. Tags, pictures and links stay words."""
+    lines = (printable(line) for line in _cut(text, _MAX_CHARS_TEXT).splitlines())
+    return Html(_renderer().render("\n".join(lines)))
+
+
+@functools.cache
+def _renderer() -> MarkdownIt:
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).enable("table").disable(_NO_MARKDOWN)
 
 
 def address(href: str) -> Html:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from patron_core import verbs
@@ -81,3 +81,13 @@ def estimated_words(row: Estimate) -> inert.Markdown:
         show.between(row.cost_usd_micros, show.usd),
         show.between(row.val_bpb, show.bpb),
     )
+
+
+def curves_to_draw(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """(key, title) of what is drawn beside a run: loss and val_bpb where they have these names, else what there is."""
+    ours = [("train/loss", "training loss"), ("val/bpb", "val_bpb")]
+    named = [pair for pair in ours if pair[0] in keys]
+    return named or [(key, show.one_line(key, 60)) for key in sorted(keys)[:_MOST_CURVES]]
+
+
+_MOST_CURVES = 8  # of foreign code, which may log any number of them

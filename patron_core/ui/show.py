@@ -42,6 +42,13 @@ TONE_OF: dict[str, Tone] = {
     "over_budget": "bad",
     "out_of_memory": "bad",
     "no_budget": "quiet",
+    "finished": "good",
+    "reclaimed": "warn",
+    "off_forecast": "warn",
+    "stuck": "warn",
+    "approval_wanted": "warn",
+    "diverged": "bad",
+    "test": "quiet",
 }
 _COLOURS: dict[Tone, str] = {
     "good": "#2f855a",
@@ -117,6 +124,11 @@ def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> str:
         inert.html("<tr>{}{}</tr>", _td(f"{style};color:#718096", name), _td(style, value)) for name, value in pairs
     )
     return inert.page(inert.html("<table style='{}'>{}</table>", _TABLE_STYLE, body))
+
+
+def html_cell(cell: str | Mark) -> str:
+    """One cell alone, for marimo's own table."""
+    return inert.page(_rich(cell))
 
 
 def _td(style: str, cell: str | Mark) -> Html:
@@ -215,16 +227,6 @@ def between(interval: Interval | tuple[float, float, float] | dict[str, Any], wo
     if " " in mid and low.endswith(f" {unit}") and high.endswith(f" {unit}"):
         low, high = low.removesuffix(f" {unit}"), high.removesuffix(f" {unit}")
     return f"{mid} ({low} to {high})"
-
-
-def curves_to_draw(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """(key, title) of what is drawn beside a run: loss and val_bpb where they have these names, else what there is."""
-    ours = [("train/loss", "training loss"), ("val/bpb", "val_bpb")]
-    named = [pair for pair in ours if pair[0] in keys]
-    return named or [(key, one_line(key, 60)) for key in sorted(keys)[:_MOST_CURVES]]
-
-
-_MOST_CURVES = 8  # of foreign code, which may log any number of them
 
 
 def moment(unix_s: float | None) -> str:

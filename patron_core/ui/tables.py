@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from patron_core.ui import show
@@ -10,31 +10,72 @@ from patron_core.ui.show import Column
 
 if TYPE_CHECKING:
     from patron_core.scaling.seeds import Group, GroupComparison
-    from patron_core.store.records import RunMoney
+    from patron_core.store.alerts import Alert
+    from patron_core.verbs import Comparison, FieldDifference
 
 # the notebook where a run in this state goes on; all others are watched
-_GOES_ON_IN = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
+GOES_ON_IN = {"awaiting_funding": "3_launch", "funded": "3_launch", "paused": "3_launch", "draft": "2_dryrun"}
 
 
-def runs(
-    money: Mapping[str, RunMoney], page: Callable[[str, str], str | None], whose: Mapping[str, str]
-) -> list[Column]:
-    """Runs of a lab. `page(notebook, run_id)` makes the address of a run in a notebook; `whose` says of each, where it
-    is not always the same, who planned it and where it runs."""
+Page = Callable[[str, str], "str | None"]  # (notebook, run id) -> the address of a run in a notebook
+
+
+def runs(page: Page, whose: Mapping[str, str]) -> list[Column]:
+    """Runs of a lab. `whose` says of each, where it is not always the same, who planned it and where it runs."""
     return [
-        Column(
-            "run",
-            lambda r: show.Mark(r.name, href=page(_GOES_ON_IN.get(r.state.value, "4_watch"), r.id)),
-            "left",
-        ),
-        Column("id", lambda r: r.id, "left"),
-        Column("state", lambda r: show.mark(r.state.value), "left"),
-        Column("why", lambda r: show.plain(r.reason.value) if r.reason else show.DASH, "left"),
-        Column("held", lambda r: show.usd(money[r.id].held_usd_micros)),
-        Column("charged", lambda r: show.usd(money[r.id].charged_usd_micros)),
-        Column("changed", lambda r: show.moment(r.updated_at), "left"),
-        *([Column("whose", lambda r: whose[r.id], "left")] if whose else []),
+        Column("run", lambda r: _run(r.run.state.value, r.label, r.run.id, page), "left"),
+        Column("id", lambda r: r.run.id, "left"),
+        Column("state", lambda r: show.mark(r.run.state.value), "left"),
+        Column("why", lambda r: show.plain(r.run.reason.value) if r.run.reason else show.DASH, "left"),
+        Column("depth", lambda r: show.DASH if r.run.depth is None else str(r.run.depth)),
+        Column("device", lambda r: r.run.device, "left"),
+        Column("done", lambda r: show.DASH if r.progress is None else f"{r.progress:.0%}"),
+        Column("val_bpb", lambda r: show.bpb(r.val_bpb)),
+        Column("held", lambda r: show.usd(r.money.held_usd_micros)),
+        Column("charged", lambda r: show.usd(r.money.charged_usd_micros)),
+        Column("changed", lambda r: show.moment(r.run.updated_at), "left"),
+        Column("tags", lambda r: ", ".join(r.tags), "left"),
+        *([Column("whose", lambda r: whose[r.run.id], "left")] if whose else []),
     ]
+
+
+def waiting(page: Page) -> list[Column]:
+    """What waits for a person."""
+    return [
+        Column("run", lambda w: _run(w.run.state.value, w.run.name, w.run.id, page), "left"),
+        Column("state", lambda w: show.mark(w.run.state.value), "left"),
+        Column("what it waits for", lambda w: show.one_line(w.words, 160), "left"),
+        Column("or, in a shell", lambda w: show.one_line(w.next, 90), "left"),
+    ]
+
+
+def under_way(page: Page) -> list[Column]:
+    return [
+        Column("run", lambda r: _run(r.run.state.value, r.label, r.run.id, page), "left"),
+        Column("state", lambda r: show.mark(r.run.state.value), "left"),
+        Column("step", lambda r: show.DASH if r.step is None else f"{r.step:,} of {r.run.num_steps or 0:,}"),
+        Column("val_bpb", lambda r: show.bpb(r.val_bpb)),
+        Column("charged", lambda r: show.usd(r.money.charged_usd_micros)),
+        Column("still held", lambda r: show.usd(r.money.held_usd_micros)),
+        Column("device", lambda r: r.run.device, "left"),
+    ]
+
+
+def run_groups(by: str) -> list[Column]:
+    """Runs that share a value of `by`."""
+    return [
+        Column(by, lambda g: g.value, "left"),
+        Column("runs", lambda g: f"{g.num_runs:,}"),
+        Column("best val_bpb", lambda g: show.bpb(g.best.val_bpb if g.best else None)),
+        Column("of run", lambda g: g.best.label if g.best else show.DASH, "left"),
+        Column("charged", lambda g: show.usd(g.charged_usd_micros)),
+        Column("held", lambda g: show.usd(g.held_usd_micros)),
+    ]
+
+
+def _run(state: str, name: str, run_id: str, page: Page) -> show.Mark:
+    """Its name, which leads to where a run in this state goes on."""
+    return show.Mark(name, href=page(GOES_ON_IN.get(state, "4_watch"), run_id))
 
 
 def statement() -> list[Column]:
@@ -199,6 +240,16 @@ def sweep_groups(comparison: GroupComparison) -> list[Column]:
     ]
 
 
+def spec_differences(rows: Sequence[Comparison]) -> list[Column]:
+    """Fields in which runs differ, a column a run."""
+
+    def value_of(number: int) -> Callable[[FieldDifference], str]:
+        return lambda difference: show.one_line(str(difference.values[number]), 40)
+
+    named = [Column(show.one_line(row.name, 40), value_of(number), "left") for number, row in enumerate(rows)]
+    return [Column("field", lambda d: d.field, "left"), *named]
+
+
 def sweep_runs() -> list[Column]:
     """Runs of a sweep."""
     return [
@@ -220,4 +271,34 @@ def approvals() -> list[show.Column]:
         show.Column("for run", lambda a: a.run_id, "left"),
         show.Column("to hold", lambda a: show.usd(a.usd_micros)),
         show.Column("decide", lambda a: f"patron approve --id {a.id} --word WHY --yes", "left"),
+    ]
+
+
+def alerts() -> list[Column]:
+    """What people are told of."""
+    return [
+        Column("", lambda a: "" if a.seen_at else show.Mark("new", "live"), "left"),
+        Column("when", lambda a: show.moment(a.time), "left"),
+        Column("what", lambda a: show.mark(a.kind), "left"),
+        Column("run", lambda a: a.name, "left"),
+        Column("said", lambda a: a.sentence, "left"),
+        Column("sent", _sent, "left"),
+        Column("next", lambda a: a.next, "left"),
+    ]
+
+
+def _sent(alert: Alert) -> str:
+    said = (f"{name}: {came.get('error', 'sent')}" for name, came in alert.deliveries.items())
+    return ", ".join(said) or show.DASH
+
+
+def feedback() -> list[Column]:
+    """What was said of Patron, and the owner's answers."""
+    return [
+        Column("when", lambda f: show.moment(f.created_at), "left"),
+        Column("by", lambda f: f.actor, "left"),
+        Column("about", lambda f: f.about or show.DASH, "left"),
+        Column("said", lambda f: f.body, "left"),
+        Column("answer", lambda f: f.answer or show.DASH, "left"),
+        Column("id", lambda f: f.id, "left"),
     ]

@@ -9,17 +9,30 @@ plain typed data and raises a PatronError that says what to do next.
 from patron_core.estimate.accuracy import accuracy
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
-from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target
 from patron_core.money import from_usd, to_usd
-from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.states import ACTIVE, TERMINAL, AlertKind, RunState
+from patron_core.store.finding import projects
+from patron_core.store.hosts import everybody as machines
 from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
+from patron_core.verbs.alerts import list_alerts, see_alerts, send_test_alert
 from patron_core.verbs.amend import amend
+from patron_core.verbs.attention import Waiting, waiting_runs
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
+from patron_core.verbs.contrasts import (
+    FieldDifference,
+    frontier,
+    noise_sentence,
+    seed_noise,
+    spec_differences,
+    with_distinct_names,
+)
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.curves import curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
+from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
@@ -30,7 +43,20 @@ from patron_core.verbs.next_steps import next_step, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.run_table import (
+    GROUPS,
+    PINNED,
+    RunGroup,
+    RunRow,
+    distinct_names,
+    evaluations,
+    group_runs,
+    run_table,
+    tag,
+    whose,
+)
 from patron_core.verbs.search import search
+from patron_core.verbs.shared import shared_view
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
@@ -44,32 +70,42 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    num_runs,
     overview,
     view,
     wait,
 )
 from patron_core.verbs.write_off import write_off
 from patron_core.workloads.asking import CodeQuestion, parameters_of
+from trainer.contract.ranks import WorldSize
 
 __all__ = [
     "ACTIVE",
     "ATTENTION",
     "CLOUDS",
     "DEFAULT_PROJECT",
+    "GROUPS",
     "KINDS",
     "LOCAL_DEVICE",
     "LOCAL_SPEC",
+    "MOST_GPUS",
+    "MOST_NODES",
+    "PINNED",
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "AlertKind",
     "Check",
     "CodeQuestion",
     "Comparison",
     "Diagnosis",
+    "FieldDifference",
     "Lab",
     "Offer",
     "Placed",
     "Question",
+    "RunGroup",
+    "RunRow",
     "RunState",
     "RunView",
     "SearchReport",
@@ -77,8 +113,11 @@ __all__ = [
     "SweepEstimate",
     "SweepReport",
     "Target",
+    "Waiting",
+    "WorldSize",
     "accuracy",
     "amend",
+    "answer_feedback",
     "asked_fields",
     "audit_log",
     "burn_usd_micros_per_hour",
@@ -93,27 +132,37 @@ __all__ = [
     "deposit",
     "device_named",
     "device_names",
+    "distinct_names",
     "doctor",
     "dryrun",
     "ensure_running",
     "estimate_local",
     "estimate_sweep",
     "estimates",
+    "evaluations",
     "exit_code",
     "find_run",
     "forecasts",
     "from_usd",
+    "frontier",
     "fund",
     "fund_and_launch",
+    "give_feedback",
     "grid_of",
+    "group_runs",
     "has_search",
     "hold_for",
     "lab",
     "launch",
+    "list_alerts",
+    "list_feedback",
     "list_tokens",
     "log_tail",
+    "machines",
     "make_token",
     "next_step",
+    "noise_sentence",
+    "num_runs",
     "offer",
     "open_lab",
     "overview",
@@ -127,26 +176,37 @@ __all__ = [
     "plan_command",
     "prices",
     "project_to_show",
+    "projects",
     "read_note",
     "read_notes",
     "repriced",
     "repriced_any",
     "revoke_token",
+    "run_table",
     "scaling_fit",
     "search",
+    "see_alerts",
+    "seed_noise",
+    "send_test_alert",
+    "shared_view",
+    "spec_differences",
     "spec_on",
     "startup_s",
     "statement",
     "stop_all",
     "sweep",
+    "tag",
     "target_for",
     "to_usd",
     "view",
     "wait",
     "waiting",
+    "waiting_runs",
     "wallet",
     "wallet_dict",
     "where_next",
+    "whose",
+    "with_distinct_names",
     "withdraw",
     "write_note",
     "write_off",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from patron_core.errors import Refused
-from patron_core.estimate import BudgetFit, Calibration, fit_to_budget
+from patron_core.estimate import BudgetFit, fit_to_budget
 from patron_core.estimate.wall import REMOTE_SHARD_BYTES, bytes_per_token
 from patron_core.machines.target import Target
 from patron_core.prices import Price
@@ -18,7 +18,7 @@ from patron_core.scaling import regime
 from patron_core.store import Store
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks
-from patron_core.verbs.plan import fit_of
+from patron_core.verbs.measured import fit_of, proven_calibration
 from patron_core.verbs.question import Question
 from patron_core.verbs.spec_door import defaults_for, spec_on
 from trainer.contract.devices import Device
@@ -127,7 +127,7 @@ class Candidates:
     def fit(self, candidate: Candidate, budget_usd_micros: int, run: Run | None = None) -> Fitted:
         """The longest run of it that fits; by its upper bound where `run` measured it. Raises Refused."""
         device, price = self.device(candidate.device)
-        calibration = Calibration.from_dict(run.dryrun["calibration"]) if run is not None and run.dryrun else None
+        calibration = proven_calibration(self.store, run) if run is not None else None
         found = _measured(run).get("train_tokens_available")
         fit = fit_to_budget(
             candidate.spec,

@@ -11,7 +11,7 @@ from patron_core.scaling import Fit, outside, predict
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
-from patron_core.verbs.plan import fit_of
+from patron_core.verbs.measured import fit_of
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 

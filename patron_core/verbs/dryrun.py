@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.errors import Refused
-from patron_core.estimate import Calibration, Estimate, estimate
+from patron_core.estimate import Estimate, estimate
 from patron_core.interval import Interval, total
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.workload import foreign_spec
@@ -22,7 +22,7 @@ from patron_core.verbs import free_checks, moving
 from patron_core.verbs.access import asks
 from patron_core.verbs.foreign import foreign_repriced
 from patron_core.verbs.here import check_here
-from patron_core.verbs.plan import fit_of
+from patron_core.verbs.measured import fit_of, proven_calibration
 from patron_core.verbs.refusals import kept_with_the_run
 from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.spec import TrainSpec
@@ -116,9 +116,10 @@ def repriced(store: Store, run: Run) -> Estimate:
         target.find_device(store),
         price=target.find_price(),
         budget_usd_micros=run.max_usd_micros,
-        calibration=Calibration.from_dict(run.dryrun["calibration"]),
+        calibration=proven_calibration(store, run),
         fit=fit_of(store, spec.data),
         local=target.is_local,
         egress_usd_micros_per_gb=moving.egress_usd_micros_per_gb(target, run.run_dir),
+        world=target.world,
         prepared=target.is_local,  # by the dryrun itself; a new machine has to do it again
     )

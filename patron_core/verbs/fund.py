@@ -18,7 +18,7 @@ from patron_core.estimate import Estimate
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.deadline import hold_usd_micros, terms_of
-from patron_core.lifecycle.workload import WORKLOAD, environment_command, spec_of, workload_env
+from patron_core.lifecycle.workload import ONE, WORKLOAD, environment_command, spec_of, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.rundir.rundir import RunDir
@@ -34,6 +34,7 @@ from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.keys import dryrun_folder, kind_and_number
+from trainer.contract.ranks import WorldSize
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
@@ -182,9 +183,10 @@ def check_proof(run: Run, *, seen: dict[str, dict[str, Any]] | None = None) -> N
     proof = proof_folder(run)
     recorded = RunDir(proof).environment() or {}
     seen = {} if seen is None else seen
-    current = seen[proof] = seen.get(proof) or current_environment(proof, workload=run.workload)
+    current = seen[proof] = seen.get(proof) or current_environment(proof, target_of(run).world, workload=run.workload)
     if current.get("hash") != run.dryrun["environment_hash"]:
-        changed = [k for k in sorted({*recorded, *current} - {"hash"}) if recorded.get(k) != current.get(k)]
+        names = sorted({*recorded, *current} - {"hash", "num_devices"})
+        changed = [name for name in names if recorded.get(name) != current.get(name)]
         raise Refused(
             f"the environment changed since the dryrun of run {run.id}: {', '.join(changed) or 'its record is gone'}",
             next=again
@@ -204,13 +206,13 @@ def _check_setup(run: Run, again: str) -> None:
         )
 
 
-def current_environment(run_dir: str, *, workload: str = WORKLOAD) -> dict[str, Any]:
+def current_environment(run_dir: str, world: WorldSize = ONE, *, workload: str = WORKLOAD) -> dict[str, Any]:
     """What the workload would record now, on this machine, for the run in `run_dir`."""
     command = environment_command(run_dir, workload=workload)
     try:
         done = subprocess.run(
             command,
-            env=os.environ | workload_env(),
+            env=os.environ | workload_env(world),
             capture_output=True,
             text=True,
             timeout=_ENVIRONMENT_TIMEOUT_S,

@@ -30,7 +30,7 @@ def health(store: Store, run: Run) -> Health:
     host = hosts.get(store, run.host_id) if run.host_id else None
     lease = post.SUPERVISOR.lease(run.host_id) if ownership.is_local(run) else post.SUPERVISOR.name
     supervisor, is_elsewhere = post.holder(store, lease), ownership.is_elsewhere(run)
-    lag = next((each for each in lags(store) if each.run_id == run.id), None)
+    lag = next(iter(lags(store, run.id)), None)
     warnings = [lag.sentence] if lag else []
     if is_elsewhere:
         warnings += _from_afar(run, host)

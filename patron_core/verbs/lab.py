@@ -13,13 +13,16 @@ from patron_core import settings
 from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
-from patron_core.store import Store, approvals, hosts, labs, ledger, runs, searches, tokens, upgrade
+from patron_core.states import ACTIVE
+from patron_core.store import Store, approvals, books, hosts, labs, ledger, runs, searches, tokens, upgrade
 from patron_core.store.approvals import Approval
-from patron_core.store.records import Host, LedgerEntry, RunMoney, RunSummary, Search, Wallet
+from patron_core.store.records import Host, LedgerEntry, RunFacts, RunSummary, Search, Wallet
 from patron_core.store.tokens import Token
+from patron_core.verbs.attention import Waiting, waiting_runs
 from patron_core.verbs.health import host_dict
 from patron_core.verbs.money import DEFAULT_PROJECT, wallet_dict
-from patron_core.verbs.watch import ATTENTION, burn_usd_micros_per_hour
+from patron_core.verbs.run_table import RunRow, run_table, whose
+from patron_core.verbs.watch import burn_usd_micros_per_hour
 
 SHOWN_RUNS = 50
 
@@ -31,8 +34,9 @@ class Lab:
     lab: str  # the lab's own id
     project: str
     projects: dict[str, int]  # runs in each
-    runs: list[RunSummary]  # of this project, newest first
-    money: dict[str, RunMoney]
+    rows: list[RunRow]  # runs of this project, pinned first, then newest first
+    waiting: list[Waiting]  # the newest of those that wait for a person
+    attention: list[RunFacts]  # all of them
     searches: list[Search]
     wallet: Wallet
     burn_usd_micros_per_hour: int  # of all projects
@@ -44,15 +48,30 @@ class Lab:
     problems: list[str]  # what does not add up in the books; nothing is as it should be
 
     @property
-    def attention(self) -> list[RunSummary]:
-        return [run for run in self.runs if run.state in ATTENTION]
+    def runs(self) -> list[RunFacts]:
+        return [row.run for row in self.rows]
+
+    @property
+    def live(self) -> list[RunRow]:
+        """Under way now."""
+        return [row for row in self.rows if row.run.state in ACTIVE]
+
+    @property
+    def money_lasts_s(self) -> float | None:
+        """For how long what is in the wallet and what is held pay for all that runs; None where nothing does."""
+        left = self.wallet.available_usd_micros + self.wallet.held_usd_micros
+        return 3600 * left / self.burn_usd_micros_per_hour if self.burn_usd_micros_per_hour else None
+
+    @property
+    def counted(self) -> str:
+        """ "50 of 9,800 runs"."""
+        total = self.projects.get(self.project, 0)
+        return f"{len(self.rows):,} of {total:,} runs" if total > len(self.rows) else f"{total:,} runs"
 
     @property
     def whose(self) -> dict[str, str]:
         """By run: who planned it, and where it runs. Empty where there is one person on one machine."""
-        if len({run.actor for run in self.runs}) < 2 and len({run.host_id for run in self.runs}) < 2:
-            return {}
-        return {run.id: f"{run.actor}, {self.host_of(run) or 'rented'}" for run in self.runs}
+        return whose(self.rows, self.hosts)
 
     def host_of(self, run: RunSummary) -> str | None:
         """The name of its machine; None where that is rented, or was never heard."""
@@ -65,20 +84,19 @@ class Lab:
             "projects": self.projects,
             "wallet": wallet_dict(self.wallet),
             "burn_usd_micros_per_hour": self.burn_usd_micros_per_hour,
+            "money_lasts_s": self.money_lasts_s,
             "attention": [run.id for run in self.attention],
-            "runs": [
+            "waiting": [
                 {
-                    "run": run.id,
-                    "name": run.name,
-                    "state": run.state.value,
-                    "reason": run.reason.value if run.reason else None,
-                    "owner": run.actor,
-                    "host": self.host_of(run),
-                    "charged_usd_micros": self.money[run.id].charged_usd_micros,
-                    "held_usd_micros": self.money[run.id].held_usd_micros,
+                    "run": one.run.id,
+                    "name": one.run.name,
+                    "state": one.run.state.value,
+                    "why": one.words,
+                    "next": one.next,
                 }
-                for run in self.runs
+                for one in self.waiting
             ],
+            "runs": [row.to_dict() | {"host": self.host_of(row.run)} for row in self.rows],
             "searches": [{"search": s.id, "key": s.key, "state": s.state} for s in self.searches],
             "late_mirrors": [{"run": lag.run_id, "mirror_lag_s": lag.seconds, "why": lag.why} for lag in self.late],
             "hosts": [host_dict(host) for host in self.hosts.values()],
@@ -125,14 +143,15 @@ def project_to_show(store: Store, asked: str = "") -> str:
 
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
-    found = runs.list_summaries(store, project=project, limit=limit)
+    waiting, attention = waiting_runs(store, project)
     machines = hosts.everybody(store)
     return Lab(
         lab=labs.lab_id(store),
         project=project,
         projects=runs.projects(store),
-        runs=found,
-        money=ledger.runs_money(store, [run.id for run in found]),
+        rows=run_table(store, project=project, limit=limit),
+        waiting=waiting,
+        attention=attention,
         searches=searches.list_searches(store, project=project, limit=10),
         wallet=ledger.wallet(store, project),
         burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
@@ -141,7 +160,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         hosts=machines,
         supervisors=_supervisors(store, machines),
         approvals=approvals.waiting(store, project=project),
-        problems=ledger.verify(store),
+        problems=books.problems(store),
     )
 
 

@@ -25,8 +25,8 @@ from patron_core.verbs.access import asks
 from patron_core.verbs.candidates import Candidate, Candidates, Fitted
 from patron_core.verbs.compare import compare, where_next
 from patron_core.verbs.fleet import Fleet, where
+from patron_core.verbs.measured import fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
-from patron_core.verbs.plan import fit_of
 from patron_core.verbs.question import Question, SearchReport, hypothesis_text, result_text
 from patron_core.verbs.search_log import Progress, SearchLog
 from patron_core.verbs.search_training import BudgetUsedUp, Training, eval_words

@@ -6,7 +6,8 @@ from typing import Any
 
 from patron_core.errors import Refused
 from patron_core.money import affordable_s, format_usd
-from patron_core.rundir.rundir import RunDir, events_so_far, lineage
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from patron_core.scaling.stopping import EARLIEST, Curve, is_hopeless
 from patron_core.states import RunState
 from patron_core.store import Store, runs
@@ -17,6 +18,7 @@ from patron_core.verbs.fleet import Fleet
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.search_log import SearchLog
 from patron_core.verbs.watch import RunView
+from trainer.contract.spec import TrainSpec
 
 LOOKS = 10  # at a curve, evenly over a run
 
@@ -97,17 +99,16 @@ class Training:
 
     def _curve(self, run_id: str, num_steps: int | None = None) -> Curve:
         run = runs.get_run(self.store, run_id)
-        events = lineage(events_so_far(RunDir(run.run_dir)))
-        points = [
-            (event.step, float(loss))
-            for event in events
-            if event.kind == "metrics"
-            and event.step is not None
-            and isinstance(loss := event.data.get("metrics", {}).get("train/loss"), int | float)
-        ]
-        steps = num_steps or int(run.spec.get("num_steps") or 1)
+        points = record_of(RunDir(run.run_dir)).curve("train/loss")
+        recipe = TrainSpec.from_dict(run.spec).recipe()
+        steps = num_steps or recipe.num_steps
         done = run.state is RunState.SUCCEEDED
-        return Curve(points=points, num_steps=steps, val_bpb=(run.result or {}).get("val_bpb") if done else None)
+        return Curve(
+            points=points,
+            num_steps=steps,
+            warmdown_start_step=steps - round(recipe.schedule.warmdown_ratio * steps),
+            val_bpb=(run.result or {}).get("val_bpb") if done else None,
+        )
 
 
 def eval_words(given: dict[str, Any], measured: Fitted) -> str:

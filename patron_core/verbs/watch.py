@@ -10,10 +10,12 @@ from typing import Any
 from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
-from patron_core.rundir.rundir import Event, RunDir, events_so_far, lineage, logged_of
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import Event, RunDir, logged_of
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
+from patron_core.verbs.curves import shown_directory
 from patron_core.verbs.health import Health, health, host_dict
 from patron_core.verbs.next_steps import command, next_step
 from patron_core.verbs.refusals import newest_refusal
@@ -113,13 +115,12 @@ def view(store: Store, run_id: str) -> RunView:
     """Raises NotFound for a run that does not exist; a run directory that is missing is shown as such."""
     run = runs.get_run(store, run_id)
     made = attempts.for_run(store, run.id)
-    in_dryrun = run.state is RunState.DRYRUN and made  # a burst has a run directory of its own
-    directory = RunDir(attempt_dir(run, made[-1]) if in_dryrun else run.run_dir)
-    events = lineage(events_so_far(directory))
+    directory = shown_directory(run, made)
+    record = record_of(directory)
     newest, damaged = directory.look_for_checkpoint()
-    latest, step, val_bpb = _latest(events)
-    num_steps = next((e.data.get("num_steps") for e in reversed(events) if e.kind == "start"), None)
-    warnings = [str(e.data.get("message", "")) for e in events if e.kind == "warning"]
+    latest, step, val_bpb = record.latest()
+    num_steps = next((start.data.get("num_steps") for start in reversed(record.marks("start"))), None)
+    warnings = [str(said.data.get("message", "")) for said in record.marks("warning")]
     warnings += [f"the checkpoint of step {step} is damaged, and passed over" for step in damaged[:3]]
     around = health(store, run)
     if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
@@ -142,11 +143,11 @@ def view(store: Store, run_id: str) -> RunView:
         val_bpb=val_bpb if val_bpb is not None else (run.result or {}).get("val_bpb"),
         checkpoint_step=newest.step if newest else None,
         eta_s=(num_steps - step) * step_s if running and num_steps and step_s else None,
-        phase=_phase(events),
+        phase=record.phase(),
         health=around,
         warnings=[*warnings[-5:], *around.warnings],
-        samples=_samples(events),
-        logged=logged_of(events),
+        samples=_samples(record.marks("sample")),
+        logged=logged_of(record.marks("logged")),
         place=place,
         sentence=_sentence(run, made[-1] if made else None) + (f" It {place}." if place else ""),
         next=_next(run, made[-1] if made else None, history, is_elsewhere=around.is_elsewhere),
@@ -165,9 +166,15 @@ def log_tail(store: Store, run_id: str, lines: int = 40) -> str:
     return RunDir(attempt_dir(run, made[-1])).log_tail(made[-1].id, lines) if made else ""
 
 
-def overview(store: Store, *, project: str | None = None, limit: int = 50) -> list[RunSummary]:
-    """Newest first. Those in `ATTENTION` wait for a person."""
-    return list(runs.list_summaries(store, project=project, limit=limit))
+def overview(store: Store, *, project: str | None = None, limit: int = 50, text: str = "") -> list[RunSummary]:
+    """Newest first; those that have the text in their name or id. Those in `ATTENTION` wait for a person."""
+    return list(runs.list_summaries(store, project=project, limit=limit, text=text))
+
+
+def num_runs(store: Store, project: str | None = None) -> int:
+    """In a project, or in all."""
+    counts = runs.projects(store)
+    return sum(counts.values()) if project is None else counts.get(project, 0)
 
 
 def wait(
@@ -250,46 +257,16 @@ def _next(run: Run, newest: Attempt | None, history: list[RunEvent], *, is_elsew
     return next_step(run, newest.evidence.get("last_word") if newest else None)
 
 
-def _latest(events: list[Event]) -> tuple[dict[str, float], int, float | None]:
-    metrics: dict[str, float] = {}
-    step = 0
-    val_bpb: float | None = None
-    for event in events:
-        if event.kind == "metrics":
-            metrics |= event.data.get("metrics", {})
-            step = event.step or step
-        elif event.kind == "eval":
-            val_bpb = event.data.get("val_bpb")
-            step = max(step, event.step or 0)
-    return metrics, step, val_bpb
-
-
 def _samples(events: list[Event]) -> list[Sample]:
-    """Those of the newest event that has some; what is no text there is left out."""
-    for event in reversed(events):
-        if event.kind != "sample":
-            continue
-        columns = [event.data.get(name) for name in ("prompts", "texts", "ends")]
-        rows = zip(*(column if isinstance(column, list) else [] for column in columns), strict=False)
-        return [
-            Sample(prompt=prompt, text=text, end=end)
-            for prompt, text, end in rows
-            if isinstance(prompt, str) and isinstance(text, str) and isinstance(end, str)
-        ]
-    return []
-
-
-def _phase(events: list[Event]) -> str:
-    for event in reversed(events):
-        if event.kind == "end":
-            return "ended"
-        if event.kind == "metrics":
-            return "steps"
-        if event.kind in ("phase", "eval", "checkpoint"):
-            return str(event.data.get("name", event.kind))
-        if event.kind == "start":
-            return "start"
-    return "waiting for the machine"
+    """Those of the newest; what is no text there is left out."""
+    said = events[-1].data if events else {}
+    columns = [said.get(name) for name in ("prompts", "texts", "ends")]
+    rows = zip(*(column if isinstance(column, list) else [] for column in columns), strict=False)
+    return [
+        Sample(prompt=prompt, text=text, end=end)
+        for prompt, text, end in rows
+        if isinstance(prompt, str) and isinstance(text, str) and isinstance(end, str)
+    ]
 
 
 def burn_usd_micros_per_hour(store: Store) -> int:

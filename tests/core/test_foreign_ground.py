@@ -25,7 +25,8 @@ from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.learned import last_word, run_result
 from patron_core.lifecycle.verdict import verdict
 from patron_core.rundir.places import place_of
-from patron_core.rundir.rundir import RunDir, lineage
+from patron_core.rundir.record import Record
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import EndReason, RunState, why
 from patron_core.store import Store
 from patron_core.verbs import watch
@@ -136,14 +137,15 @@ def test_events_are_read_and_shown(run: Path, lines: list[bytes]) -> None:
     directory = RunDir(run)
     events, cursor = directory.read_events()
     json.dumps(cursor)
-    history = lineage(events)
+    record = Record(directory).look()
 
-    latest, step, val_bpb = watch._latest(history)
+    assert record.frame().height == len(record.frame(record.keys()))
+    latest, step, val_bpb = record.latest()
     assert all(isinstance(value, float) for value in latest.values())
     assert 0 <= step <= shapes.MAX_COUNT
     assert val_bpb is None or isinstance(val_bpb, float)
-    assert all(isinstance(sample.text, str) for sample in watch._samples(history))
-    assert isinstance(watch._phase(history), str)
+    assert all(isinstance(sample.text, str) for sample in watch._samples(record.marks("sample")))
+    assert isinstance(record.phase(), str)
     assert all(seq_of(line) is None or seq_of(line) >= 0 for line in lines)  # type: ignore[operator]
     json.dumps([event.data for event in events], allow_nan=False)
 

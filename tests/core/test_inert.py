@@ -40,6 +40,16 @@ def test_markdown_shows_any_word_as_it_is_and_makes_nothing_of_it(word: str) -> 
     assert words_of(page) == " ".join(f"{seen} see {seen}".split())
 
 
+def test_a_note_is_rendered_and_its_tags_pictures_and_links_stay_words() -> None:
+    page = inert.rendered("# Seen\n\n- **two**: `x<y`\n\n| a | b |\n|---|---|\n| 1 | 2 |\n")
+    assert tags(page) == {"h1", "ul", "li", "strong", "code", "table", "thead", "tbody", "tr", "th", "td"}
+    assert "x&lt;y" in page
+    hostile = inert.rendered(f"{HOSTILE}\n\n[x]: javascript:alert(1)\n\n[x] \u202e **b**")
+    assert not tags(hostile) & {"a", "img", "iframe", "script", "svg"}
+    assert "\u202e" not in hostile
+    assert "[a](javascript:alert(1))" in words_of(hostile)
+
+
 @given(st.text())
 @settings(max_examples=100, deadline=None)
 def test_html_shows_any_word_as_it_is(word: str) -> None:

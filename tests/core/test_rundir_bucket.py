@@ -14,7 +14,8 @@ from s3 import S3Server
 from patron_core.errors import Conflict, Unavailable
 from patron_core.executors.records import Records
 from patron_core.rundir import places
-from patron_core.rundir.rundir import RunDir, events_so_far
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
 from trainer.contract.remote import Remote
 
 
@@ -68,9 +69,9 @@ def test_only_new_segments_are_fetched(run: RunDir, remote: Remote, s3_server: S
     events, _ = run.read_events(cursor)
     assert [event.step for event in events] == [4, 5]
     assert sum("events/a-train" in path for _, path in s3_server.requests) == 2
-    assert [event.step for event in events_so_far(run)] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in record_of(run).curve("x")] == [1, 2, 3, 4, 5]
     s3_server.requests.clear()
-    assert [event.step for event in events_so_far(run)] == [1, 2, 3, 4, 5]
+    assert [step for step, _ in record_of(run).curve("x")] == [1, 2, 3, 4, 5]
     assert not any("events/a-train" in path for _, path in s3_server.requests)
 
 

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from corpus import write_corpus
-from lab import Lab, reason_not_to
+from lab import Lab, Unreachable, reason_not_to
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     if reason:
         pytest.skip(reason)
     found = Lab(tmp_path_factory.mktemp("skylab"))
-    found.up()
+    try:
+        found.up()
+    except Unreachable as why:
+        pytest.skip(f"nobody gets into this machine by ssh: {why}")
     try:
         yield found
     finally:

@@ -53,6 +53,10 @@ def reason_not_to() -> str | None:
     return None
 
 
+class Unreachable(RuntimeError):
+    """This machine lets nobody in by ssh."""
+
+
 @dataclass
 class Lab:
     folder: Path
@@ -67,6 +71,7 @@ class Lab:
         try:
             self._write_files()
             self._start_slurm()
+            self.reach()
             self.sky("api", "start", timeout_s=120)
             self.sky("check", "slurm", timeout_s=120)
         except BaseException:
@@ -127,6 +132,25 @@ class Lab:
 
     def sky(self, *arguments: str, timeout_s: float = 60) -> str:
         return self.run(str(Path(sys.executable).parent / "sky"), *arguments, timeout_s=timeout_s)
+
+    def reach(self) -> None:
+        """Ask Slurm by ssh, as SkyPilot does. Unreachable says what ssh and sshd said."""
+        to = [f"{ACCOUNT}@127.0.0.1", "-p", str(SSH_PORT), "-i", str(self.folder / "login.key"), "-v", "-F", "none"]
+        options = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "ConnectTimeout": "30"}
+        with tempfile.TemporaryDirectory(prefix="sky_ssh_", dir="/tmp") as sockets:  # SkyPilot's are there too
+            options |= {"ControlMaster": "auto", "ControlPath": f"{sockets}/%C", "ControlPersist": "1s"}
+            flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+            command = ["ssh", *to, *flags, "bash --login -c 'scontrol show partitions -o'"]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+        if done.returncode != 0 or "PartitionName=spot" not in done.stdout:
+            sshd = (self.folder / "log" / "sshd.out").read_text().splitlines()
+            said = [f"ssh ended with {done.returncode}", *done.stderr.splitlines()[-25:], "sshd:", *sshd[-15:]]
+            raise Unreachable("\n".join(said))
+
+    def last_words(self) -> str:
+        """Of SkyPilot's server and of sshd, for whoever reads why a scene failed."""
+        logs = (self.folder / "home/.sky/api_server/server.log", self.folder / "log/sshd.out")
+        return "\n".join(f"{path.name}:\n{path.read_text()[-3000:]}" for path in logs if path.exists())
 
     def allocations(self, managed_job: int) -> list[str]:
         """Slurm's ids of the machines of SkyPilot's managed job, whose id ends the name of its cluster."""
@@ -309,9 +333,9 @@ class Lab:
         for node in NODES:
             (at / "state" / node).mkdir(exist_ok=True)
             self._start(f"slurmd-{node}", "slurmd", "-D", "-N", node)
-        self._start(
-            "sshd", shutil.which("sshd", path="/usr/sbin:/usr/bin") or "sshd", "-D", "-e", "-f", f"{at}/sshd_config"
-        )
+        sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin") or "sshd"  # it wants to be called by its whole path
+        again = f"while true; do {sshd} -D -e -f {at}/sshd_config; echo sshd ended with $? >&2; sleep 1; done"
+        self._start("sshd", "bash", "-c", again)  # as an init would keep it
         _until(lambda: self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split().count("idle") >= 4, 30, "Slurm")
 
     def _start(self, name: str, *command: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from patron_core.server.api import access, events, looking, money, notes, runs
+from patron_core.server.api import access, events, looking, money, notes, runs, words
 from patron_core.server.api.common import PREFIX
 
 __all__ = ["PARTS", "PREFIX", "add_api"]
 
 
-PARTS = (runs, looking, events, money, notes, access)
+PARTS = (runs, looking, events, money, notes, words, access)
 
 
 def add_api(app: FastAPI) -> None:
