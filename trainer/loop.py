@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -155,6 +155,8 @@ class TrainingLoop:
                 if not only_steps and self._eval_due(end_step):
                     self._evaluate_and_record()
                 if self.position.step >= end_step:
+                    if not only_steps:
+                        self._evaluate_as_nanochat()
                     return
                 if not only_steps:
                     with self._ending_if_not_finite():
@@ -209,7 +211,7 @@ class TrainingLoop:
         (loss / self.num_micro_batches).backward()
         return loss.detach()
 
-    def _save_and_stop(self) -> None:
+    def _save_and_stop(self) -> NoReturn:
         """Some rank was asked to stop, and all agreed to. Raises Stopped."""
         request = self._stop.requested()
         assert request is not None
@@ -247,13 +249,10 @@ class TrainingLoop:
         due = step >= end_step or (every > 0 and step % every == 0)
         return due and self.position.last_eval_step != step
 
-    def evaluate(self, max_tokens: int) -> EvalResult:
+    def evaluate(self, max_tokens: int, *, bos: bool = False) -> EvalResult:
         """Raises Stopped when asked to stop between two micro-batches."""
-        batches = self._supply.val_batches(max_tokens)
-        if batches is None:
-            self._save_and_stop()
-        assert batches is not None
-        total = min(max_tokens, self.data.num_val_tokens)
+        batches = self._supply.val_batches(max_tokens, bos=bos) or self._save_and_stop()
+        total = max_tokens if bos else min(max_tokens, self.data.num_val_tokens)
         result = evaluate(
             self._forward,
             self.model.lm_head.weight,
@@ -267,10 +266,7 @@ class TrainingLoop:
             should_stop=lambda: self._stop.requested() is not None,
             progress=lambda tokens: self._console.progress(f"evaluating: {tokens:,} of {total:,} tokens"),
         )
-        if result is None:
-            self._save_and_stop()
-        assert result is not None
-        return result
+        return result if result is not None else self._save_and_stop()
 
     def _evaluate_and_record(self) -> None:
         result, position = self.evaluate(self.spec.eval_tokens), self.position
@@ -279,14 +275,24 @@ class TrainingLoop:
             raise self._diverged(culprit, position.step, f"the evaluation after step {position.step} failed")
         position.last_eval_step = position.step
         position.val_bpb, position.val_loss = result.val_bpb, result.val_loss
-        best = position.min_val_bpb
-        position.min_val_bpb = result.val_bpb if best is None else min(best, result.val_bpb)
+        position.min_val_bpb = min(position.min_val_bpb or math.inf, result.val_bpb)
         self._events.emit("eval", step=position.step, **asdict(result))
         self._events.emit("phase", step=position.step, name="eval", seconds=result.seconds)
         self._console.say(
             f"step {position.step}/{self.recipe.num_steps} | val_bpb {result.val_bpb:.5f} | {result.seconds:.1f} s for "
             f"{result.tokens:,} tokens"
         )
+
+    def _evaluate_as_nanochat(self) -> None:
+        """Once, after the last step: val_bpb on the rows that nanochat's published figures are of."""
+        tokens, position = self.spec.bos_eval_tokens, self.position
+        if not tokens or position.step < self.recipe.num_steps or position.val_bpb_bos is not None:
+            return
+        result = self.evaluate(tokens, bos=True)
+        position.val_bpb_bos = result.val_bpb
+        self._events.emit("metrics", step=position.step, metrics={"val/bpb_bos": result.val_bpb})
+        self._events.emit("phase", step=position.step, name="eval", seconds=result.seconds)
+        self._console.say(f"val_bpb on nanochat's rows {result.val_bpb:.5f} | {result.tokens:,} tokens")
 
     # Checkpoints
 

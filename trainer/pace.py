@@ -23,6 +23,7 @@ class Position:
     val_bpb: float | None = None
     val_loss: float | None = None
     min_val_bpb: float | None = None
+    val_bpb_bos: float | None = None  # on nanochat's validation stream
 
 
 class Pace:

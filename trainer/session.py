@@ -83,6 +83,7 @@ class Session:
             loop.restore(checkpoint)
         self.micro = Micro(
             batch_size=loop.batch_size,
+            num_ranks=world.size,
             rows=loop.num_micro_batches * loop.batch_size // world.size,
             recipe=loop.recipe,
             item_bytes=machine.dtype.itemsize,
@@ -262,6 +263,7 @@ class Session:
             "step": loop.position.step if loop else self._resumed_step,
             "val_bpb": loop.position.val_bpb if loop else None,
             "min_val_bpb": loop.position.min_val_bpb if loop else None,
+            "val_bpb_bos": loop.position.val_bpb_bos if loop else None,
             "tokens": loop.position.step * loop.recipe.batch_tokens if loop else None,
             "train_s": loop.position.train_s if loop else None,
             "wall_s": time.time() - self._started_at,

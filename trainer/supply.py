@@ -19,7 +19,7 @@ from trainer.data import DataError, PreparedData, StopWaiting, Unreachable
 from trainer.data.ahead import Ahead, Order
 from trainer.data.files import Progress
 from trainer.data.keep import keep_of
-from trainer.data.loader import Batch, TrainLoader, await_val, val_batches
+from trainer.data.loader import Batch, TrainLoader, await_val, bos_val_batches, val_batches
 from trainer.data.making import OnPhase, Wanted
 from trainer.data.pin import pinned_revision
 from trainer.data.prepare import Warn, horizon_rows, prepare_beside
@@ -29,6 +29,7 @@ from trainer.runtime.world import World
 from trainer.start import Start
 
 BURST_EVAL_MICRO_BATCHES = 4
+ALL = 2**62  # tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ def _wanted(spec: TrainSpec, start: Start, row: int) -> Wanted:
         rows_per_step = spec.recipe().batch_tokens // spec.sequence_len
         end = min(end, row + (steps + start.asked.rehearse) * rows_per_step)
         val_tokens = burst_eval_tokens(spec, start.world)
+    elif spec.bos_eval_tokens:
+        return Wanted(first_row=row, end_row=end)
     return Wanted(first_row=row, end_row=end, val_rows=max(1, val_tokens // spec.sequence_len))
 
 
@@ -127,13 +130,15 @@ class Supply:
                 return self._loader.next()
         return None
 
-    def val_batches(self, max_tokens: int) -> Iterator[Batch] | None:
-        """This rank's share of the held-out rows, once they are there; None when any rank was asked to stop before."""
+    def val_batches(self, max_tokens: int, *, bos: bool = False) -> Iterator[Batch] | None:
+        """This rank's share of the held-out rows, once they are there; None when any rank was asked to stop before.
+
+        `bos`: nanochat's rows, for which all held-out text has to be there."""
         with self._stopping_without_data():
-            await_val(self._data, self._sequence_len, max_tokens)
+            await_val(self._data, self._sequence_len, ALL if bos else max_tokens)
         if self._world.sums([self._stop.requested() is not None])[0]:
             return None
-        return val_batches(
+        return (bos_val_batches if bos else val_batches)(
             self._data,
             self._batch_size,
             self._sequence_len,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from patron_core.errors import Conflict, PatronError
 from patron_core.executors import get_executor
 from patron_core.executors.base import Executor
-from patron_core.lifecycle import ownership, post
+from patron_core.lifecycle import ownership, post, telling
 from patron_core.lifecycle.apply import apply
 from patron_core.lifecycle.decide import ActionKind, decide
 from patron_core.lifecycle.observe import look
@@ -27,7 +27,7 @@ from patron_core.lifecycle.systemd import unit
 from patron_core.machines.host import this_host
 from patron_core.mirror.due import due
 from patron_core.states import EndReason
-from patron_core.store import Store, attempts, leases, runs, upgrade
+from patron_core.store import Store, attempts, books, leases, runs, upgrade
 from patron_core.store.records import Run
 from trainer.contract.grace import STOP_WITHIN_S
 
@@ -35,6 +35,7 @@ log = logging.getLogger("patron.supervisor")
 
 TICK_EVERY_S = 1.0
 SAME_WORDS_EVERY_S = 60.0
+UNCHECKED_TRANSFERS = 200  # that every sum adds up anew; more are checked and kept
 ACTIONS_A_TICK = 4  # a submit is followed by a look at once; more than a few in a row would starve other runs
 
 
@@ -142,11 +143,13 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
     supervisor = Supervisor(store=watch.store, executor_named=executor_named)
     supervisor.show_life, supervisor.has_lab = watch.show_life, watch.keep_lab
     threading.Thread(target=end_orphans, args=(watch.store,), name="orphans", daemon=True).start()
+    threading.Thread(target=telling.keep_telling, args=(watch.store,), name="alerts", daemon=True).start()
 
     def work() -> bool:
         seen = supervisor.round()
         _see_to_the_mirror(watch.store)
-        return seen.live > 0 or bool(seen.errors)
+        _see_to_the_books(watch.store)
+        return seen.live > 0 or bool(seen.errors) or telling.is_to_tell(watch.store, now=time.time())
 
     post.serve(watch, work, is_needed=lambda: is_needed(watch.store), every_s=TICK_EVERY_S)
 
@@ -158,6 +161,15 @@ def _see_to_the_mirror(store: Store) -> None:
             post.ensure(post.MIRROR, store)
     except (PatronError, OSError) as error:
         log.warning("no mirror could be started: %s", error)
+
+
+def _see_to_the_books(store: Store) -> None:
+    """A part of what was not checked yet, so that nobody who looks at the lab has to read it."""
+    try:
+        if books.num_unchecked(store) >= UNCHECKED_TRANSFERS:
+            books.check_on(store)
+    except PatronError as error:
+        log.warning("the books are checked later: %s", error.message)
 
 
 def end_orphans(store: Store) -> None:
@@ -176,7 +188,7 @@ def end_orphans(store: Store) -> None:
 
 def is_needed(store: Store) -> bool:
     """Whether this machine has something to see to: a live run of its own, or a rented one that nobody looks at."""
-    if attempts.to_be_stopped(store, this_host().id):
+    if attempts.to_be_stopped(store, this_host().id) or telling.is_to_tell(store, now=time.time()):
         return True
     live = runs.active_runs(store)
     rented = not all(map(ownership.is_local, live))

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from patron_core import verbs
 from patron_core.states import RunState
-from patron_core.store import Run, Store, runs
+from patron_core.store import Run, Store, books, ledger, runs
 from patron_core.verbs import shared
 
 
@@ -27,6 +27,18 @@ def statements(store: Store) -> Iterator[list[str]]:
     sa.event.listen(store._engine, "before_cursor_execute", count)
     yield seen
     sa.event.remove(store._engine, "before_cursor_execute", count)
+
+
+@contextmanager
+def database_steps(store: Store) -> Iterator[list[int]]:
+    """One entry for each hundred instructions of SQLite's machine meanwhile: what queries cost, and no clock."""
+    steps: list[int] = []
+    with store.read() as conn:
+        connection = conn.connection.driver_connection
+    assert connection is not None
+    connection.set_progress_handler(lambda: steps.append(1), 100)
+    yield steps
+    connection.set_progress_handler(None, 0)
 
 
 def test_who_waits_for_a_person_is_a_query_without_a_limit(
@@ -60,6 +72,36 @@ def test_the_lab_asks_as_much_for_many_runs_as_for_few(sqlite_store: Store, make
     with statements(sqlite_store) as many:
         verbs.lab(sqlite_store, "p")
     assert len(many) == len(few)
+
+
+def test_money_is_summed_from_what_was_checked_on(sqlite_store: Store, make_run: Callable[..., Run]) -> None:
+    """Lab, wallet, a run's money and a charge: the same work after 3,000 transfers as after 100."""
+    run = make_run(sqlite_store)
+
+    def work() -> int:
+        books.check_on(sqlite_store)
+        with database_steps(sqlite_store) as steps:
+            verbs.lab(sqlite_store, "p")
+            ledger.run_money(sqlite_store, run.id)
+            with sqlite_store.begin() as conn:
+                books.balance(conn, f"hold:{run.id}")
+        return len(steps)
+
+    def charge(first: int, count: int) -> None:
+        with sqlite_store.begin() as conn:
+            for number in range(first, first + count):
+                ledger.charge(conn, run, None, 1, key=f"c{number}", now=1.0)
+
+    with sqlite_store.begin() as conn:
+        ledger.deposit(conn, project="p", usd_micros=10**6, key="d", actor="ada", now=1.0)
+        ledger.hold(conn, run, 10**5, key="h", actor="ada", now=1.0)
+    charge(0, 100)
+    few = work()
+    charge(100, 3000)
+    with database_steps(sqlite_store) as unchecked:
+        verbs.lab(sqlite_store, "p")
+    assert work() < few + 30 < len(unchecked)
+    assert ledger.run_money(sqlite_store, run.id).charged_usd_micros == 3100
 
 
 def test_one_look_serves_all_sessions(

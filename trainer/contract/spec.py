@@ -68,6 +68,7 @@ class TrainSpec:
     # evaluation, checkpoints, log
     eval_every_steps: int = 250  # also at step 0 and at the end; 0: only at the end
     eval_tokens: int = 80 * 524288
+    bos_eval_tokens: int | None = None  # at the end also on nanochat's validation stream: its own are 80 * 524288
     checkpoint_every_s: float | None = None  # None: from the measured cost of a save; 0: only at the end
     checkpoint_every_steps: int | None = None  # beats checkpoint_every_s
     checkpoint_keep: int = 2
@@ -177,11 +178,12 @@ class TrainSpec:
 
 
 FIELDS = {f.name: f for f in fields(TrainSpec)}
-_LATER = frozenset({"tokenizer_chars"})
+_LATER = frozenset({"tokenizer_chars", "bos_eval_tokens"})
 # What may differ between a run and the burst that proved it: how long it trains and by which rates, how often it looks
 UNMEASURED = frozenset(
     {"ratio", "horizon_tokens", "num_steps", "warmup_steps", "warmdown_ratio", "final_lr_frac", "weight_decay"}
     | {"lr_scale", "learning_rates", "seed", "eval_every_steps", "eval_tokens", "log_every_steps", "deadline_s"}
+    | {"bos_eval_tokens"}
     | {"checkpoint_every_s", "checkpoint_every_steps", "checkpoint_keep"}
 )
 
@@ -223,6 +225,7 @@ RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "tokenizer_chars": ((int,), 1000, 10**12),
     "eval_every_steps": ((int,), 0, 10**8),
     "eval_tokens": ((int,), 1, 10**10),
+    "bos_eval_tokens": ((int,), 1, 10**10),
     "checkpoint_every_s": ((int, float), 0, 10**6),
     "checkpoint_every_steps": ((int,), 1, 10**8),
     "checkpoint_keep": ((int,), 1, 1000),

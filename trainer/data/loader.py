@@ -15,11 +15,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from trainer.data.bestfit import best_fit_rows, documents_again_and_again
 from trainer.data.errors import DataExhausted
 from trainer.data.packing import pack, shuffled
 from trainer.data.shards import TokenShard, num_rows
@@ -87,6 +89,18 @@ def val_batches(
     end = _val_end(rows, sequence_len, max_tokens)
     for start in range(rank * batch_size, end, world_size * batch_size):
         yield rows.batch(start, min(start + batch_size, end))
+
+
+def bos_val_batches(
+    data: PreparedData, batch_size: int, sequence_len: int, max_tokens: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """nanochat's validation stream (bestfit.py) from its beginning: `max_tokens` target tokens, at least one row."""
+    rows = best_fit_rows(documents_again_and_again(data.val), sequence_len + 1)
+    wanted = islice(rows, max(1, max_tokens // sequence_len))
+    for number, some in enumerate(iter(lambda: list(islice(wanted, batch_size)), [])):
+        if number % world_size == rank:
+            rows_BT = torch.from_numpy(np.stack(some))
+            yield rows_BT[:, :-1].contiguous(), rows_BT[:, 1:].contiguous()
 
 
 def await_val(data: PreparedData, sequence_len: int, max_tokens: int) -> None:
