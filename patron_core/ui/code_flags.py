@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ from pydantic import Field
 
 from patron_core import verbs
 from patron_core.errors import InvalidInput
-from patron_core.store import Run
-from patron_core.ui.flags import Arguments, repeated
+from patron_core.ui.flags import repeated
+from patron_core.ui.spec_flags import SpecArguments
 
 
-class CodeArguments(Arguments):
-    """Arguments of a notebook that takes foreign code in the place of a spec."""
+class CodeArguments(SpecArguments):
+    """Arguments of a notebook that takes a spec, or foreign code in its place."""
 
     workload: str = Field(default="", description="your own training code: a folder, or GIT_URL@COMMIT; or a preset")
     entry_point: str = Field(default="", description="of its MLproject; else main, or the first")
@@ -24,6 +24,10 @@ class CodeArguments(Arguments):
     command: str = Field(default="", description="a command line in the place of an entry point, with {parameters}")
     patch: str = Field(default="", description="a file with a patch, as git diff writes it, to apply to its files")
     current_environment: bool = Field(default=False, description="run it in this environment, whatever it asks for")
+
+    @classmethod
+    def problems_together(cls, given: dict[str, Any]) -> list[str]:
+        return super().problems_together(given) + code_problems(given)
 
 
 def question_of(args: CodeArguments, page: Mapping[str, str]) -> verbs.CodeQuestion:
@@ -43,15 +47,18 @@ def question_of(args: CodeArguments, page: Mapping[str, str]) -> verbs.CodeQuest
     )
 
 
-def planner(args: CodeArguments, spec: Mapping[str, Any], page: Mapping[str, str]) -> Callable[..., Run]:
-    """What plans what flags and page name: foreign code, else a training of `spec`."""
+# what a page offers of them
+FIELDS = {
+    "workload": "A folder here, or GIT_URL@COMMIT",
+    "entry_point": "Entry point of its MLproject",
+    "param": "Its parameters, name=value a line",
+}
 
-    def plan(store: Any, **rest: Any) -> Run:
-        if page["workload"].strip():
-            return verbs.plan_code(store, question=question_of(args, page), **rest)
-        return verbs.plan(store, spec=spec, **rest)
 
-    return plan
+def form(args: CodeArguments, typed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Name -> (label, text) of a page's fields; what was typed stays."""
+    texts = {"workload": args.workload, "entry_point": args.entry_point, "param": "\n".join(args.param)}
+    return {name: (label, typed.get(name, texts[name])) for name, label in FIELDS.items()}
 
 
 def code_problems(given: Mapping[str, Any]) -> list[str]:

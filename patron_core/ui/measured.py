@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from patron_core import verbs
 from patron_core.estimate import Estimate
 from patron_core.store.records import Run
-from patron_core.ui import inert, show
+from patron_core.ui import show
 from patron_core.workloads.forecast import ForeignEstimate
 
 
@@ -71,23 +71,7 @@ def what_is_trained(row: Estimate | ForeignEstimate) -> list[tuple[str, str]]:
     ]
 
 
-def estimated_words(row: Estimate) -> inert.Markdown:
-    """One line before anything is measured."""
-    return inert.md(
-        "**Depth {}**: {} parameters, {}, {}, val_bpb {}, as estimated before any measurement.",
-        row.recipe.depth,
-        show.count(row.num_params["total"]),
-        show.between(row.wall_s, show.seconds),
-        show.between(row.cost_usd_micros, show.usd),
-        show.between(row.val_bpb, show.bpb),
-    )
-
-
-def curves_to_draw(keys: Sequence[str]) -> list[tuple[str, str]]:
-    """(key, title) of what is drawn beside a run: loss and val_bpb where they have these names, else what there is."""
-    ours = [("train/loss", "training loss"), ("val/bpb", "val_bpb")]
-    named = [pair for pair in ours if pair[0] in keys]
-    return named or [(key, show.one_line(key, 60)) for key in sorted(keys)[:_MOST_CURVES]]
-
-
-_MOST_CURVES = 8  # of foreign code, which may log any number of them
+def rehearsed(run: Run) -> list[tuple[str, Any]]:
+    """What the kill and the resume of its dryrun came to, by name; nothing where they were not rehearsed."""
+    proof = run.dryrun or {}
+    return [*(proof.get("rehearsal") or {}).items(), *([("notice", proof["notice"])] if proof.get("notice") else [])]

@@ -29,7 +29,8 @@ from patron_core.verbs.contrasts import (
     with_distinct_names,
 )
 from patron_core.verbs.control import cancel, launch, pause
-from patron_core.verbs.curves import curves
+from patron_core.verbs.course import Course, course
+from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
@@ -39,10 +40,11 @@ from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
-from patron_core.verbs.next_steps import next_step, plan_command, target_for
+from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
 from patron_core.verbs.run_table import (
     GROUPS,
     PINNED,
@@ -62,6 +64,7 @@ from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
+from patron_core.verbs.tracked import Tracked, tracked
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -70,6 +73,7 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    most_pressing,
     num_runs,
     overview,
     view,
@@ -98,21 +102,26 @@ __all__ = [
     "Check",
     "CodeQuestion",
     "Comparison",
+    "Course",
     "Diagnosis",
     "FieldDifference",
+    "Followed",
     "Lab",
     "Offer",
     "Placed",
     "Question",
     "RunGroup",
+    "RunReport",
     "RunRow",
     "RunState",
     "RunView",
     "SearchReport",
+    "SearchReportOfRuns",
     "Sweep",
     "SweepEstimate",
     "SweepReport",
     "Target",
+    "Tracked",
     "Waiting",
     "WorldSize",
     "accuracy",
@@ -126,6 +135,7 @@ __all__ = [
     "compare",
     "compare_by",
     "comparison_frame",
+    "course",
     "curves",
     "decide",
     "defaults_for",
@@ -160,6 +170,7 @@ __all__ = [
     "log_tail",
     "machines",
     "make_token",
+    "most_pressing",
     "next_step",
     "noise_sentence",
     "num_runs",
@@ -172,6 +183,7 @@ __all__ = [
     "place_depths",
     "place_estimates",
     "plan",
+    "plan_again",
     "plan_code",
     "plan_command",
     "prices",
@@ -179,6 +191,8 @@ __all__ = [
     "projects",
     "read_note",
     "read_notes",
+    "report_of_run",
+    "report_of_search",
     "repriced",
     "repriced_any",
     "revoke_token",
@@ -198,6 +212,7 @@ __all__ = [
     "tag",
     "target_for",
     "to_usd",
+    "tracked",
     "view",
     "wait",
     "waiting",
