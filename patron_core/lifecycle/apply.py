@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, learned, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, learned, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.observe import Scene, attempt_dir
@@ -130,7 +130,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env()
+            env=workload.workload_env(workload.world_of(attempt.price))
             | _pace_of_saves(run, attempt)
             | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
@@ -157,7 +157,8 @@ def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> t
     if attempt.kind == "dryrun":
         return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
+    world = workload.world_of(attempt.price)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
@@ -213,6 +214,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         if attempt.kind == "train":
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
+                off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
                 learned.record_run(conn, run, left.result, now=now)
                 learned.record_timing(conn, run, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
@@ -297,6 +299,8 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     if bill.is_due(run_id=attempt.run_id, charged_s=attempt.charged_s, uptime_s=seen.uptime_s):
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
+            if attempt.kind == "train":
+                off_forecast.note(conn, scene.run, actor=SUPERVISOR, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from patron_core.errors import Conflict, PatronError
 from patron_core.executors import get_executor
 from patron_core.executors.base import Executor
-from patron_core.lifecycle import ownership, post
+from patron_core.lifecycle import ownership, post, telling
 from patron_core.lifecycle.apply import apply
 from patron_core.lifecycle.decide import ActionKind, decide
 from patron_core.lifecycle.looking import Looks
@@ -159,12 +159,13 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
     supervisor = Supervisor(store=watch.store, executor_named=executor_named)
     supervisor.still_here, supervisor.has_lab = watch.still_here, watch.keep_lab
     threading.Thread(target=end_orphans, args=(watch.store,), name="orphans", daemon=True).start()
+    threading.Thread(target=telling.keep_telling, args=(watch.store,), name="alerts", daemon=True).start()
 
     def work() -> bool:
         seen = supervisor.round()
         _see_to_the_mirror(watch.store)
         _see_to_the_books(watch.store)
-        return seen.live > 0 or bool(seen.errors)
+        return seen.live > 0 or bool(seen.errors) or telling.is_to_tell(watch.store, now=time.time())
 
     post.serve(watch, work, is_needed=lambda: is_needed(watch.store), every_s=TICK_EVERY_S)
 
@@ -203,7 +204,7 @@ def end_orphans(store: Store) -> None:
 
 def is_needed(store: Store) -> bool:
     """Whether this machine has something to see to: a live run of its own, or a rented one that nobody looks at."""
-    if attempts.to_be_stopped(store, this_host().id):
+    if attempts.to_be_stopped(store, this_host().id) or telling.is_to_tell(store, now=time.time()):
         return True
     live = runs.active_runs(store)
     rented = not all(map(ownership.is_local, live))
