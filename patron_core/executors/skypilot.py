@@ -68,9 +68,9 @@ class Watch:
             return self._jobs.get(job_id)
 
     def forget(self) -> None:
-        """Something was changed: the next look asks."""
+        """Something was changed: the next look asks, also for jobs that were over. A new server counts from 1 again."""
         with self._lock:
-            self._asked_at, self._error = float("-inf"), None
+            self._jobs, self._asked_at, self._error = {}, float("-inf"), None
 
     def _ask(self, now: float) -> None:
         self._wanted = {job_id: at for job_id, at in self._wanted.items() if now - at < WATCHED_S}

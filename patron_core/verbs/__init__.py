@@ -43,6 +43,7 @@ from patron_core.verbs.next_steps import next_step, plan_again, plan_command, ta
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
 from patron_core.verbs.run_table import (
     GROUPS,
     PINNED,
@@ -107,10 +108,12 @@ __all__ = [
     "Placed",
     "Question",
     "RunGroup",
+    "RunReport",
     "RunRow",
     "RunState",
     "RunView",
     "SearchReport",
+    "SearchReportOfRuns",
     "Sweep",
     "SweepEstimate",
     "SweepReport",
@@ -183,6 +186,8 @@ __all__ = [
     "projects",
     "read_note",
     "read_notes",
+    "report_of_run",
+    "report_of_search",
     "repriced",
     "revoke_token",
     "run_table",
