@@ -29,7 +29,6 @@ from trainer.contract import control
 from trainer.contract.grace import kill_after_s
 
 SUPERVISOR = "supervisor"
-CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
 _WORTH_MOVING_S = 1.0  # rounding to micro-dollars makes less
 # it ran and was done, or lost its machine and found no other, between two looks
 _UNSEEN = {
@@ -297,7 +296,7 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     attempt, seen = scene.attempt, scene.observation
     if attempt is None or seen is None or seen.uptime_s is None:
         return
-    if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
+    if bill.is_due(run_id=attempt.run_id, charged_s=attempt.charged_s, uptime_s=seen.uptime_s):
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
             if attempt.kind == "train":
