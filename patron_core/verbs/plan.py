@@ -25,7 +25,7 @@ from patron_core.verbs.measured import calibration_for, fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
-from trainer.contract.devices import DEVICES, Device, find_device
+from trainer.contract.devices import DEVICES, KNOWN_GPUS, Device, find_device
 from trainer.contract.spec import TrainSpec
 
 
@@ -40,8 +40,8 @@ def device_named(store: Store | None, name: str) -> Device:
     found = find_device(name)
     if found is None:
         raise InvalidInput(
-            [f"device: {name!r}; allowed {LOCAL_DEVICE}, {', '.join(DEVICES)}"],
-            next=f"name one of them, for instance {LOCAL_DEVICE}",
+            [f"device: {name!r}; allowed {LOCAL_DEVICE}, {', '.join(KNOWN_GPUS)}"],
+            next=f"name one of them, for instance {LOCAL_DEVICE}; of this machine's own card: patron measure",
         )
     return found
 
