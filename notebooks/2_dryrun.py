@@ -30,6 +30,7 @@ class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, ta
         default=False, description="change the proven run: what a dryrun does not measure, no new proof"
     )
     draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
+    try_anyway: bool = Field(default=False, description="also where memory may run out: the dryrun tells")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
     deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
@@ -152,6 +153,7 @@ def start(actor, args, deposit, get_run, key, params, place, session, set_error,
             name=args.name or None,
             target=target,
             **target_flags.limits_of(place.value),
+            try_anyway=args.try_anyway,
             actor=actor,
             key=f"dryrun:{key}",
         )

@@ -21,6 +21,7 @@ from trainer.contract.words import printable
 # name -> (module with main(argv) -> exit code, imported only when asked for; what `patron --help` says of it)
 TABLE = {
     "approve": ("patron_core.commands.approve", "Approve or refuse what a token asked to hold, with a word."),
+    "measure": ("patron_core.commands.measure", "What this machine reaches; every estimate of it begins there."),
     "migrate": ("patron_core.commands.migrate", "Bring the database to this Patron's version, with a backup."),
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),
     "settings": ("patron_core.commands.environment", "All that can be set, and what it is here."),

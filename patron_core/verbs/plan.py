@@ -107,11 +107,15 @@ def plan(
     target: Target = Target(),  # noqa: B008  # frozen
     max_usd_micros: int | None = None,
     budget_s: float | None = None,
+    try_anyway: bool = False,
     actor: str,
     key: str | None = None,
     now: float | None = None,
 ) -> Run:
-    """A draft run with its estimate. The same key and question give the same run again; spends nothing."""
+    """A draft run with its estimate. The same key and question give the same run again; spends nothing.
+
+    Raises InvalidInput where it may run out of memory; `try_anyway`: a dryrun shall say whether it does.
+    """
     if max_usd_micros is not None:
         check_usd_micros(max_usd_micros, "max_usd_micros")
     target.check()
@@ -119,8 +123,11 @@ def plan(
     target.check_data(checked.data)
     now = time.time() if now is None else now
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
-    if row.verdict is Verdict.OUT_OF_MEMORY:
-        raise InvalidInput([row.sentence], next="take a smaller device_batch_size or depth")
+    if row.verdict is Verdict.OUT_OF_MEMORY and not try_anyway:
+        raise InvalidInput(
+            [row.sentence],
+            next="take a smaller device_batch_size or depth, or try it all the same: a dryrun with --try-anyway tells",
+        )
     host = this_host() if target.executor == ownership.LOCAL else None
     if host is not None:
         hosts.heard(store, host)

@@ -484,3 +484,14 @@ def test_pcie_nvl_and_sxm_are_different_cards():
     assert [row.device.name for row in rows] == ["H100", "H100-NVL", "H100-PCIe"]
     assert rows[0].step_s.mid < rows[1].step_s.mid < rows[2].step_s.mid
     assert rows[1].memory.usable_bytes > rows[0].memory.usable_bytes
+
+
+def test_memory_that_may_run_out_says_with_what_probability():
+    roomy, tight, hopeless = (
+        estimate(d10(device_batch_size=size), A100, price=A100_PRICE).memory for size in (8, 64, 128)
+    )
+    assert roomy.oom_probability < 0.01 < hopeless.oom_probability
+    assert roomy.oom_probability < tight.oom_probability < hopeless.oom_probability
+    assert hopeless.oom_probability > 0.5
+    row = estimate(d10(device_batch_size=128), A100, price=A100_PRICE)
+    assert "so it runs out with " in row.sentence

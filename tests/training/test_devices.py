@@ -3,9 +3,13 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
+from patron_core import commands
+from patron_core.machines.this_machine import this_device
+from patron_core.store import Store
 from trainer.contract.devices import (
     DEVICES,
     KNOWN_GPUS,
@@ -128,13 +132,17 @@ def devices_command(flag: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, check=True, capture_output=True, text=True)
 
 
-def test_command_prints_one_profile():
-    done = devices_command("--json")
-    profile = json.loads(done.stdout)
-    assert done.stdout.count("\n") == 1
+def test_this_machine_is_measured_and_estimated_by_that(home, capsys):
+    """`patron measure`, which runs the trainer's own measurement in a process of its own."""
+    assert commands.main(["measure", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    profile = answer["profile"]
     assert profile["cpu"]["f32_flops"] > 1e8
     assert profile["cpu"]["cores"] >= 1
     assert cpu_device(profile).measured
+    assert answer["device"]["f32_flops"] == local_device(profile).f32_flops
+    with closing(Store.open()) as store:
+        assert this_device(store) == local_device(profile)
 
 
 def test_command_prints_the_table():

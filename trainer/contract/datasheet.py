@@ -13,6 +13,7 @@ from typing import NamedTuple
 from trainer.contract.gpus import DEVICES, GIB, Device, is_part
 
 REFERENCE = DEVICES["A100-40GB"]
+HOPPER = ("h100", "h200", "gh200")  # the chip whose own shares are known
 FALLS = 0.7  # power of FLOPs a byte that the reached share falls with
 HIGHEST_MFU = 0.70
 SPREAD = 0.40  # relative, either way
@@ -88,8 +89,9 @@ def measured_device(name: str, *, memory_bytes: int, bf16_flops: float, f32_flop
 
 def _device(sheet: _Sheet, *, memory_bytes: int | None = None, source: str = "") -> Device:
     bf16_flops, bytes_per_s = 1e12 * sheet.bf16_tflops, 1e9 * sheet.gb_per_s
-    at_12 = dict(REFERENCE.mfu)[12]
-    reached = min(HIGHEST_MFU, at_12 * (bf16_flops / bytes_per_s / _balance(REFERENCE)) ** -FALLS)
+    like = DEVICES["H100"] if sheet.match.startswith(HOPPER) else REFERENCE
+    share = (bf16_flops / bytes_per_s / _balance(like)) ** -FALLS
+    highest = 1.0 if like is not REFERENCE else HIGHEST_MFU / dict(REFERENCE.mfu)[12]
     return Device(
         name=sheet.name,
         accelerator=None,
@@ -97,8 +99,8 @@ def _device(sheet: _Sheet, *, memory_bytes: int | None = None, source: str = "")
         bf16_flops=bf16_flops,
         f32_flops=1e12 * sheet.f32_tflops,
         bytes_per_s=bytes_per_s,
-        mfu=tuple((depth, share / at_12 * reached) for depth, share in REFERENCE.mfu),
-        mfu_batch_tokens=REFERENCE.mfu_batch_tokens,
+        mfu=tuple((depth, mfu * min(highest, share)) for depth, mfu in like.mfu),
+        mfu_batch_tokens=like.mfu_batch_tokens,
         mfu_spread=SPREAD,
         mfu_source=source or "its datasheet: no published run on this card, scaled by FLOPs a byte from A100 and H100",
         cores=8,
