@@ -18,7 +18,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, price_view, show, spec_flags, tables
+    from patron_core.ui import charts, inert, onward, price_view, show, spec_flags, tables
     from patron_core.ui.script import Usd, open_session
 
 
@@ -33,10 +33,15 @@ class EstimateArguments(spec_flags.SpecArguments):
     minutes: float = Field(default=60.0, gt=0, le=1e6, description="time budget")
     budget: Usd = Field(default=10.0, gt=0, le=1e6, description="money budget in dollars")
     spot: bool = Field(default=False, description="spot prices, and the reclaims that come with them")
+    gpus: int = Field(
+        default=1, ge=1, le=verbs.MOST_GPUS, description="GPUs of each machine; here without GPUs, processes"
+    )
+    nodes: int = Field(default=1, ge=1, le=verbs.MOST_NODES, description="machines that train together")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
+    FROM_ADDRESS = spec_flags.FROM_ADDRESS | {"depths", "devices", "minutes", "budget", "spot"}
 
 
 @app.cell
@@ -45,6 +50,7 @@ def title():
         EstimateArguments,
         mode=mo.app_meta().mode,
         request=mo.app_meta().request,
+        address=mo.query_params().to_dict(),
         file=__file__,
         description="What depths take on devices: size, memory, time, money and predicted loss. Spends nothing.",
     )
@@ -68,8 +74,10 @@ def question(args):
     minutes = mo.ui.number(0.01, 1e6, value=args.minutes, step=1, label="Budget, min")
     budget = mo.ui.number(0.0001, 1e6, value=args.budget, step=1, label="Budget, $")
     spot = mo.ui.switch(value=args.spot, label="Spot machines")
-    mo.hstack([depths, devices, minutes, budget, spot], justify="start", gap=1.5, wrap=True, align="end")
-    return budget, depths, devices, minutes, spot
+    gpus = mo.ui.number(1, verbs.MOST_GPUS, value=args.gpus, label="GPUs of each machine")
+    nodes = mo.ui.number(1, verbs.MOST_NODES, value=args.nodes, label="Machines")
+    mo.hstack([depths, devices, gpus, nodes, minutes, budget, spot], justify="start", gap=1.5, wrap=True, align="end")
+    return budget, depths, devices, gpus, minutes, nodes, spot
 
 
 @app.cell
@@ -101,12 +109,12 @@ def market_question(args):
 @app.cell
 def lab(session):
     store = session.open_lab(make=False)  # finished runs sharpen the prediction; without a lab nothing is made
-    key = session.key
-    return key, store
+    address = mo.query_params().to_dict()
+    return address, store
 
 
 @app.cell
-def estimate(args, budget, depths, devices, fields, minutes, others, session, spot, store):
+def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others, session, spot, store):
     budget_s = 60 * minutes.value
     given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
     mo.stop(given.failed, mo.callout(mo.md(given.error_markdown()), kind="danger"))
@@ -119,6 +127,7 @@ def estimate(args, budget, depths, devices, fields, minutes, others, session, sp
         budget_s=budget_s,
         budget_usd_micros=verbs.from_usd(budget.value),
         spot=spot.value,
+        world=verbs.WorldSize(per_node=gpus.value, nodes=nodes.value),
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
     rows = outcome.value
@@ -238,41 +247,17 @@ def place_answer(place_table, placed, session):
 
 
 @app.cell
-def draft_of(plans, rows, session):
+def choice_of_plan(rows, session):
     _labels = {f"d{row.recipe.depth} on {row.device.name}": n for n, row in enumerate(rows)}
     wanted = mo.ui.dropdown(_labels, value=next(iter(_labels), None), label="Plan")
-    get_draft, set_draft = mo.state(None, allow_self_loops=True)
     mo.stop(session.is_script or not rows)
-    return get_draft, set_draft, wanted
+    return (wanted,)
 
 
 @app.cell
-def plan_this(budget, get_draft, key, plans, rows, session, set_draft, wanted):
-    def make(_):
-        _row = rows[wanted.value]
-        set_draft(
-            session.call(
-                verbs.plan,
-                session.open_lab(),
-                spec=_row.spec.to_dict(),
-                target=verbs.target_for(_row),
-                max_usd_micros=verbs.from_usd(budget.value),
-                actor=session.actor,
-                key=f"estimate:{key}:{_row.spec.hash()}:{_row.device.name}:{budget.value}",
-            )
-        )
-
-    _draft = get_draft()
-    _button = mo.ui.button(label="Plan this", kind="success", on_click=make)
-    _command = mo.md(inert.md("or, in a shell: {}", inert.code(plans[wanted.value])))
-    _said = mo.md("")
-    if _draft is not None and _draft.failed:
-        _said = mo.callout(mo.md(_draft.error_markdown()), kind="danger")
-    elif _draft is not None:
-        _link = show.page(mo.query_params(), "2_dryrun", run=_draft.value.id)
-        _to = inert.link("Prove it", _link) if _link else inert.code(verbs.next_step(_draft.value))
-        _said = mo.callout(mo.md(inert.md("{} is planned; nothing is spent. Next: {}", _draft.value.name, _to)))
-    mo.vstack([mo.hstack([wanted, _button, _command], justify="start", align="end"), _said])
+def plan_this(address, budget, plans, wanted):
+    _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value}")
+    mo.hstack([wanted, mo.md(inert.paragraphs([_way_on]))], justify="start", align="end", wrap=True)
     return
 
 

@@ -61,9 +61,17 @@ def lab(session):
 
 
 @app.cell
-def form(args, session, store):
-    _target = target_flags.target_of(args.model_dump())
-    _device = session.call(verbs.device_named, store, _target.device)
+def where(args, session):
+    place = mo.ui.dictionary(target_flags.form(args, mo.ui))
+    _shown = mo.hstack([place[name] for name in place], justify="start", wrap=True, align="end")
+    None if session.is_script else mo.vstack([mo.md("### Where"), _shown])
+    return (place,)
+
+
+@app.cell
+def form(args, place, session, store):
+    target = target_flags.target_of(place.value)
+    _device = session.call(verbs.device_named, store, target.device)
     mo.stop(_device.failed, mo.callout(mo.md(_device.error_markdown()), kind="danger"))
     device = _device.value
     _fields = spec_flags.form(args, verbs.defaults_for(device))
@@ -95,16 +103,15 @@ def form(args, session, store):
             mo.accordion({"Spec": mo.vstack([_spec, others])}),
         ]
     )
-    return asked, device, others, plan
+    return asked, device, others, plan, target
 
 
 @app.cell
-def the_question(args, asked, device, others, plan, session):
+def the_question(args, asked, device, others, plan, session, target):
     def ask():
         given = spec_flags.of_form(plan.value, others.value, file=args.spec)
         given = given if args.depth is None and "depth" in given else given | {"depth": asked.value["depth"]}
         lines = [line for line in asked.value["grid"].splitlines() if line.strip()]
-        target = target_flags.target_of(args.model_dump())
         return verbs.Sweep(
             name=asked.value["name"],
             grid=verbs.grid_of(args.grid if session.is_script else lines),

@@ -19,7 +19,7 @@ from corpus import write_corpus
 from record import all_events, curve
 
 from patron_core import settings, verbs
-from patron_core.errors import Refused
+from patron_core.errors import InvalidInput, Refused
 from patron_core.lifecycle import decide
 from patron_core.lifecycle.supervisor import Supervisor, ensure_running
 from patron_core.mirror import tracking
@@ -78,10 +78,11 @@ def drive(supervisor: Supervisor, run: Run, until: Callable[[Run], bool], timeou
     raise AssertionError(f"{seen.id} is {seen.state} ({seen.reason}): {verbs.view(supervisor.store, run.id).to_dict()}")
 
 
-def process_with(home: str, module: str) -> psutil.Process:
+def process_with(home: str, module: str, **variables: str) -> psutil.Process:
     """The process of this test's home that runs a module."""
     for process in psutil.process_iter(["cmdline", "environ"]):
-        ours = (process.info["environ"] or {}).get("PATRON_HOME") == home
+        environ = process.info["environ"] or {}
+        ours = all(environ.get(name) == value for name, value in {"PATRON_HOME": home, **variables}.items())
         if ours and "-m" in (line := process.info["cmdline"] or []) and line[line.index("-m") + 1] == module:
             return process
     raise AssertionError(f"no process of {module} found")
@@ -221,3 +222,42 @@ def test_too_little_data_is_found_by_the_dryrun_and_costs_little(
     assert seen.to_dict()["sentence"] == seen.sentence
     assert words[:2] == ["patron", "dryrun"]
     assert words[words.index("--data") + 1] == spec["data"]
+
+
+@pytest.mark.timeout(240)
+def test_two_ranks_are_proven_and_trained_and_one_that_is_lost_costs_nothing_but_time(
+    store: Store, spec: dict[str, object], living_home: Path
+) -> None:
+    supervisor = Supervisor(store=store)
+    verbs.deposit(store, usd_micros=BUDGET_USD_MICROS, key="first", actor="ada")
+    two = verbs.Target(num_gpus=2)
+    with pytest.raises(InvalidInput, match="cannot be divided over 2 processes"):
+        verbs.plan(store, spec=spec, target=two, actor="ada")
+    run = verbs.plan(store, spec=spec | {"num_steps": 80, "device_batch_size": 8}, target=two, actor="ada")
+    assert run.estimate is not None
+    assert (run.estimate["num_gpus"], run.estimate["device_batch_size"]) == (2, 8)
+    verbs.dryrun(store, run.id, actor="ada", burst_steps=4)
+    run = drive(supervisor, run, lambda seen: seen.state is not RunState.DRYRUN)
+    assert run.dryrun is not None, attempts.for_run(store, run.id)
+    assert run.dryrun["rehearsal"]["ok"]
+    assert run.dryrun["calibration"]["world"] == "2"
+
+    verbs.fund(store, run.id, usd_micros=BUDGET_USD_MICROS // 2, actor="ada", key="go")
+    verbs.launch(store, run.id, actor="ada")
+    directory = RunDir(run.run_dir)
+    drive(supervisor, run, lambda _: any(e.kind == "metrics" and (e.step or 0) > 25 for e in all_events(directory)))
+    process_with(str(living_home), "trainer.train", RANK="1").send_signal(signal.SIGKILL)
+    run = drive(supervisor, run, lambda seen: seen.state is RunState.SUCCEEDED)
+
+    made = [a for a in attempts.for_run(store, run.id) if a.kind == "train"]
+    assert [a.reason for a in made] == [EndReason.LOST, EndReason.COMPLETED]
+    assert "no word from rank 1 of 2" in made[0].evidence["last_word"]["message"]
+    assert (directory.environment() or {})["num_devices"] == 2
+    losses: dict[int, list[float]] = {}
+    for event in all_events(directory):
+        if event.kind == "metrics" and event.step is not None:
+            losses.setdefault(event.step, []).append(event.data["metrics"]["train/loss"])
+    assert sorted(losses) == list(range(1, 81))
+    assert any(len(values) == 2 for values in losses.values())  # after the checkpoint that it went on from
+    assert all(len(set(values)) == 1 for values in losses.values())
+    assert ledger.verify(store) == []

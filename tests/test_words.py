@@ -149,7 +149,6 @@ def raw_prints(source: str) -> Iterator[str]:
 
 
 CHECKED = {  # lines that are checked where they are made, numbers of ours, and paths of this checkout
-    "trainer/launch.py": 1,
     "patron_core/ui/script.py": 3,
     "patron_core/executors/staging.py": 1,
     "patron_core/lifecycle/supervisor.py": 1,

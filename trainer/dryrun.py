@@ -1,11 +1,14 @@
 """Prove a plan on the machine that will train: a measured burst, a kill and a resume, and a cloud's notice.
 
     python -m trainer.dryrun SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N]
+    PET_NPROC_PER_NODE=8 python -m trainer.dryrun ...               with torchrun, which reads PET_NNODES, ... too
 
 One process does N steps, an evaluation and a checkpoint, and steps on; it is killed with SIGKILL once step N + 1 is
 on record. A second process has to resume at step N and find the same loss in step N + 1; it is told to go with SIGTERM,
 as by a cloud that takes its machine, and what it saves and brings up is timed. result.json then holds `burst` and
 `rehearsal`. Exit codes are the trainer's; 1 when the resume did not hold. Needs a run directory of its own.
+Over several machines the first one rehearses, and the others' ranks take part: they are lost with the kill, start again
+and are told to go.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from trainer.contract.events import attempt_segments, free_attempt_name, seq_of
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
 from trainer.contract.layout import EVENTS, RESULT
+from trainer.contract.ranks import LastWord, node_rank, torchrun, world_size
 from trainer.contract.remote import Remote, is_url
 from trainer.contract.words import printable
 
@@ -42,17 +46,21 @@ class Rehearsal:
         self._expected = ("--expect-device", args.expect_device) if args.expect_device else ()
         self._attempt: str = args.attempt or free_attempt_name(self._run_dir)
         self._deadline_at = time.monotonic() + args.deadline_s if args.deadline_s is not None else None
+        self._world = world_size()
         self._child: subprocess.Popen[bytes] | None = None
+        self._last_word = LastWord(self._attempt, None)
         self._stopped = False
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
+        if node_rank():
+            return self._take_part()
         killed_at = self._burst_and_kill()
         first = self._result()
         if killed_at is None:  # refused, failed or stopped: its own result stands
             assert self._child is not None
-            return int(self._child.returncode)
+            return self._exit_code(self._child)
         if self._stopped:
             return EXIT_RESUME
         told, exit_code = self._resume_and_tell_to_go(_burst_end(first) + 2, killed_at)
@@ -71,14 +79,27 @@ class Rehearsal:
         print(printable(f"dryrun: {message}"), file=sys.stderr)
         return EXIT_DONE if ok else EXIT_ERROR
 
+    def _take_part(self) -> int:
+        """On the machines beside the first: the burst until that is killed, then until it is told to go."""
+        self._start("--burst", str(self._steps), "--rehearse").wait()
+        if not self._stopped:
+            self._start("--burst", "1", "--rehearse").wait()
+        return EXIT_RESUME if self._stopped else EXIT_DONE  # what came of it, the first machine says
+
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
         options += self._expected
+        self._last_word = LastWord(self._attempt, self._result())
         command = [*python_module("trainer.train"), self._spec, self._place]
         command += ["--attempt", self._attempt, *options]
         if self._deadline_at is not None:
             command += ["--deadline-s", f"{max(1.0, self._deadline_at - time.monotonic()):.1f}"]
-        self._child = subprocess.Popen(command)
+        self._child = subprocess.Popen(torchrun(command) if self._world.ranks > 1 else command)
         return self._child
+
+    def _exit_code(self, child: subprocess.Popen[bytes]) -> int:
+        """Waits for its end. torchrun's own says only that it was a bad one."""
+        code = child.wait()
+        return self._last_word.exit_code(code, self._result()) if self._world.ranks > 1 else code
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self._stopped = True
@@ -105,10 +126,10 @@ class Rehearsal:
         while child.poll() is None and not any(at > killed_at for at, _ in self._losses(step)):
             time.sleep(POLL_S)
         if child.poll() is not None or self._stopped:
-            return {}, child.wait()
+            return {}, self._exit_code(child)
         asked_at = time.monotonic()
         child.send_signal(signal.SIGTERM)
-        exit_code = child.wait()
+        exit_code = self._exit_code(child)
         gone_s = time.monotonic() - asked_at
         if self._stopped or exit_code != EXIT_RESUME:  # it came to its last step meanwhile
             return {}, exit_code

@@ -83,6 +83,7 @@ class Session:
             loop.restore(checkpoint)
         self.micro = Micro(
             batch_size=loop.batch_size,
+            num_ranks=world.size,
             rows=loop.num_micro_batches * loop.batch_size // world.size,
             recipe=loop.recipe,
             item_bytes=machine.dtype.itemsize,

@@ -2,7 +2,7 @@
 
     python -m trainer.train SPEC.json RUN_DIR [--attempt NAME] [--deadline-s S] [--burst N [--rehearse]]
 
-    python -m trainer.launch --nproc N SPEC.json RUN_DIR [...]     the same with N processes, on as many GPUs
+    torchrun --nproc-per-node N -m trainer.train SPEC.json RUN_DIR [...]    the same with N processes, on as many GPUs
 
 SPEC.json and RUN_DIR are paths, or URLs: s3://BUCKET/FOLDER, gs://BUCKET/FOLDER (see contract.remote).
 Start it as often as you like: it resumes from the newest good checkpoint in RUN_DIR, and a finished run ends at once.

@@ -8,6 +8,7 @@ from typing import Any
 
 from patron_core.errors import InvalidInput
 from patron_core.estimate.lateness import ON_TIME, Lateness
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
 # A burst sees a moment; a CPU is shared with whatever else its owner does during the run.
@@ -37,6 +38,7 @@ class Calibration:
     checkpoint_stall_s: float | None = None
     peak_memory_bytes: int | None = None
     upload_bytes_per_s: float | None = None  # of a checkpoint, to the run's bucket
+    world: str = "1"  # WorldSize: processes that shared the step; their memory is of one
     late: Lateness = ON_TIME  # what finished runs add to it; kept with them, not here
 
     @property
@@ -54,7 +56,16 @@ class Calibration:
         return cls(**{**values, "startup_s": startup_s})
 
     @classmethod
-    def from_spec(cls, spec: TrainSpec, *, device: str, source: str, step_s: float, **measured: Any) -> Calibration:
+    def from_spec(
+        cls,
+        spec: TrainSpec,
+        *,
+        device: str,
+        source: str,
+        step_s: float,
+        world: WorldSize = WorldSize(),  # noqa: B008  # frozen
+        **measured: Any,
+    ) -> Calibration:
         """The configuration comes from the spec that ran. `measured` are this class's other fields."""
         recipe = spec.recipe()
         return cls(
@@ -63,8 +74,9 @@ class Calibration:
             depth=spec.depth,
             flops_per_token=recipe.flops_per_token,
             batch_tokens=recipe.batch_tokens,
-            micro_batch_tokens=spec.micro_batch_size() * spec.sequence_len,
+            micro_batch_tokens=spec.micro_batch_size(world.ranks) * spec.sequence_len,
             step_s=step_s,
+            world=str(world),
             **measured,
         )
 
@@ -77,6 +89,7 @@ class Calibration:
         device: str,
         source: str,
         provisioning_s: float | None = None,
+        world: WorldSize = WorldSize(),  # noqa: B008  # frozen
     ) -> Calibration:
         """From the `burst` of a dryrun's result.json. `provisioning_s`: submit to process start, where it was seen."""
         if not burst.get("step_s"):
@@ -94,6 +107,7 @@ class Calibration:
             device=device,
             source=source,
             step_s=step_s,
+            world=world,
             step_spread=min(0.5, max(LEAST_SPREAD.get(device, 0.02), 0.5 * iqr_s / step_s)),
             eval_s=burst.get("eval_s") or (per_token * spec.eval_tokens if per_token else None),
             eval_tokens=spec.eval_tokens,

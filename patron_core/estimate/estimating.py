@@ -8,18 +8,21 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from patron_core.errors import InvalidInput
 from patron_core.estimate import wall
-from patron_core.estimate.calibration import STARTUP_PHASES, Calibration
+from patron_core.estimate.assumptions import assumptions_of
+from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.lateness import AROUND, ON_TIME
 from patron_core.estimate.memory import Memory, estimate_memory
 from patron_core.estimate.verdict import Budget, Verdict, check_budget, explain, judge
 from patron_core.interval import Interval, total
-from patron_core.money import cost_usd_micros, format_usd
+from patron_core.money import cost_usd_micros
 from patron_core.prices import Price, checked_price
-from patron_core.scaling import Fit, corpus_fit, outside, predict, regime
+from patron_core.scaling import Fit, corpus_fit, predict, regime
 from trainer.contract.devices import Device
+from trainer.contract.ranks import WorldSize
 from trainer.contract.recipe import Recipe, make_recipe
-from trainer.contract.spec import TrainSpec
+from trainer.contract.spec import SpecError, TrainSpec
 from trainer.contract.storage import checkpoint_bytes
 
 GB = 1e9
@@ -49,7 +52,8 @@ class Estimate:
     dtype: str
     compiled: bool
     local: bool
-    micro_batch_size: int
+    micro_batch_size: int  # of one rank
+    world: WorldSize
     step_s: Interval
     eval_s: Interval
     num_evals: int
@@ -92,11 +96,12 @@ class Estimate:
     @property
     def mfu(self) -> float:
         peak = self.device.bf16_flops if self.dtype == "bfloat16" else self.device.f32_flops
+        peak *= self.world.nodes * (1 if self.device.is_cpu else self.world.per_node)
         return self.recipe.flops_per_token * self.tokens_per_s / peak
 
     @property
     def assumptions(self) -> tuple[str, ...]:
-        return tuple(_assumptions(self))
+        return tuple(assumptions_of(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON: seconds, bytes, integer micro-dollars."""
@@ -114,6 +119,8 @@ class Estimate:
             "num_steps": recipe.num_steps,
             "batch_tokens": recipe.batch_tokens,
             "device_batch_size": self.micro_batch_size,
+            "num_gpus": self.world.per_node,
+            "num_nodes": self.world.nodes,
             "num_evals": self.num_evals,
             "step_s": self.step_s.to_dict(),
             "eval_s": self.eval_s.to_dict(),
@@ -161,12 +168,22 @@ def _recipe(depth: int, *values: Any) -> Recipe:
     return make_recipe(depth, **dict(zip(_RECIPE_FIELDS, values, strict=True)))
 
 
-def _micro_batch_size(spec: TrainSpec, recipe: Recipe) -> int:
-    """TrainSpec.micro_batch_size, without making the recipe again; a test compares."""
+def _micro_batch_size(spec: TrainSpec, recipe: Recipe, world: WorldSize) -> int:
+    """The same for one process without making the recipe again; a test compares."""
+    if world.ranks > 1:
+        return micro_batch_size(spec, world)
     if spec.device_batch_size:
         return spec.device_batch_size
     rows = recipe.batch_tokens // recipe.sequence_len
     return min(16, rows & -rows)
+
+
+def micro_batch_size(spec: TrainSpec, world: WorldSize) -> int:
+    """Sequences of one rank. Raises InvalidInput for a batch that cannot be divided over the ranks."""
+    try:
+        return spec.micro_batch_size(world.ranks)
+    except SpecError as error:
+        raise InvalidInput(error.problems, next="take another number of --gpus, or another --batch-tokens") from error
 
 
 def estimate(
@@ -181,28 +198,31 @@ def estimate(
     local: bool | None = None,
     prepared: bool = False,
     egress_usd_micros_per_gb: int = 0,
+    world: WorldSize = wall.ONE,
 ) -> Estimate:
     """What a run of `spec` on `device` will take.
 
     `fit`: the loss law, from `scaling.refit`; None: the corpus's own. `local`: no machine to wait for and a cache that
     stays; None: when the device is this machine's CPU. `prepared`: the tokens are in that cache already. `egress_...`:
-    what a checkpoint's way to its bucket costs. Raises Refused for an implausible price, InvalidInput for a budget that
-    is not above 0.
+    what a checkpoint's way to its bucket costs. `world`: the processes that train together, on a device each; `price`
+    is of all their machines. Raises Refused for an implausible price, InvalidInput for a budget that is not above 0
+    and for a batch that cannot be divided over the ranks.
     """
     checked_price(price)
     check_budget(budget_s, budget_usd_micros)
     recipe = _recipe(*_recipe_key(spec))
     fit = corpus_fit(spec.data) if fit is None else fit
     local = device.is_cpu if local is None else local
-    if calibration is not None and calibration.device != device.name:
+    if calibration is not None and (calibration.device, calibration.world) != (device.name, str(world)):
         calibration = None  # another machine's seconds say nothing here
     dtype = compute_dtype(spec, device)
     item_bytes = 2 if dtype == "bfloat16" else 4
     compiled = (not device.is_cpu) if spec.compile is None else spec.compile
-    micro_batch_size = _micro_batch_size(spec, recipe)
+    micro_batch_size = _micro_batch_size(spec, recipe, world)
 
     late = calibration.late if calibration is not None else ON_TIME
-    said_step_s = wall.step_seconds(recipe, device, micro_batch_size * recipe.sequence_len, item_bytes, calibration)
+    tokens = micro_batch_size * recipe.sequence_len
+    said_step_s = wall.step_seconds(recipe, device, tokens, item_bytes, calibration, world)
     said_eval_s = wall.eval_seconds(spec, recipe, device, said_step_s, calibration)
     step_s, eval_s = late.steps.factored(said_step_s), late.evals.factored(said_eval_s)
     num_evals = wall.count_evals(recipe.num_steps, spec.eval_every_steps)
@@ -233,6 +253,7 @@ def estimate(
         item_bytes=item_bytes,
         compiled=compiled,
         calibration=calibration,
+        world=world,
     )
     budget = Budget(s=budget_s, usd_micros=budget_usd_micros)
     return Estimate(
@@ -246,6 +267,7 @@ def estimate(
         compiled=compiled,
         local=local,
         micro_batch_size=micro_batch_size,
+        world=world,
         step_s=step_s,
         eval_s=eval_s,
         num_evals=num_evals,
@@ -293,36 +315,3 @@ def compute_dtype(spec: TrainSpec, device: Device) -> str:
     if spec.dtype != "auto":
         return spec.dtype
     return "bfloat16" if device.native_bf16 else "float32"
-
-
-def _assumptions(e: Estimate) -> list[str]:
-    device, calibration = e.device, e.calibration
-    sentences = [e.price.sentence()]
-    if calibration is not None:
-        step = f"{calibration.step_s:.3g} s a step at depth {calibration.depth}"
-        sentences.append(f"Step time from {calibration.source}: {step}.")
-        if calibration.flops_per_token != e.recipe.flops_per_token:
-            sentences.append("It was another model; scaled by FLOPs and by the MFU expected of each depth.")
-        sentences += [calibration.late.sentence] if calibration.late.sentence else []
-    else:
-        sentences.append(f"{e.mfu:.0%} MFU on {device.name}, from {device.mfu_source}; a dryrun replaces this.")
-    if not (calibration and calibration.eval_s):
-        low, _, high = wall.EVAL_OVER_FORWARD["cpu" if device.is_cpu else "cuda"]
-        sentences.append(f"An evaluation takes {low} to {high} times its arithmetic, a third of training's.")
-    if not (calibration and calibration.startup_s):
-        start = total(phase for name, phase in e.phases_s.items() if name in STARTUP_PHASES)
-        sentences.append(f"{start.low:.0f} to {start.high:.0f} s before the first step are assumed, not measured.")
-    sentences.append(
-        "Peak memory was measured at this depth and micro-batch."
-        if e.memory.measured
-        else "Peak memory from a formula fitted to three published runs: 15 % lower to 20 % higher."
-    )
-    if e.price.spot:
-        sentences.append("The upper bound pays for one reclaim of the spot machine every two hours, started anew.")
-    if e.egress_usd_micros_per_gb:
-        saves = f"a checkpoint of {e.checkpoint_bytes / GB:.1f} GB each {e.checkpoint_interval_s:.0f} s"
-        sentences.append(f"Egress is held beside it: {saves}, at {format_usd(e.egress_usd_micros_per_gb)} a GB.")
-    sentences.append(f"Loss on {e.spec.data}: {e.fit.source}.")
-    if outside(e.fit, e.recipe.num_params.scaling, e.recipe.train_tokens) > 0:
-        sentences.append("The run lies outside the range those runs cover, so its loss is an extrapolation.")
-    return sentences

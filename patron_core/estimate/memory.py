@@ -11,10 +11,12 @@ from patron_core.interval import Interval
 from patron_core.scaling.law import Z90
 from trainer.contract.devices import Device
 from trainer.contract.footprint import FRAGMENTATION, memory_parts
+from trainer.contract.ranks import WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.storage import checkpoint_bytes
 
 CUDA_CONTEXT_BYTES = 0.8e9  # not in torch's own count, but gone
+ONE = WorldSize()
 SPREAD = (0.85, 1.0, 1.20)
 
 
@@ -55,17 +57,22 @@ def estimate_memory(
     item_bytes: int,
     compiled: bool,
     calibration: Calibration | None = None,
+    world: WorldSize = ONE,
 ) -> Memory:
+    """Of one rank on its device: the optimizer's state is shared out over all of them, the rest is whole on each.
+    Processes on one CPU share its memory."""
     parts = memory_parts(
         recipe, micro_batch_size=micro_batch_size, item_bytes=item_bytes, compiled=compiled, cpu=device.is_cpu
     )
+    parts["optimizer"] /= world.ranks
     if device.is_cpu:
+        parts = {name: world.per_node * num_bytes for name, num_bytes in parts.items()}
         parts["checkpoint"] = checkpoint_bytes(recipe, item_bytes)  # the copy that is written while training goes on
     peak = sum(parts.values())
     low, mid, high = SPREAD
     measured = _measured_bytes(recipe, micro_batch_size, calibration)
     if measured is not None:
-        peak, low, high = measured, 0.98, 1.04
+        peak, low, high = measured * (world.per_node if device.is_cpu else 1), 0.98, 1.04
     usable = (device.memory_bytes - (0 if device.is_cpu else CUDA_CONTEXT_BYTES)) * (1 - FRAGMENTATION)
     return Memory(
         peak_bytes=Interval(low * peak, mid * peak, high * peak),

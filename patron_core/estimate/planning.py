@@ -10,11 +10,12 @@ from typing import Any, Literal
 from patron_core.errors import InvalidInput, Refused
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.estimating import Estimate, estimate
-from patron_core.estimate.wall import corpus_train_tokens
+from patron_core.estimate.wall import ONE, corpus_train_tokens
 from patron_core.money import format_usd
 from patron_core.prices import Price
 from patron_core.scaling import Fit
 from trainer.contract.devices import Device
+from trainer.contract.ranks import WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 
@@ -58,6 +59,7 @@ def estimate_table(
     budget_usd_micros: int | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
     fit: Fit | None = None,
+    world: WorldSize = ONE,
 ) -> list[Estimate]:
     """Every depth on every device, depth by depth. `spec` gives all but depth; calibrations are by device name."""
     devices = list(devices)
@@ -75,6 +77,7 @@ def estimate_table(
                     budget_usd_micros=budget_usd_micros,
                     calibration=(calibrations or {}).get(device.name),
                     fit=fit,
+                    world=world,
                 )
             )
     return rows

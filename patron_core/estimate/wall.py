@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from patron_core.estimate.calibration import START, STARTUP_PHASES, Calibration
 from patron_core.interval import ZERO, Interval, total
 from trainer.contract.devices import Device
+from trainer.contract.ranks import WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 from trainer.contract.storage import checkpoint_bytes
@@ -35,6 +36,9 @@ STALL_SHARE = Interval(0.1, 0.5, 1.0)  # of a save that the steps wait for
 # An evaluation against its arithmetic at training MFU. CPU: 1.5 at depth 1 and 2, where the loss is most of the work
 EVAL_OVER_FORWARD = {"cuda": Interval(0.9, 1.15, 1.7), "cpu": Interval(0.9, 1.5, 2.2)}
 MICRO_BATCH_HALF_TOKENS = 2570.0  # from depth 10 on A100: 53 % at 32768 tokens in a micro-batch, 55 % at 65536
+# Of the speed of so many alone: priors. Sums of gradients and sharded updates over NVLink, and over a network
+OVER_GPUS, OVER_NODES, RANKS_SPREAD = 0.9, 0.7, 0.15
+ONE = WorldSize()
 SPOT_MTBF_S = Interval(math.inf, 6 * 3600, 2 * 3600)
 STDLIB_BYTES = 31.5e6  # CPython 3.11's, as read by trainer.data
 STDLIB_TRAIN_TOKENS = 8.5e6  # at 4096 ids; 7.2 M at 16384, 6.9 M at 32768
@@ -76,14 +80,29 @@ def prior_flops_per_s(device: Device, depth: int, micro_batch_tokens: int, item_
     return peak * min(0.85, mfu_at(device, depth) * batch_factor)
 
 
+def times_faster(device: Device, world: WorldSize) -> float:
+    """Than one process: GPUs add up, less what the ranks wait for each other; processes on one CPU share its cores."""
+    if world.ranks == 1:
+        return 1.0
+    machines = world.nodes * (1 if device.is_cpu else world.per_node)
+    return machines * (OVER_NODES if world.nodes > 1 else OVER_GPUS)
+
+
 def step_seconds(
-    recipe: Recipe, device: Device, micro_batch_tokens: int, item_bytes: int, calibration: Calibration | None
+    recipe: Recipe,
+    device: Device,
+    micro_batch_tokens: int,
+    item_bytes: int,
+    calibration: Calibration | None,
+    world: WorldSize = ONE,
 ) -> Interval:
+    """Of a whole batch, by all ranks together."""
     flops = recipe.flops_per_token * recipe.batch_tokens
-    expected = prior_flops_per_s(device, recipe.depth, micro_batch_tokens, item_bytes)
-    spread = device.mfu_spread
+    expected = prior_flops_per_s(device, recipe.depth, micro_batch_tokens, item_bytes) * times_faster(device, world)
+    spread = device.mfu_spread + (0.0 if world.ranks == 1 else RANKS_SPREAD)
     if calibration is not None:
         same = prior_flops_per_s(device, calibration.depth, calibration.micro_batch_tokens, item_bytes)
+        same *= times_faster(device, world)
         expected = calibration.flops_per_s * expected / same
         spread = calibration.step_spread
         if calibration.flops_per_token != recipe.flops_per_token:

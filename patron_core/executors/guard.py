@@ -4,7 +4,8 @@
 
 It keeps the deadline over all starts of the job together, counted from the boot of a machine that was made for one,
 since that is what is paid for; passes requests to stop on, writes down what happened to
-RUN_DIR/machines (records.py), and tells by its exit code whether to start the job again:
+RUN_DIR/machines (records.py), and tells by its exit code whether to start the job again. Of several machines each has
+its own guard, which keeps the same deadline and hears the same requests:
 
     75   start it again: it was told to go and saved a checkpoint, or died of nothing that is known
     79   do not: it was asked to stop, or its deadline is over; a checkpoint is there. Also where another job of
@@ -36,7 +37,7 @@ from patron_core import settings
 from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.records import Records
-from patron_core.executors.watcher import Silence, Watcher, changed_at
+from patron_core.executors.watcher import Ending, Silence, Watcher, changed_at
 from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
 from trainer.contract import control
@@ -44,6 +45,7 @@ from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, E
 from trainer.contract.grace import kill_after_s
 from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.masking import mask
+from trainer.contract.ranks import node_rank
 from trainer.contract.remote import is_url
 from trainer.contract.words import printable
 
@@ -60,7 +62,7 @@ class Guard:
     def __init__(self, *, key: str, run_dir: str, command: Sequence[str], deadline_s: float, grace_s: float):
         self.key, self.run_dir, self.command = key, run_dir, command
         self.grace_s = grace_s
-        self.records = Records(run_dir, key)
+        self.records = Records(run_dir, key, node=node_rank())
         self.before = self.records.starts()
         self.number = len(self.before) + 1
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
@@ -97,15 +99,16 @@ class Guard:
         if evidence:
             self._write_end(None, None)
             return EXIT_STOPPED
+        ending = Ending(self.command, self.run_dir, self.key)
         try:
             workload = self._start()
         except OSError as error:
             evidence["error"] = f"cannot start {self.command[0]!r}: {error}"
             self._write_end(EXIT_NOT_STARTED, None)
             return EXIT_NOT_STARTED
-        return self._see_through(workload)
+        return self._see_through(workload, ending)
 
-    def _see_through(self, workload: subprocess.Popen[bytes]) -> int:
+    def _see_through(self, workload: subprocess.Popen[bytes], ending: Ending) -> int:
         passing_on = threading.Thread(target=self._pass_on, args=(workload,), daemon=True)
         passing_on.start()
         code = self.watcher.watch(
@@ -116,7 +119,7 @@ class Guard:
             heartbeat_s=HEARTBEAT_S,
         )
         passing_on.join(_TAIL_WITHIN_S)
-        exit_code, signum = (code, None) if code >= 0 else (None, -code)
+        exit_code, signum = ending.read(code)
         if exit_code == EXIT_RESUME and self._ended_at_a_deadline():
             self.watcher.evidence["deadline_hit"] = True
         if exit_code == EXIT_RESUME and self._own_reason() == SOURCE_UNREACHABLE:

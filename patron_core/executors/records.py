@@ -1,6 +1,8 @@
 """Small JSON files in a run directory that the machine and the core write for each other.
 
-machines/<key>-<n>.json   the machine's: one for each start of the job `key`, from 1; rewritten while it runs
+machines/<key>-<n>.json   the machine's: one for each start of the job `key`, from 1; rewritten while it runs.
+                          Of several machines that start together the first one's; what they cost is counted by it
+machines/<key>-node<r>-<n>.json   the others'
 stops/<key>.json          the core's: please stop; `kill_after_s` seconds later, by force
 """
 
@@ -19,8 +21,9 @@ MAX_STARTS = 10_000
 class Records:
     """Of one job. Raises OSError when the run directory cannot be reached."""
 
-    def __init__(self, run_dir: str, key: str):
+    def __init__(self, run_dir: str, key: str, *, node: int = 0):
         self._place, self._key = place_of(run_dir), key
+        self._name = f"{key}-node{node}" if node else key
 
     def starts(self) -> list[dict[str, Any]]:
         """The records of every start so far, in order."""
@@ -45,7 +48,7 @@ class Records:
         self._place.write(self._stop(), json.dumps(wish).encode())
 
     def _machine(self, number: int) -> str:
-        return f"machines/{self._key}-{number}.json"
+        return f"machines/{self._name}-{number}.json"
 
     def _stop(self) -> str:
         return f"stops/{self._key}.json"

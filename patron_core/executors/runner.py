@@ -27,7 +27,7 @@ from typing import IO, Any
 from patron_core import settings
 from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
-from patron_core.executors.watcher import Silence, Watcher, changed_at
+from patron_core.executors.watcher import Ending, Silence, Watcher, changed_at
 from patron_core.rundir.files import read_json, write_json
 from trainer.contract import control
 from trainer.contract.exits import EXIT_NOT_STARTED
@@ -77,6 +77,7 @@ class Runner:
             self.watcher.evidence["stopped_before_start"] = True
             self._write_exit(None, None)
             return
+        ending = Ending(self.job["command"], self.job["run_dir"], self.job["key"])
         try:
             workload = self._start()
         except OSError as error:
@@ -90,7 +91,7 @@ class Runner:
             look_s=HEARTBEAT_S,
             heartbeat_s=HEARTBEAT_S,
         )
-        self._write_exit(code if code >= 0 else None, -code if code < 0 else None)
+        self._write_exit(*ending.read(code))
 
     def _put_on_record(self) -> None:
         write_json(
@@ -113,7 +114,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self.job["env"] | {processes.JOB_VARIABLE: self.job["key"]},
+                env=settings.for_workloads() | self.job["env"] | {processes.JOB_VARIABLE: self.job["key"]},
                 start_new_session=True,
                 preexec_fn=processes.dying_with(os.getpid()),
             )

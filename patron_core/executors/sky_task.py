@@ -46,7 +46,11 @@ def key_of(name: str) -> str | None:
 
 def make_task(job: Job) -> dict[str, Any]:
     """The task file of the job's kind, filled in. Raises Refused where the file is not there."""
-    task = _task_file("dryrun.yaml" if job.kind == "dryrun" else "train.yaml")
+    task = _task_file(_file_of(job))
+    if job.kind == "dryrun":  # a burst is short, so start it again
+        task["resources"]["job_recovery"].pop("recover_on_exit_codes", None)
+    if "num_nodes" in task:
+        task["num_nodes"] = int(job.machine["num_nodes"])
     task["name"] = job_name(job.lab, job.key)
     task["resources"] = _resources(task["resources"], job.machine)
     python = os.environ.get("PATRON_SKY_PYTHON", "")
@@ -54,7 +58,7 @@ def make_task(job: Job) -> dict[str, Any]:
         task.pop("workdir")
     else:
         task["workdir"] = str(stage(Path(__file__).parents[2]))
-    here = {"PATRON_CACHE"}  # a path of this machine says nothing there
+    here = {"PATRON_CACHE", "OMP_NUM_THREADS"}  # a path and a share of the cores of this machine say nothing there
     task["envs"] |= {name: value for name, value in job.env.items() if name not in here} | {
         **carried(job.run_dir),
         "PATRON_RUN_DIR": job.run_dir,
@@ -68,6 +72,12 @@ def make_task(job: Job) -> dict[str, Any]:
     if cache := os.environ.get("PATRON_SKY_CACHE"):
         task["envs"]["PATRON_CACHE"] = cache
     return task
+
+
+def _file_of(job: Job) -> str:
+    if int(job.machine.get("num_gpus") or 1) * int(job.machine.get("num_nodes") or 1) > 1:
+        return "train-multi.yaml"
+    return "dryrun.yaml" if job.kind == "dryrun" else "train.yaml"
 
 
 def setup_of_machines() -> dict[str, str]:

@@ -12,13 +12,16 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
+from patron_core.rundir.rundir import RunDir
+from trainer.contract.exits import EXIT_SIGKILL
+from trainer.contract.ranks import LastWord, is_torchrun
 
 _LONGEST_LOOK_S = 10.0  # between two looks; more means that the watcher itself was stopped
 
@@ -40,6 +43,26 @@ class Silence:
             self.longest_s = max(self.longest_s, self.seconds)
             self.seconds, self._last = 0.0, state
         return {"silent_s": self.seconds, "longest_silence_s": self.longest_s}
+
+
+class Ending:
+    """How a workload ended: by its exit code, and where torchrun started it by what its ranks had to say."""
+
+    def __init__(self, command: Sequence[str], run_dir: str, key: str):
+        self._run_dir = run_dir
+        self._last_word = LastWord(key, self._result()) if is_torchrun(command) else None
+
+    def read(self, code: int) -> tuple[int | None, int | None]:
+        """Exit code and signal, one of them None, of what `Watcher.watch` gave."""
+        if self._last_word is not None:
+            code = self._last_word.exit_code(code, self._result())
+            code = -signal.SIGKILL if code == EXIT_SIGKILL else code
+        return (code, None) if code >= 0 else (None, -code)
+
+    def _result(self) -> Mapping[str, Any] | None:
+        with suppress(OSError):  # a bucket that does not answer
+            return RunDir(self._run_dir).result()
+        return None
 
 
 class Watcher:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, learned, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, learned, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.observe import Scene, attempt_dir
@@ -30,7 +30,6 @@ from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
-CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
 _WORTH_MOVING_S = 1.0  # rounding to micro-dollars makes less
 # it ran and was done, or lost its machine and found no other, between two looks
 _UNSEEN = {
@@ -131,7 +130,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             key=attempt.id,
             command=_command(run, attempt, directory, deadline_s),
             run_dir=directory,
-            env=workload.workload_env()
+            env=workload.workload_env(workload.world_of(attempt.price))
             | _pace_of_saves(run, attempt)
             | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
             deadline_s=deadline_s,
@@ -158,7 +157,8 @@ def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> t
     if attempt.kind == "dryrun":
         return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
     expected = (run.dryrun or {}).get("environment_hash")
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device)
+    world = workload.world_of(attempt.price)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
@@ -214,6 +214,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         if attempt.kind == "train":
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
+                off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
                 learned.record_run(conn, run, left.result, now=now)
                 learned.record_timing(conn, run, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
@@ -295,9 +296,11 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     attempt, seen = scene.attempt, scene.observation
     if attempt is None or seen is None or seen.uptime_s is None:
         return
-    if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
+    if bill.is_due(run_id=attempt.run_id, charged_s=attempt.charged_s, uptime_s=seen.uptime_s):
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
+            if attempt.kind == "train":
+                off_forecast.note(conn, scene.run, actor=SUPERVISOR, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:

@@ -13,6 +13,7 @@ from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
 from patron_core.store import attempts, calibrations
 from patron_core.store.records import Attempt, Run
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
 _RESULT_KEYS = (
@@ -132,4 +133,5 @@ def machine_of(run: Run) -> str:
 def _calibration(run: Run, burst: dict[str, Any], source: str) -> Calibration:
     device = str((run.estimate or {}).get("device", "cpu"))
     spec = TrainSpec.from_dict(run.spec)
-    return Calibration.from_burst(spec, burst, device=device, source=source)
+    world = WorldSize(per_node=(run.estimate or {}).get("num_gpus", 1), nodes=(run.estimate or {}).get("num_nodes", 1))
+    return Calibration.from_burst(spec, burst, device=device, source=source, world=world)

@@ -5,17 +5,21 @@ The core knows a workload as a command, a run directory and exit codes. What a s
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
+from trainer.contract.devices import describe_cpu
 from trainer.contract.grace import stop_within_s
+from trainer.contract.ranks import WorldSize, torchrun
 from trainer.contract.remote import join
 from trainer.contract.spec import SpecError, TrainSpec
 
 WORKLOAD = "trainer"
+ONE = WorldSize()
 
 
 def check_spec(values: Mapping[str, Any]) -> TrainSpec:
@@ -27,11 +31,17 @@ def check_spec(values: Mapping[str, Any]) -> TrainSpec:
 
 
 def train_command(
-    run_dir: str, attempt_id: str, deadline_s: float, environment_hash: str | None, device: str | None = None
+    run_dir: str,
+    attempt_id: str,
+    deadline_s: float,
+    environment_hash: str | None,
+    device: str | None = None,
+    world: WorldSize = ONE,
 ) -> tuple[str, ...]:
     """Start or resume the training in `run_dir`; on another environment than the one proven it exits with 78."""
     proven = ("--expect-environment", environment_hash) if environment_hash else ()
-    return (*_start("trainer.train", run_dir, attempt_id, deadline_s), *proven, *_on(device))
+    command = (*_start("trainer.train", run_dir, attempt_id, deadline_s), *proven, *_on(device))
+    return tuple(torchrun(command)) if world.ranks > 1 else command
 
 
 def dryrun_command(
@@ -39,7 +49,8 @@ def dryrun_command(
 ) -> tuple[str, ...]:
     """A short burst of the same spec, with a kill-and-resume round trip, in a run directory of its own.
 
-    `device`: the GPU that was planned with; on anything else it exits with 78.
+    `device`: the GPU that was planned with; on anything else it exits with 78. Over several processes it starts as many
+    as the training will be, by what `workload_env` says.
     """
     return (*_start("trainer.dryrun", run_dir, attempt_id, deadline_s), "--burst", str(burst_steps), *_on(device))
 
@@ -53,10 +64,18 @@ def environment_command(run_dir: str) -> tuple[str, ...]:
     return (*_python("trainer.environment"), join(run_dir, "spec.json"))
 
 
-def workload_env() -> dict[str, str]:
-    """What every command above needs in its environment: the one cache, so that data is prepared once; and the time to
-    stop in that whoever kills it counts with."""
-    return {"PATRON_CACHE": str(settings.cache()), "PATRON_STOP_WITHIN_S": f"{stop_within_s():g}"}
+def workload_env(world: WorldSize = ONE) -> dict[str, str]:
+    """What every command above needs in its environment: the one cache, so that data is prepared once; the time to stop
+    in that whoever kills it counts with; how many processes there are, and each one's share of this machine's cores."""
+    found = {"PATRON_CACHE": str(settings.cache()), "PATRON_STOP_WITHIN_S": f"{stop_within_s():g}"} | world.environ()
+    if world.ranks > 1 and "OMP_NUM_THREADS" not in os.environ:
+        found["OMP_NUM_THREADS"] = str(max(1, int(describe_cpu()["cores"]) // world.per_node))
+    return found
+
+
+def world_of(price: Mapping[str, Any]) -> WorldSize:
+    """The processes that an attempt was priced for, and that a dryrun proved."""
+    return WorldSize(**price["world"]) if price.get("world") else ONE
 
 
 def _start(module: str, run_dir: str, attempt_id: str, deadline_s: float) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 Target()                                                   this machine
 Target(executor="sky", device="H100", spot=True)           a GPU of the table, through SkyPilot
+Target(executor="sky", device="H100", num_gpus=8, num_nodes=2)      two machines with eight of them each
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from patron_core.prices import Price, checked_price, fallback_price
 from patron_core.store import Store
 from patron_core.store.records import Run
 from trainer.contract.devices import DEVICES, Device, cpu_device, find_device
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import PATH, SOURCES
 
 LOCAL_DEVICE = "local"  # this machine
@@ -27,6 +29,7 @@ CPU = "cpu"  # elsewhere, a machine without a GPU: its speed is guessed from thi
 GIVEN_SOURCE = "given"
 _NEAR = 1.1  # a zone that costs this much more than the cheapest is as good; what is charged is the dearest of them
 _MOST_PLACES = 6
+MOST_GPUS, MOST_NODES = 16, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,9 @@ class Target:
     executor: str = "local"
     device: str = LOCAL_DEVICE
     spot: bool = False
-    usd_micros_per_hour: int | None = None  # None: from SkyPilot's catalog
+    num_gpus: int = 1  # of each machine, a process on each; on this one without GPUs: processes that share its cores
+    num_nodes: int = 1  # machines
+    usd_micros_per_hour: int | None = None  # of each machine; None: from SkyPilot's catalog
     only: str = ""  # a place as SkyPilot writes it: gcp, gcp/us-central1; empty: PATRON_SKY_INFRA, else the cheapest
     wait_s: float | None = None  # how long to look for a machine; None: PATRON_CAPACITY_WAIT_S
     fallback: bool = False  # the dated table in the place of the catalog
@@ -42,6 +47,10 @@ class Target:
     @property
     def is_local(self) -> bool:
         return self.device == LOCAL_DEVICE
+
+    @property
+    def world(self) -> WorldSize:
+        return WorldSize(per_node=self.num_gpus, nodes=self.num_nodes)
 
     def check(self) -> None:
         """Raises InvalidInput with every problem at once."""
@@ -57,6 +66,13 @@ class Target:
             problems.append(f"device: {known.name} is estimated by its datasheet, and rented are {', '.join(DEVICES)}")
         if self.executor != "local" and self.device == CPU and self.usd_micros_per_hour is None:
             problems.append("device: a machine without a GPU has no price here; add --usd-per-hour")
+        problems += [
+            f"{name}: {value!r}; allowed 1 to {most}"
+            for name, value, most in (("gpus", self.num_gpus, MOST_GPUS), ("nodes", self.num_nodes, MOST_NODES))
+            if not (isinstance(value, int) and 1 <= value <= most)
+        ]
+        if self.executor == "local" and self.num_nodes > 1:
+            problems.append(f"nodes: {self.num_nodes}; this machine is one, elsewhere add --on sky")
         if self.is_local and self.spot:
             problems.append("spot: this machine is nobody's to take away")
         if problems:
@@ -79,20 +95,30 @@ class Target:
 
     def _price(self, now: float | None) -> Price:
         if self.usd_micros_per_hour is not None:
-            return Price(
+            given = Price(
                 device=self.find_device(None).name,
                 usd_micros_per_hour=self.usd_micros_per_hour,
                 source=GIVEN_SOURCE,
                 as_of=this_machine.today(now),
                 spot=self.spot,
+                num_gpus=self.num_gpus,
             )
+            return self._of_all_nodes(given)
         if self.fallback:
-            return fallback_price(self.device, spot=self.spot)
+            one = fallback_price(self.device, spot=self.spot)
+            hourly = self.num_gpus * one.usd_micros_per_hour
+            return self._of_all_nodes(replace(one, usd_micros_per_hour=hourly, num_gpus=self.num_gpus))
         dearest = self._market()[-1]
         return replace(dearest, cloud=None, region=None, zone=None, note=f"the dearest of {', '.join(self.places())}")
 
+    def _of_all_nodes(self, price: Price) -> Price:
+        """What all machines of the run cost together, from what one does."""
+        hourly, gpus = self.num_nodes * price.usd_micros_per_hour, self.num_nodes * price.num_gpus
+        return replace(price, usd_micros_per_hour=hourly, num_gpus=gpus)
+
     def _market(self) -> list[Price]:
-        """The cheapest zone, and those that cost little more: any of them may be where the machine is found."""
+        """The cheapest zone, and those that cost little more: any of them may be where the machine is found. Of several
+        machines: prices of all together."""
         device = self.find_device(None).name
         only = self._only()
         market = catalog.read_market([device], clouds=_usable_clouds(only))
@@ -100,17 +126,20 @@ class Target:
         found = [
             p
             for p in market.of_device(device)
-            if (p.num_gpus, p.spot) == (1, self.spot) and [p.cloud, p.region, p.zone][: len(place)] == place
+            if (p.num_gpus, p.spot) == (self.num_gpus, self.spot) and [p.cloud, p.region, p.zone][: len(place)] == place
         ]
         if not found:
             kind, where = "spot" if self.spot else "on demand", f" in {only}" if only else ""
+            sold = sorted({p.num_gpus for p in market.of_device(device) if p.spot == self.spot})
+            others = f"; it is sold by {', '.join(map(str, sold))}" if sold else ""
             raise Refused(
-                f"no cloud that SkyPilot's catalog knows offers one {device} {kind}{where}; take another --device, or "
-                "give its real price: --usd-per-hour",
+                f"no cloud that SkyPilot's catalog knows offers {self.num_gpus} x {device} {kind}{where}{others}; take "
+                "another --device or number of --gpus, or give its real price: --usd-per-hour",
                 next=f"patron estimate --devices {device} --prices",
             )
         found.sort(key=lambda price: price.usd_micros_per_hour)
-        return [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
+        near = [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
+        return [self._of_all_nodes(price) for price in near]
 
     def _within_cap(self, price: Price) -> Price:
         cap = settings.max_usd_micros_per_hour()
@@ -144,12 +173,13 @@ class Target:
 
     def machine_key(self) -> str:
         """The name measurements of such a machine are kept under."""
-        return this_machine.machine_key() if self.is_local else f"{self.executor} {self.device}"
+        one = this_machine.machine_key() if self.is_local else f"{self.executor} {self.device}"
+        return one if self.world.ranks == 1 else f"{one} x{self.world}"
 
     def quote(self, *, now: float | None = None) -> dict[str, Any]:
         """What an attempt there keeps for ever: its price, the prices that it was chosen from, what the executor is
         told to ask for, and what is set up there. Raises Refused as `find_price` does."""
-        quote = self.find_price(now=now).to_dict()
+        quote = self.find_price(now=now).to_dict() | {"world": asdict(self.world)}
         if self.is_local:
             return quote | {"machine": {}}
         device = self.find_device(None)
@@ -157,6 +187,8 @@ class Target:
             "device": None if device.is_cpu else device.name,
             "accelerator": device.accelerator,
             "spot": self.spot,
+            "num_gpus": self.num_gpus,
+            "num_nodes": self.num_nodes,
             "places": self._asked(),
             "wait_s": self.wait_s or settings.capacity_wait_s(),
         }

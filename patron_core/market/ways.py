@@ -41,7 +41,8 @@ class Work:
     interval_s: float  # between checkpoints
     fits_memory: bool
     sentence: str  # of the estimate
-    num_gpus: int = 1
+    num_gpus: int = 1  # of each machine
+    num_nodes: int = 1  # machines, each at the price
 
     @property
     def wall_s(self) -> Interval:
@@ -49,7 +50,7 @@ class Work:
         return total((self.startup_s, self.work_s, saves))
 
 
-def work_of(row: Estimate, *, num_gpus: int = 1) -> Work:
+def work_of(row: Estimate) -> Work:
     """The part of an estimate that a machine has to do, whatever the machine costs."""
     item_bytes = 2 if row.dtype == "bfloat16" else 4
     save_s = wall.save_seconds(row.recipe, row.device, item_bytes, row.calibration)
@@ -65,7 +66,8 @@ def work_of(row: Estimate, *, num_gpus: int = 1) -> Work:
         interval_s=wall.checkpoint_interval_s(row.spec, save_s, row.step_s.mid),
         fits_memory=row.memory.fits,
         sentence=row.sentence,
-        num_gpus=num_gpus,
+        num_gpus=row.world.per_node,
+        num_nodes=row.world.nodes,
     )
 
 
@@ -146,8 +148,8 @@ def on_demand(work: Work, price: Price) -> Option:
         fallback=None,
         wall_s=time_s.mid,
         longest_s=time_s.high,
-        cost_usd_micros=_cost(time_s.mid, price),
-        hold_usd_micros=_cost(time_s.high, price),
+        cost_usd_micros=_cost(time_s.mid, price, work),
+        hold_usd_micros=_cost(time_s.high, price, work),
         reclaims=0.0,
     )
 
@@ -160,8 +162,8 @@ def spot(work: Work, price: Price, rate: ReclaimRate) -> Option:
         fallback=None,
         wall_s=expected.wall_s,
         longest_s=worst.wall_s,
-        cost_usd_micros=_cost(expected.paid_s, price),
-        hold_usd_micros=_cost(worst.paid_s, price),
+        cost_usd_micros=_cost(expected.paid_s, price, work),
+        hold_usd_micros=_cost(worst.paid_s, price, work),
         reclaims=expected.reclaims,
     )
 
@@ -170,7 +172,7 @@ def spot_then_on_demand(work: Work, price: Price, fallback: Price, rate: Reclaim
     """At worst spot is paid for all the slack without a step done, and on-demand then does everything."""
     stays = work.wall_s
     expected = _expected(work, rate, deadline_s)
-    cost = _cost(expected.spot_s, price) + _cost(expected.on_demand_s, fallback)
+    cost = _cost(expected.spot_s, price, work) + _cost(expected.on_demand_s, fallback, work)
     unused_s = max(0.0, deadline_s - stays.high)
     return Option(
         way=Way.SPOT_THEN_ON_DEMAND,
@@ -179,7 +181,7 @@ def spot_then_on_demand(work: Work, price: Price, fallback: Price, rate: Reclaim
         wall_s=expected.finished_s,
         longest_s=stays.high,
         cost_usd_micros=cost,
-        hold_usd_micros=max(cost, _cost(stays.high, fallback) + _cost(unused_s, price)),
+        hold_usd_micros=max(cost, _cost(stays.high, fallback, work) + _cost(unused_s, price, work)),
         reclaims=expected.reclaims,
     )
 
@@ -211,5 +213,5 @@ def _time(work: Work, rate: ReclaimRate, bound: Literal["mid", "high"]) -> SpotT
     )
 
 
-def _cost(seconds: float, price: Price) -> int:
-    return cost_usd_micros(min(seconds, 1e9), price.usd_micros_per_hour)
+def _cost(seconds: float, price: Price, work: Work) -> int:
+    return cost_usd_micros(min(seconds, 1e9), work.num_nodes * price.usd_micros_per_hour)

@@ -17,11 +17,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, Refused
 from patron_core.money import check_usd_micros, format_usd, typed_usd
-from patron_core.store import allowances, runs, tokens
+from patron_core.store import allowances, books, runs, tokens
+from patron_core.store.books import verify as verify
 from patron_core.store.engine import Store, insert_or_nothing, reading
 from patron_core.store.names import check_key, check_names
 from patron_core.store.records import LedgerEntry, RunMoney, RunSummary, Wallet
@@ -49,7 +50,7 @@ def fill_up(conn: Connection, *, project: str, to_usd_micros: int, key: str, act
     first = find(conn, project=project, key=key)
     if first is not None:
         return first.usd_micros
-    lacking = to_usd_micros - _balance(conn, f"wallet:{project}")
+    lacking = to_usd_micros - books.balance(conn, f"wallet:{project}")
     if lacking <= 0:
         return 0
     deposit(conn, project=project, usd_micros=lacking, key=key, actor=actor, now=now, memo="authorised")
@@ -67,7 +68,7 @@ def withdraw(
     first = _first_answer(conn, question)
     if first is not None:
         return first
-    available = _balance(conn, f"wallet:{project}")
+    available = books.balance(conn, f"wallet:{project}")
     if available < usd_micros:
         raise Refused(
             f"the wallet of {project!r} has {format_usd(available)}, {format_usd(usd_micros)} were asked for",
@@ -93,7 +94,7 @@ def hold(conn: Connection, run: RunSummary, usd_micros: int, *, key: str, actor:
         return first
     allowances.check_hold(conn, locked, usd_micros, actor=actor, now=now)
     _check_cap(conn, locked, usd_micros)
-    available = _balance(conn, f"wallet:{run.project}")
+    available = books.balance(conn, f"wallet:{run.project}")
     if available < usd_micros:
         raise Refused(
             f"the wallet of {run.project!r} has {format_usd(available)}, run {run.id} needs {format_usd(usd_micros)}",
@@ -122,7 +123,7 @@ def charge(
     first = _first_answer(conn, asked)
     if first is not None:
         return first.usd_micros
-    payable = min(usd_micros, _balance(conn, f"hold:{run.id}"))
+    payable = min(usd_micros, books.balance(conn, f"hold:{run.id}"))
     return _post(conn, asked, payable, f"hold:{run.id}", f"spent:{run.id}", actor="meter", now=now).usd_micros
 
 
@@ -139,7 +140,7 @@ def charge_up_to(
     paid_by_attempt &= transfers.c.attempt_id == attempt_id
     total = sa.func.coalesce(sa.func.sum(transfers.c.usd_micros), 0)
     paid = int(conn.execute(sa.select(total).where(paid_by_attempt)).scalar_one())
-    payable = min(total_usd_micros - paid, _balance(conn, f"hold:{run.id}"))
+    payable = min(total_usd_micros - paid, books.balance(conn, f"hold:{run.id}"))
     if payable <= 0:
         return paid
     key = f"{kind}:{attempt_id}:{paid + payable}"
@@ -153,7 +154,7 @@ def release(conn: Connection, run: RunSummary, *, key: str, now: float, actor: s
     first = _first_answer(conn, question)
     if first is not None:
         return first.usd_micros
-    left = _balance(conn, f"hold:{run.id}")
+    left = books.balance(conn, f"hold:{run.id}")
     return _post(conn, question, left, f"hold:{run.id}", f"wallet:{run.project}", actor=actor, now=now).usd_micros
 
 
@@ -162,14 +163,11 @@ def find(store: Store | Connection, *, project: str, key: str) -> LedgerEntry | 
     query = sa.select(transfers).where(transfers.c.project == project, transfers.c.key == key)
     with reading(store) as conn:
         row = conn.execute(query).first()
-    return None if row is None else _entry(row)
+    return None if row is None else LedgerEntry(**row._mapping)
 
 
 def wallet(store: Store | Connection, project: str) -> Wallet:
-    total = sa.func.sum(entries.c.usd_micros)
-    query = sa.select(entries.c.book, total).where(entries.c.project == project).group_by(entries.c.book)
-    with reading(store) as conn:
-        sums = {book: int(amount) for book, amount in conn.execute(query)}
+    sums = books.project_sums(store, project)
     return Wallet(
         project=project,
         available_usd_micros=sums.get("wallet", 0),
@@ -184,47 +182,19 @@ def run_money(store: Store | Connection, run_id: str) -> RunMoney:
 
 
 def runs_money(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, RunMoney]:
-    """The money of many runs in one query, for lists."""
-    wanted = list(run_ids)
-    total = sa.func.sum(transfers.c.usd_micros)
-    query = sa.select(transfers.c.run_id, transfers.c.kind, total).where(transfers.c.run_id.in_(wanted))
-    with reading(store) as conn:
-        rows = conn.execute(query.group_by(transfers.c.run_id, transfers.c.kind)).all()
-    sums: dict[str, dict[str, int]] = {run_id: {} for run_id in wanted}
-    for run_id, kind, amount in rows:
-        sums[run_id][kind] = int(amount)
-    return {run_id: _money(by_kind) for run_id, by_kind in sums.items()}
+    """The money of many runs in two queries, for lists."""
+    return {run_id: _money(by_kind) for run_id, by_kind in books.sums_of_runs(store, run_ids).items()}
 
 
-def statement(store: Store | Connection, project: str, limit: int = 100) -> list[LedgerEntry]:
-    """What moved, newest first."""
+def statement(
+    store: Store | Connection, project: str, limit: int | None = 100, *, run_id: str | None = None
+) -> list[LedgerEntry]:
+    """What moved, newest first; of one run, or of all."""
     moved = (transfers.c.project == project) & (transfers.c.usd_micros > 0)
+    moved &= sa.true() if run_id is None else transfers.c.run_id == run_id
     query = sa.select(transfers).where(moved).order_by(transfers.c.id.desc()).limit(limit)
     with reading(store) as conn:
-        return [_entry(row) for row in conn.execute(query)]
-
-
-def verify(store: Store | Connection) -> list[str]:
-    """Everything that does not add up, as sentences; nothing when the books are right."""
-    total = sa.func.sum(entries.c.usd_micros)
-    lines = sa.select(entries.c.transfer_id, total.label("total"), sa.func.max(entries.c.usd_micros).label("moved"))
-    lines_by_transfer = lines.group_by(entries.c.transfer_id).subquery()
-    moved = sa.func.coalesce(lines_by_transfer.c.moved, 0)
-    wrong = (lines_by_transfer.c.total != 0) | (moved != transfers.c.usd_micros) | (transfers.c.usd_micros < 0)
-    unbalanced = (
-        sa.select(transfers.c.id, transfers.c.usd_micros, lines_by_transfer.c.total)
-        .outerjoin(lines_by_transfer, lines_by_transfer.c.transfer_id == transfers.c.id)
-        .where(wrong)
-    )
-    guarded = sa.select(entries.c.account, total.label("total")).where(entries.c.book.in_(("wallet", "hold", "spent")))
-    negative = guarded.group_by(entries.c.account).having(total < 0)
-    with reading(store) as conn:
-        problems = [
-            f"transfer {row.id} of {row.usd_micros} micro-dollars has entries that do not make it (sum {row.total})"
-            for row in conn.execute(unbalanced)
-        ]
-        problems += [f"account {row.account} is at {row.total} micro-dollars" for row in conn.execute(negative)]
-    return problems
+        return [LedgerEntry(**row._mapping) for row in conn.execute(query)]
 
 
 def _question(
@@ -253,7 +223,7 @@ def _first_answer(conn: Connection, question: dict[str, Any]) -> LedgerEntry | N
     if differs:
         was = ", ".join(f"{name} {row._mapping[name]}, now {question[name]}" for name in differs)
         raise Conflict(f"key {key!r} of project {project!r} was used before: {was}", next="use a new key")
-    return _entry(row)
+    return LedgerEntry(**row._mapping)
 
 
 def _post(
@@ -282,12 +252,7 @@ def _post(
             sa.insert(entries),
             [dict(**shared, account=account, book=account.split(":")[0], usd_micros=sign) for account, sign in lines],
         )
-    return _entry(row)
-
-
-def _balance(conn: Connection, account: str) -> int:
-    total = sa.func.coalesce(sa.func.sum(entries.c.usd_micros), 0)
-    return int(conn.execute(sa.select(total).where(entries.c.account == account)).scalar_one())
+    return LedgerEntry(**row._mapping)
 
 
 def _lock_wallet(conn: Connection, project: str) -> None:
@@ -322,7 +287,3 @@ def _money(by_kind: dict[str, int]) -> RunMoney:
         funded_usd_micros=funded,
         by_kind_usd_micros=by_charge,
     )
-
-
-def _entry(row: Row[Any]) -> LedgerEntry:
-    return LedgerEntry(**row._mapping)

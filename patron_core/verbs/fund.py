@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from patron_core.estimate import Estimate
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.deadline import hold_usd_micros, terms_of
-from patron_core.lifecycle.workload import check_spec, environment_command, workload_env
+from patron_core.lifecycle.workload import ONE, check_spec, environment_command, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.rundir.rundir import RunDir
@@ -33,6 +33,7 @@ from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from trainer.contract.keys import dryrun_folder, kind_and_number
+from trainer.contract.ranks import WorldSize
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
@@ -50,6 +51,7 @@ def fund(
     usd_micros: int | None = None,
     actor: str,
     key: str,
+    on_progress: Callable[[str], object] = lambda line: None,
     now: float | None = None,
 ) -> Run:
     """Hold `usd_micros` (default: the upper bound, as repriced by the dryrun) and make the run `funded`.
@@ -67,7 +69,9 @@ def fund(
             run = runs.get_run(conn, run_id)
             if requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros}):
                 return run
+        on_progress("Checking the environment.")
         offer = _offer_for(store, run, usd_micros)
+        on_progress(f"Holding {format_usd(offer.usd_micros)}.")
         with store.begin() as conn:
             now_is = runs.lock(conn, run.id)
             if requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros}):
@@ -181,9 +185,10 @@ def check_proof(run: Run, *, seen: dict[str, dict[str, Any]] | None = None) -> N
     proof = proof_folder(run)
     recorded = RunDir(proof).environment() or {}
     seen = {} if seen is None else seen
-    current = seen[proof] = seen.get(proof) or current_environment(proof)
+    current = seen[proof] = seen.get(proof) or current_environment(proof, target_of(run).world)
     if current.get("hash") != run.dryrun["environment_hash"]:
-        changed = [k for k in sorted({*recorded, *current} - {"hash"}) if recorded.get(k) != current.get(k)]
+        names = sorted({*recorded, *current} - {"hash", "num_devices"})
+        changed = [name for name in names if recorded.get(name) != current.get(name)]
         raise Refused(
             f"the environment changed since the dryrun of run {run.id}: {', '.join(changed) or 'its record is gone'}",
             next=again
@@ -203,12 +208,12 @@ def _check_setup(run: Run, again: str) -> None:
         )
 
 
-def current_environment(run_dir: str) -> dict[str, Any]:
+def current_environment(run_dir: str, world: WorldSize = ONE) -> dict[str, Any]:
     """What the trainer would record now, on this machine, for the run in `run_dir`."""
     try:
         done = subprocess.run(
             environment_command(run_dir),
-            env=os.environ | workload_env(),
+            env=os.environ | workload_env(world),
             capture_output=True,
             text=True,
             timeout=_ENVIRONMENT_TIMEOUT_S,

@@ -14,7 +14,7 @@ from patron_core.errors import PatronError
 from patron_core.lifecycle import post, supervisor
 from patron_core.mirror.lag import Lag, lags
 from patron_core.states import ACTIVE
-from patron_core.store import Store, approvals, hosts, labs, ledger, runs, searches, tokens, upgrade
+from patron_core.store import Store, approvals, books, hosts, labs, ledger, runs, searches, tokens, upgrade
 from patron_core.store.approvals import Approval
 from patron_core.store.records import Host, LedgerEntry, RunFacts, RunSummary, Search, Wallet
 from patron_core.store.tokens import Token
@@ -160,7 +160,7 @@ def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS
         hosts=machines,
         supervisors=_supervisors(store, machines),
         approvals=approvals.waiting(store, project=project),
-        problems=ledger.verify(store),
+        problems=books.problems(store),
     )
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from patron_core.estimate import Calibration
+from patron_core.estimate import Calibration, micro_batch_size
 from patron_core.estimate.lateness import Lateness, Timing
 from patron_core.lifecycle.learned import machine_of
+from patron_core.lifecycle.workload import ONE
 from patron_core.machines import this_machine
 from patron_core.scaling import Fit, Observation, refit, regime
 from patron_core.store import Store, calibrations
 from patron_core.store.records import Run
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
 
-def calibration_for(store: Store | None, spec: TrainSpec, *, machine_key: str | None = None) -> Calibration | None:
+def calibration_for(
+    store: Store | None, spec: TrainSpec, *, machine_key: str | None = None, world: WorldSize = ONE
+) -> Calibration | None:
     """The newest dryrun on this machine, or one with that key, of the same model, else of the nearest depth."""
     if store is None:
         return None
@@ -22,7 +26,7 @@ def calibration_for(store: Store | None, spec: TrainSpec, *, machine_key: str | 
     found = [Calibration.from_dict(row.values) for row in calibrations.latest(store, key, kind="dryrun")]
     if not found:
         return None
-    flops, micro = spec.recipe().flops_per_token, spec.micro_batch_size() * spec.sequence_len
+    flops, micro = spec.recipe().flops_per_token, micro_batch_size(spec, world) * spec.sequence_len
 
     def distance(c: Calibration) -> tuple[bool, bool, int]:
         return (c.flops_per_token != flops, c.micro_batch_tokens != micro, abs(c.depth - spec.depth))

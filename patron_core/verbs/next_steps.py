@@ -81,8 +81,9 @@ def plan_again(run: Run, **changes: int) -> str:
 def target_for(row: Estimate) -> Target:
     """Where a row of the estimate's table would run: here, or on a machine to be rented as it was priced."""
     if row.price.source == LOCAL_SOURCE:
-        return Target()
-    return Target(executor="sky", device=row.device.name, spot=row.price.spot)
+        return Target(num_gpus=row.world.per_node)
+    one = Target(executor="sky", device=row.device.name, spot=row.price.spot)
+    return replace(one, num_gpus=row.world.per_node, num_nodes=row.world.nodes)
 
 
 def plan_command(spec: TrainSpec, target: Target, *, project: str = DEFAULT_PROJECT) -> str:
@@ -97,12 +98,14 @@ def _project(run: Run) -> list[str]:
 
 def target_words(target: Target) -> list[str]:
     """The words of a command line that say where a run is to run."""
+    counts = {"--gpus": target.num_gpus, "--nodes": target.num_nodes}
+    size = [word for flag, count in counts.items() if count > 1 for word in (flag, str(count))]
     if target.executor == "local":
-        return []
+        return size
     words = ["--on", target.executor]
     words += ["--device", target.device] if target.device != LOCAL_DEVICE else []
     words += ["--spot"] if target.spot else []
     words += ["--where", target.only] if target.only else []
     if target.usd_micros_per_hour is not None:
         words += ["--usd-per-hour", typed_usd(target.usd_micros_per_hour)]
-    return [*words, *(["--fallback-prices"] if target.fallback else [])]
+    return [*words, *size, *(["--fallback-prices"] if target.fallback else [])]

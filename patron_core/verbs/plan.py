@@ -12,7 +12,7 @@ from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
 from patron_core.estimate.verdict import judge
 from patron_core.lifecycle import ownership
-from patron_core.lifecycle.workload import WORKLOAD, check_spec
+from patron_core.lifecycle.workload import ONE, WORKLOAD, check_spec
 from patron_core.machines import this_machine
 from patron_core.machines.host import this_host
 from patron_core.machines.target import LOCAL_DEVICE, Target
@@ -26,6 +26,7 @@ from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
 from trainer.contract.devices import DEVICES, KNOWN_GPUS, Device, find_device
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
 
@@ -46,9 +47,12 @@ def device_named(store: Store | None, name: str) -> Device:
     return found
 
 
-def price_for(device: Device, *, local: bool, spot: bool = False) -> Price:
-    """This machine's price from the settings; a GPU's from the dated fallback table, which says that it is one."""
-    return this_machine.this_price() if local else fallback_price(device.name, spot=spot)
+def price_for(device: Device, *, local: bool, spot: bool = False, ranks: int = 1) -> Price:
+    """This machine's price from the settings; of so many GPUs from the dated fallback table, which says that it is."""
+    if local:
+        return this_machine.this_price()
+    one = fallback_price(device.name, spot=spot)
+    return replace(one, usd_micros_per_hour=ranks * one.usd_micros_per_hour, num_gpus=ranks)
 
 
 def estimates(
@@ -60,9 +64,10 @@ def estimates(
     budget_s: float | None = None,
     budget_usd_micros: int | None = None,
     spot: bool = False,
+    world: WorldSize = ONE,
 ) -> list[Estimate]:
-    """Every depth on every device. `spec`: the fields that were given; the others are the device's own defaults.
-    Without a store nothing is known yet.
+    """Every depth on every device, by so many processes. `spec`: the fields that were given; the others are the
+    device's own defaults. Without a store nothing is known yet.
 
     A device to be rented that costs more than PATRON_MAX_USD_PER_HOUR is over budget, whatever the budget is.
     """
@@ -73,17 +78,19 @@ def estimates(
         device, local = device_named(store, name), name == LOCAL_DEVICE
         base, *_ = [spec_on(device, {**(spec or {}), "depth": depth}) for depth in depths]
         fit = fit_of(store, base.data)
-        calibration = calibration_for(store, base) if local else None
+        key = Target(num_gpus=world.per_node).machine_key() if local else None
+        calibration = calibration_for(store, base, machine_key=key, world=world) if local else None
         known = {device.name: calibration} if calibration else {}
         rows += estimate_table(
             depths,
             [device],
-            price_of=lambda d, local=local: price_for(d, local=local, spot=spot),  # type: ignore[misc]
+            price_of=lambda d, local=local: price_for(d, local=local, spot=spot, ranks=world.ranks),  # type: ignore[misc]
             spec=base,
             budget_s=budget_s,
             budget_usd_micros=budget_usd_micros,
             calibrations=known,
             fit=fit,
+            world=world,
         )
     return [_within_hourly_cap(row) for row in rows]
 
@@ -185,8 +192,9 @@ def estimate_on(
         price=target.find_price(),
         budget_s=budget_s,
         budget_usd_micros=budget_usd_micros,
-        calibration=calibration or calibration_for(store, spec, machine_key=target.machine_key()),
+        calibration=calibration or calibration_for(store, spec, machine_key=target.machine_key(), world=target.world),
         fit=fit_of(store, spec.data),
         local=target.is_local,
         egress_usd_micros_per_gb=egress_usd_micros_per_gb(target, settings.runs_place()),
+        world=target.world,
     )

@@ -25,6 +25,7 @@ from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
 from trainer.contract.devices import DEVICES, cpu_device, find_device
 from trainer.contract.footprint import memory_parts
+from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
 A100, H100 = DEVICES["A100-40GB"], DEVICES["H100"]
@@ -495,3 +496,31 @@ def test_memory_that_may_run_out_says_with_what_probability():
     assert hopeless.oom_probability > 0.5
     row = estimate(d10(device_batch_size=128), A100, price=A100_PRICE)
     assert "so it runs out with " in row.sentence
+
+
+def test_many_ranks_divide_the_batch_and_the_optimizers_state_and_cost_what_all_machines_cost() -> None:
+    spec, one_price = d10(device_batch_size=16), fallback_price("A100", spot=False)
+    world = WorldSize(per_node=8, nodes=2)
+    price = replace(one_price, usd_micros_per_hour=16 * one_price.usd_micros_per_hour, num_gpus=16)
+    one = estimate(spec, A100, price=one_price)
+    many = estimate(spec, A100, price=price, world=world)
+    assert many.memory.parts_bytes["optimizer"] == pytest.approx(one.memory.parts_bytes["optimizer"] / 16)
+    assert many.memory.parts_bytes["weights"] == one.memory.parts_bytes["weights"]  # whole on every rank
+    assert one.step_s.mid / 16 < many.step_s.mid < one.step_s.mid / 8
+    assert many.mfu < one.mfu
+    assert one.cost_usd_micros.mid < many.cost_usd_micros.mid
+    assert any("16 ranks" in sentence for sentence in many.assumptions)
+    with pytest.raises(InvalidInput, match="cannot be divided over 3 processes"):
+        estimate(spec, A100, price=one_price, world=WorldSize(per_node=3))
+    # a measurement of one process says nothing of many, and one of them all says it exactly
+    alone = Calibration.from_spec(spec, device=A100.name, source="one", step_s=1.0)
+    assert estimate(spec, A100, price=price, world=world, calibration=alone).calibration is None
+    seen = Calibration.from_spec(spec, device=A100.name, source="all", step_s=0.2, world=world)
+    assert estimate(spec, A100, price=price, world=world, calibration=seen).step_s.mid == pytest.approx(0.2)
+
+
+def test_processes_on_one_cpu_share_its_cores_and_its_memory() -> None:
+    spec = replace(TINY, device_batch_size=1)
+    one, two = (estimate(spec, CPU, price=LOCAL_PRICE, world=WorldSize(per_node=n)) for n in (1, 2))
+    assert one.step_s.mid < two.step_s.mid < 1.3 * one.step_s.mid
+    assert two.memory.peak_bytes.mid > 1.5 * one.memory.peak_bytes.mid

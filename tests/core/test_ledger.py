@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from ledger_calls import charge, deposit, hold, money, release, wallet, withdraw
 from patron_core.errors import Conflict, InvalidInput, NotFound, Refused
 from patron_core.money import MAX_USD_MICROS
 from patron_core.states import EndReason
-from patron_core.store import Store, attempts, ledger
+from patron_core.store import Run, Store, attempts, books, ledger
 from patron_core.store.schema import entries, transfers
 
 
@@ -166,3 +167,46 @@ def test_verify_finds_what_is_wrong(store: Store) -> None:
     assert any("transfer 501" in each and "sum -7" in each for each in problems)
     assert any("transfer 502" in each for each in problems)
     assert any("account hold:rx is at -7" in each for each in problems)
+
+
+def test_checking_goes_on_from_where_it_stands_and_every_sum_stays_the_same(
+    store: Store, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(store)
+    deposit(store, 1000)
+
+    def sums() -> tuple[object, ...]:
+        return ledger.wallet(store, "p"), ledger.run_money(store, run.id), books.problems(store), ledger.verify(store)
+
+    with store.begin() as conn:
+        ledger.hold(conn, run, 500, key="h", actor="ada", now=1.0)
+        for total in range(1, 40):
+            ledger.charge(conn, run, None, 2, key=f"c{total}", now=1.0)
+    before = sums()
+    assert before[2:] == ([], [])
+    assert [books.check_on(store, at_once=25), books.num_unchecked(store)] == [25, 16]
+    assert sums() == before
+    assert [books.check_on(store), books.check_on(store), books.num_unchecked(store)] == [16, 0, 0]
+    assert sums() == before
+    with store.begin() as conn:
+        assert ledger.charge(conn, run, None, 1000, key="all", now=1.0) == 500 - 2 * 39
+        with pytest.raises(Refused):
+            ledger.hold(conn, run, 501, key="h2", actor="ada", now=1.0)
+    assert ledger.wallet(store, "p").spent_usd_micros == 500
+    assert books.num_unchecked(store) == 1
+
+
+def test_what_is_found_wrong_once_stays_said(store: Store) -> None:
+    deposit(store, 100)
+    row = {"project": "p", "kind": "charge", "asked_usd_micros": 7, "usd_micros": 7, "source": "hold:rx", "target": "b"}
+    with store.begin() as conn:
+        conn.execute(sa.insert(transfers).values(id=501, key="lopsided", memo="", actor="x", time=1.0, **row))
+        lopsided = {"transfer_id": 501, "account": "hold:rx", "project": "p", "book": "hold", "usd_micros": -7}
+        conn.execute(sa.insert(entries).values(**lopsided))
+    before = books.problems(store)
+    assert len(before) == 2
+    books.check_on(store)
+    assert books.problems(store) == before
+    with store.begin() as conn:
+        conn.execute(sa.text("UPDATE balances SET usd_micros = 99 WHERE account = 'wallet:p'"))
+    assert any("kept at 99" in said for said in ledger.verify(store))

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,14 @@ from patron_core.executors.sky_task import job_name, make_task
 from patron_core.executors.sky_view import observe_job
 from patron_core.executors.skypilot import SkyExecutor, Watch
 from patron_core.executors.skypilot_client import Client
+from patron_core.lifecycle.workload import workload_env, world_of
 from patron_core.machines import catalog
 from patron_core.machines.target import Target
 from patron_core.market.offers import CATALOG_SOURCE, Market
 from patron_core.prices import Price
 from patron_core.store import Store, runs
 from patron_core.verbs.fund import check_proof
+from trainer.contract.spec import TrainSpec
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +94,8 @@ def test_a_site_without_spot_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch
         (Target(executor="sky"), "device: 'local'; allowed on sky"),
         (Target(executor="sky", device="H1000"), "allowed on sky"),
         (Target(spot=True), "nobody's to take away"),
+        (Target(num_nodes=2), "this machine is one"),
+        (Target(num_gpus=0), "gpus: 0; allowed 1 to 16"),
     ],
 )
 def test_a_target_that_makes_no_sense_is_refused(target: Target, problem: str) -> None:
@@ -119,6 +124,22 @@ def test_a_cloud_needs_a_run_directory_that_its_machines_reach(monkeypatch: pyte
     monkeypatch.delenv("PATRON_RUNS")
     assert Target(executor="sky", device="H100", only="slurm/lab/gpu").run_dir("r1") == f"{home}/runs/r1"
     assert Target().run_dir("r1") == f"{home}/runs/r1"
+
+
+def test_a_job_that_was_over_is_asked_again_once_something_was_started() -> None:
+    """A new server gives the numbers of an old one's jobs again: a new run had been judged by an old one's end."""
+    status = "SUCCEEDED"
+
+    class OneJob(Client):
+        def jobs(self, **_: object) -> list[dict[str, object]]:
+            return [{"job_id": 1, "status": status}]
+
+    watch = Watch(OneJob())
+    assert watch.job(1, max_age_s=60.0) == {"job_id": 1, "status": "SUCCEEDED"}
+    status = "RUNNING"
+    assert watch.job(1, max_age_s=0.0) == {"job_id": 1, "status": "SUCCEEDED"}  # over is over, and not asked
+    watch.forget()
+    assert watch.job(1, max_age_s=60.0) == {"job_id": 1, "status": "RUNNING"}
 
 
 def test_time_without_a_machine_costs_nothing() -> None:
@@ -277,3 +298,28 @@ def test_a_run_directory_that_cannot_be_written_delays_a_cancel_and_does_not_pre
     monkeypatch.setitem(skypilot._unwritten_since, 7, time.monotonic() - skypilot.WRITTEN_WITHIN_S - 1)
     SkyExecutor().cancel(handle, grace_s=15)
     assert cancelled == [[7]]
+
+
+def test_several_gpus_and_machines_are_asked_for_and_paid_for_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    eight = [replace(spot_h100("gcp/us-east1/b", 20.0), num_gpus=8), spot_h100("gcp/us-east1/b", 2.0)]
+    monkeypatch.setattr(catalog, "read_market", lambda *_, **__: Market(prices=tuple(eight)))
+    monkeypatch.setattr(catalog, "enabled_clouds", lambda: None)
+    target = Target(executor="sky", device="H100", spot=True, num_gpus=8, num_nodes=2)
+    quote = target.quote()
+    assert quote["usd_micros_per_hour"] == 40_000_000
+    assert [row["usd_micros_per_hour"] for row in quote["market"]] == [40_000_000]  # what a place is charged at
+    assert target.machine_key() != Target(executor="sky", device="H100").machine_key()
+    env = workload_env(world_of(quote))
+    for kind in ("train", "dryrun"):
+        task = make_task(replace(job(kind, **quote["machine"]), env=env))
+        assert task["num_nodes"] == 2
+        assert task["resources"]["ordered"][0]["accelerators"] == "H100:8"
+        assert ("recover_on_exit_codes" in task["resources"]["job_recovery"]) == (kind == "train")
+        assert (task["envs"]["PET_NPROC_PER_NODE"], task["envs"]["PET_NNODES"]) == ("8", "2")
+        assert "OMP_NUM_THREADS" not in task["envs"]  # a share of this machine's cores
+    with pytest.raises(Refused, match=r"offers 4 x H100 spot; it is sold by 1, 8"):
+        replace(target, num_gpus=4).find_price()
+    dear = replace(target, usd_micros_per_hour=20_000_000)
+    assert dear.find_price().usd_micros_per_hour == 40_000_000
+    again = shlex.split(verbs.plan_command(TrainSpec(depth=12), target))
+    assert again[again.index("--gpus") : again.index("--gpus") + 4] == ["--gpus", "8", "--nodes", "2"]

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from patron_core.executors.records import Records
 from trainer.contract.exits import EXIT_KILLED, EXIT_RESUME, EXIT_SIGKILL, EXIT_STOPPED
 from trainer.contract.grace import STOP_WITHIN_S
 
@@ -182,7 +184,7 @@ def run_task(path: Path, tmp_path: Path, **envs: str) -> subprocess.CompletedPro
     environ = {**os.environ, **{k: v or "" for k, v in config["envs"].items()}, "PATRON_PYTHON": sys.executable, **envs}
     environ |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     environ |= {"SKYPILOT_NODE_IPS": "127.0.0.1", "SKYPILOT_NODE_RANK": "0", "SKYPILOT_NUM_NODES": "1"}
-    environ |= {"SKYPILOT_NUM_GPUS_PER_NODE": "2"}
+    environ |= {"SKYPILOT_NUM_GPUS_PER_NODE": "2"} | {k: v for k, v in envs.items() if k.startswith("SKYPILOT")}
     script = f"({config['setup']}) && {{ {config['run']} }}"
     return subprocess.run(["bash", "-c", script], env=environ, capture_output=True, text=True, timeout=120)
 
@@ -204,3 +206,24 @@ def test_without_a_command_it_trains_what_the_spec_says(path: Path, tmp_path: Pa
     done = run_task(path, tmp_path, PATRON_RUN_DIR=str(tmp_path / "it's $HOME"), PATRON_SPEC=str(spec))
     assert done.returncode == 78, done.stderr
     assert "depth: 0; allowed 1 to 64" in done.stdout
+
+
+def test_every_node_has_a_guard_that_tells_torchrun_where_it_stands(tmp_path: Path) -> None:
+    says = "import os; print(*(os.environ['PET_' + name] for name in ('NPROC_PER_NODE', 'NNODES', 'NODE_RANK')))"
+    nodes = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2"}
+    for node in ("0", "1"):
+        done = run_task(
+            ROOT / "skypilot" / "train-multi.yaml",
+            tmp_path,
+            PATRON_RUN_DIR=str(tmp_path / "run"),
+            PATRON_COMMAND=shlex.join(["python", "-c", says]),
+            SKYPILOT_NODE_RANK=node,
+            **nodes,
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"2 2 {node}" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "run" / "machines").iterdir()) == [
+        "train-1-1.json",  # what a machine costs is counted once, by the first
+        "train-1-node1-1.json",
+    ]
+    assert len(Records(str(tmp_path / "run"), "train-1").starts()) == 1

@@ -15,7 +15,6 @@ from tests.bench.jobs import child_environ
 ENTRY_POINTS = (
     "trainer.train",
     "trainer.session",
-    "trainer.launch",
     "trainer.dryrun",
     "trainer.sample",
     "trainer.environment",

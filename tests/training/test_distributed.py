@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import socket
+import subprocess
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,10 @@ from typing import Any, cast
 
 import pytest
 import torch
-from training import PATIENCE_S, Trainer, events, losses, result, wait_for
+from training import PATIENCE_S, ROOT, Trainer, events, losses, result, wait_for
 
 from trainer.contract.exits import EnvironmentDrift
+from trainer.contract.ranks import LastWord, WorldSize, torchrun
 from trainer.contract.recipe import make_recipe
 from trainer.environment import HASHED, check_environment, describe_environment
 from trainer.model.gpt import build_model
@@ -174,14 +176,27 @@ def test_a_rank_that_is_gone_or_hangs_is_named_and_does_not_hang_the_others(
     assert "no word from rank 1 of 2" in result(run_dir)["message"]
 
 
-def test_the_launcher_passes_signals_and_the_exit_code_on(trainer: Trainer, tmp_path: Path) -> None:
+def test_torchrun_passes_signals_on_and_what_the_ranks_say_is_how_it_ended(trainer: Trainer, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    process = trainer.start(run_dir, trainer.spec(num_steps=250), "--nproc", "2", module="launch")
+    command = torchrun(trainer.command(run_dir, trainer.spec(num_steps=250), "--attempt", "a"))
+    environ = trainer.environ(**WorldSize(per_node=2).environ())
+    last_word = LastWord("a", None)
+    process = subprocess.Popen(command, cwd=ROOT, env=environ, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: bool(events(run_dir, "metrics")), process)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 75, stderr
-    assert result(run_dir)["exit_code"] == 75
+    assert process.returncode not in (0, 75), stderr  # its own says nothing
+    assert last_word.exit_code(process.returncode, result(run_dir)) == 75
+
+
+def test_of_torchrun_only_what_this_start_said_counts() -> None:
+    said = {"attempt": "a", "exit_code": 76}
+    assert LastWord("a", None).exit_code(1, said) == 76
+    assert LastWord("a", None).exit_code(0, said) == 0
+    assert LastWord("a", None).exit_code(-9, said) == -9  # torchrun itself was killed
+    for before, last in ((said, said), (None, None), (None, said | {"attempt": "b"}), (None, {"attempt": "a"})):
+        assert LastWord("a", before).exit_code(1, last) == 137  # nobody had time for a word
+    assert LastWord("a", None).exit_code(1, said | {"exit_code": 0}) == 137  # a burst's, before it was lost
 
 
 def test_with_another_number_of_processes_may_come_another_number_of_threads(tmp_path: Path) -> None:

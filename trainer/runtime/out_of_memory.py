@@ -43,6 +43,7 @@ class Micro:
     compiled: bool
     on_cuda: bool
     resting_bytes: int
+    num_ranks: int = 1  # over which the optimizer's state is shared out
 
     def growing_bytes(self, batch_size: int) -> float:
         """What so many sequences should take, by the formula that runs are planned with."""
@@ -59,13 +60,14 @@ class Micro:
         return self.resting_bytes + int(parts["gradients"] + parts["casts"] + saving)
 
     def _parts(self, batch_size: int) -> dict[str, float]:
-        return memory_parts(
+        parts = memory_parts(
             self.recipe,
             micro_batch_size=batch_size,
             item_bytes=self.item_bytes,
             compiled=self.compiled,
             cpu=not self.on_cuda,
         )
+        return parts | {"optimizer": parts["optimizer"] / self.num_ranks}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 The loop is written once, against `World`, which is one process: everything here costs it nothing. Many processes are
 `trainer.runtime.distributed.Ranks`, and come from
 
-    python -m trainer.launch --nproc 8 SPEC.json RUN_DIR
-    torchrun --nproc-per-node 8 -m trainer.train SPEC.json RUN_DIR      (the same, but exits with 0 or 1 only)
+    torchrun --nproc-per-node 8 -m trainer.train SPEC.json RUN_DIR      (exits with 0 or 1; result.json says more)
 
 Standard library at import, so that a bad spec is refused before torch loads.
 """

@@ -20,9 +20,13 @@ class Where(Body):
     on: Word = Field(default="local", description="executor")
     device: Word = Field(default="local", description="local, or a GPU by its name")
     spot: bool = False
+    num_gpus: Annotated[int, Field(ge=1, le=verbs.MOST_GPUS, description="of each machine")] = 1
+    num_nodes: Annotated[int, Field(ge=1, le=verbs.MOST_NODES, description="machines")] = 1
 
     def target(self) -> verbs.Target:
-        return verbs.Target(executor=self.on, device=self.device, spot=self.spot)
+        return verbs.Target(
+            executor=self.on, device=self.device, spot=self.spot, num_gpus=self.num_gpus, num_nodes=self.num_nodes
+        )
 
 
 class NewRun(Where):
@@ -125,7 +129,7 @@ def list_runs(
 
 
 @router.get("/runs/{run}", summary="A run with its money, attempts and newest metrics")
-def show(run: RunWord, caller: Asker, fields: Fields = "") -> Answer:
+def show_run(run: RunWord, caller: Asker, fields: Fields = "") -> Answer:
     seen = verbs.view(caller.store, run)
     return Answer(cut(seen.to_dict() | {"spec": seen.run.spec, "estimate": seen.run.estimate}, fields))
 
