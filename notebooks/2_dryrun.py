@@ -31,11 +31,8 @@ with app.setup:
 class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
-    amend: bool = Field(
-        default=False, description="change the proven run: what a dryrun does not measure, no new proof"
-    )
+    amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
     draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
-    try_anyway: bool = Field(default=False, description="also where memory may run out: the dryrun tells")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
     deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
@@ -173,14 +170,9 @@ def press(args, get_run, get_state, get_work, page, session, store):
         return {name: field.value for name, field in page.fields.items()}
 
     def make(given, say):
-        _asked = {
-            "depth": args.depth,
-            "file": args.spec,
-            "name": args.name,
-            "flags": args,
-            "try_anyway": args.try_anyway,
-        }
-        return planning.plan(store, given, **_asked, actor=session.actor, key=session.key, say=say)
+        _asked = {"depth": args.depth, "file": args.spec, "name": args.name, "flags": args}
+        _who = {"actor": session.actor, "key": session.key, "try_anyway": args.try_anyway}
+        return planning.plan(store, given, **_asked, **_who, say=say)
 
     def prove(run_id, given, say):
         _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
