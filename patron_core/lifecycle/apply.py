@@ -136,7 +136,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             grace_s=grace_s,
             kind=attempt.kind,
             lab=labs.lab_id(store),
-            machine=attempt.price.get("machine") or {},
+            machine=workload.machine_for(run, attempt.price),
         )
     )
     with store.begin() as conn:
