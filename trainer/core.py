@@ -79,7 +79,7 @@ def _measure(args: argparse.Namespace) -> int:
             signal.signal(number, handler)
     found["core"] = sum(row["centred"] for row in found["tasks"].values()) / len(tasks)
     write_json(path, found)
-    print(json.dumps(found) if args.json else f"CORE {found['core']:.4f}")
+    print(printable(json.dumps(found) if args.json else f"CORE {found['core']:.4f}"))
     return EXIT_DONE
 
 
@@ -97,7 +97,7 @@ def _price(args: argparse.Namespace) -> int:
     speed = _eval_tokens_per_s(args.run_dir)
     found = {"tokens": round(tokens), "tokens_per_s": speed, "seconds": tokens / speed if speed else None}
     took = f"about {found['seconds']:.0f} s at this run's own evaluations" if speed else "this run was never evaluated"
-    print(json.dumps(found) if args.json else f"{found['tokens']:,} tokens: {took}")
+    print(printable(json.dumps(found) if args.json else f"{found['tokens']:,} tokens: {took}"))
     return EXIT_DONE
 
 
