@@ -37,7 +37,7 @@ from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feed
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
-from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
+from patron_core.verbs.journal import KINDS, notes_of, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
@@ -173,6 +173,7 @@ __all__ = [
     "most_pressing",
     "next_step",
     "noise_sentence",
+    "notes_of",
     "num_runs",
     "offer",
     "open_lab",

@@ -57,6 +57,7 @@ class NewRun(Where):
     name: Word | None = None
     max_usd_micros: Micros | None = None
     budget_s: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    try_anyway: bool = Field(default=False, description="also where it may run out of memory: the dryrun tells")
 
 
 class Estimate(Body):
@@ -129,7 +130,7 @@ def plan(body: NewRun, caller: Asker, key: Key) -> Answer:
         run = verbs.plan_code(caller.store, question=body.code.question(), **rest)
     else:
         spec = verbs.spec_on(target.find_device(caller.store), body.spec).to_dict()
-        run = verbs.plan(caller.store, spec=spec, **rest)
+        run = verbs.plan(caller.store, spec=spec, try_anyway=body.try_anyway, **rest)
     return Answer(summary(run) | {"estimate": run.estimate, "next": verbs.next_step(run)}, status_code=201)
 
 
