@@ -50,7 +50,15 @@ class Draft:
 
         return keep
 
-    def save(self, session: Session[Any], store: Store, *, project: str, run_id: str | None = None) -> Outcome[Note]:
+    def save(
+        self,
+        session: Session[Any],
+        store: Store,
+        *,
+        project: str,
+        run_id: str | None = None,
+        links: dict[str, Any] | None = None,
+    ) -> Outcome[Note]:
         """Save what is in the fields, and forget the draft. A second press is answered as the first, and saves nothing
         twice. Where somebody else saved meanwhile it is a conflict, and the draft stays."""
         saved = session.call(
@@ -63,6 +71,7 @@ class Draft:
             run_id=run_id,
             note_id=self.note_id,
             base_revision=self.base_revision,
+            links=links,
             key=None if self.note_id else self.key,
             actor=self.actor,
         )
