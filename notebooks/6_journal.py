@@ -19,11 +19,11 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import drafts, files, inert, note_view, show
+    from patron_core.ui import files, inert, notes, show
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any kind"
-    KINDS = {ANY: ANY, **{words: kind for kind, words in note_view.WORDS.items()}}
+    KINDS = {ANY: ANY, **{words: kind for kind, words in notes.WORDS.items()}}
     MOST_SHOWN = 50  # threads on the page
 
 
@@ -76,9 +76,10 @@ def about(args, params, session, store):
     about_run = session.call(verbs.find_run, store, _word) if _word else None
     run = about_run.value if about_run else None
     _asked = args.project or params.get("project") or ""
+    run_id = run.id if run is not None else None
     shown_project = _asked or (run.project if run is not None else verbs.project_to_show(store))
     mo.callout(mo.md(about_run.error_markdown()), kind="warn") if about_run and about_run.failed else None
-    return run, shown_project
+    return run, run_id, shown_project
 
 
 @app.cell
@@ -127,14 +128,14 @@ def read(added, get_saved, kind, only_run, project, run, session, store, text):
         limit=None,
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    notes = _outcome.value
+    read_notes = _outcome.value
     total = verbs.count_notes(store, project=project.value)
-    return notes, total
+    return read_notes, total
 
 
 @app.cell
-def together(added, args, notes, project, session, store, total):
-    _shown = [added] if added is not None else notes
+def together(added, args, project, read_notes, session, store, total):
+    _shown = [added] if added is not None else read_notes
     found = verbs.threads(store, _shown)
     _written = None
     if session.is_script and args.out:
@@ -158,10 +159,10 @@ def together(added, args, notes, project, session, store, total):
 
 
 @app.cell
-def listing(found, notes, project, session, total):
+def listing(found, project, read_notes, session, total):
     _threads = found[:MOST_SHOWN]
     _cut = f", the newest {MOST_SHOWN} of {len(found):,} threads are shown" if len(found) > MOST_SHOWN else ""
-    _said = inert.md("{} of {} notes{}", f"{len(notes):,}", f"{total:,}", _cut)
+    _said = inert.md("{} of {} notes{}", f"{len(read_notes):,}", f"{total:,}", _cut)
     _file = mo.download(
         lambda: verbs.journal_markdown(project.value, found).encode(),
         filename="journal.md",
@@ -169,7 +170,7 @@ def listing(found, notes, project, session, total):
         label="All of these as one Markdown file",
     )
     mo.stop(session.is_script)
-    mo.vstack([mo.hstack([mo.md(inert.md("{}", _said)), _file], justify="start"), mo.Html(note_view.threads(_threads))])
+    mo.vstack([mo.hstack([mo.md(inert.md("{}", _said)), _file], justify="start"), mo.Html(notes.threads(_threads))])
     return
 
 
@@ -191,69 +192,45 @@ def pick(again, project, store):
 
 
 @app.cell
-def editor(actor, again, answered, args, opened, project, session, store):
+def editor(actor, again, answered, args, get_saved, opened, project, run_id, session, set_saved, store):
+    # drawn anew by a save: what somebody typed is in the draft
+    get_saved(), again.value
     base = verbs.read_note(store, opened.value) if opened.value else None
-    _about = f"note:{base.id}" if base else f"journal:{project.value}"
-    draft = drafts.open_draft(store, _about, actor=actor, note=base, kind=args.kind or "note", title=args.title)
-    new_kind = mo.ui.dropdown(
-        {words: kind for words, kind in KINDS.items() if kind != ANY},
-        value=note_view.WORDS.get(draft.kind, note_view.WORDS["note"]),
-        label="Kind",
-        on_change=draft.keeper("kind"),
-    )
-    new_title = mo.ui.text(draft.title, label="Title", full_width=True, debounce=False, on_change=draft.keeper("title"))
-    new_body = mo.ui.text_area(draft.body, rows=8, full_width=True, debounce=False, on_change=draft.keeper("body"))
-    _heading = inert.md("### Revision {}, by {}", base.revision, base.actor) if base else inert.md("### Write")
-    _found = "This is as you left it; it is not saved yet." if draft.is_found else ""
-    _fields = [
-        mo.md(inert.md("{}\n\n{}", _heading, _found)),
+    _new = {"kind": args.kind or "note", "title": args.title, "body": args.add}
+    _about = f"note:{base.id}" if base else f"journal:{project.value}:{run_id or ''}"
+    draft = notes.open_draft(store, _about, actor=actor, note=base, **_new)
+
+    def keep(*, over=None):
+        if over is not None:
+            draft.merged_with(over)
+        links = {"answers": answered.value} if answered.value and base is None else None
+        set_saved(draft.save(session, store, project=project.value, run_id=run_id, links=links))
+
+    fields = draft.elements(mo.ui, keep, rows=8)
+    # what somebody saved meanwhile stands beside the text, and is never overwritten unseen
+    overtaken = base is not None and draft.base_revision != base.revision
+    follow = mo.ui.button(label="Both are in it: save mine as the next revision", on_click=lambda _: keep(over=base))
+    _words = inert.md("### Revision {}, by {}", base.revision, base.actor) if base else inert.md("### Write")
+    _left = inert.md("{}\n\n*As you left it; not saved yet.*", _words) if draft.is_found else _words
+    _mine = [mo.hstack([fields["kind"], fields["title"]], widths=[1, 4]), fields["body"]]
+    _theirs = [mo.md("**Saved meanwhile**"), mo.Html(notes.note_cards([base]))] if overtaken else []
+    _beside = mo.hstack([mo.vstack([*_mine, follow]), mo.vstack(_theirs)], widths="equal", gap=2)
+    _text = [_beside] if overtaken else [*_mine, fields["save"]]
+    _head = [
+        mo.md(inert.paragraphs([_left])),
         mo.hstack([opened, *([] if base else [answered]), again], justify="start", gap=1.5),
-        mo.hstack([new_kind, new_title], widths=[1, 4]),
-        new_body,
     ]
-    None if session.is_script else mo.vstack(_fields)
-    return base, draft, new_body, new_kind, new_title
+    None if session.is_script else mo.vstack([*_head, *_text])
+    return (base,)
 
 
 @app.cell
-def save(answered, base, draft, project, run, session, set_saved, store):
-    def keep(_):
-        set_saved(
-            draft.save(
-                session,
-                store,
-                project=project.value,
-                run_id=run.id if run is not None and base is None else None,
-                links={"answers": answered.value} if answered.value and base is None else None,
-            )
-        )
-
-    _button = mo.ui.button(label="Save", kind="success", on_click=keep)
-    None if session.is_script else _button
-    return
-
-
-@app.cell
-def saved(draft, get_saved, store):
+def saved(get_saved):
     _outcome = get_saved()
     mo.stop(_outcome is None)
-    _is_conflict = _outcome.failed and draft.note_id is not None and _outcome.error["error"]["code"] == "conflict"
-    _theirs = verbs.read_note(store, draft.note_id) if _is_conflict else None
-    seen_theirs = mo.ui.button(
-        label="I have read theirs: mine may follow it", on_click=lambda _: draft.merged_with(_theirs)
-    )
-    (
-        mo.vstack(
-            [
-                mo.callout(mo.md(_outcome.error_markdown()), kind="danger"),
-                *([mo.Html(note_view.note_cards([_theirs])), seen_theirs] if _theirs else []),
-            ]
-        )
-        if _outcome.failed
-        else mo.callout(
-            mo.md(inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)), kind="success"
-        )
-    )
+    mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
+    _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)
+    mo.callout(mo.md(inert.paragraphs([_words])), kind="success")
     return
 
 
@@ -262,7 +239,7 @@ def earlier(base, get_saved, session, store):
     get_saved()
     mo.stop(session.is_script or base is None)
     _all = verbs.revisions(store, base.id)
-    mo.accordion({inert.md("{} revisions", len(_all)): mo.Html(note_view.revisions(reversed(_all)))})
+    mo.accordion({inert.md("{} revisions", len(_all)): mo.Html(notes.revisions(reversed(_all)))})
     return
 
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from patron_core.errors import InvalidInput
-from patron_core.store import Store, notes
+from patron_core.store import Store, notes, runs
 from patron_core.store.records import Note, NoteRevision
 from patron_core.verbs.access import asks
 
@@ -84,3 +84,9 @@ def count_notes(store: Store, *, project: str) -> int:
 def revisions(store: Store, note_id: str) -> list[NoteRevision]:
     """All that a note ever said, oldest first. Raises NotFound."""
     return notes.revisions(store, notes.get(store, note_id).id)
+
+
+def notes_of(store: Store, run_id: str) -> list[Note]:
+    """Those about one run, newest first. Raises NotFound."""
+    run = runs.get_run(store, run_id)
+    return notes.list_notes(store, project=run.project, run_id=run.id)
