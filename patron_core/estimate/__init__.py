@@ -9,7 +9,14 @@ Prices: patron_core.prices. Loss: patron_core.scaling.
 """
 
 from patron_core.estimate.calibration import Calibration
-from patron_core.estimate.estimating import Estimate, Money, compute_dtype, estimate, micro_batch_size
+from patron_core.estimate.estimating import (
+    Estimate,
+    Money,
+    compute_dtype,
+    estimate,
+    micro_batch_size,
+    size_of_checkpoints,
+)
 from patron_core.estimate.memory import Memory
 from patron_core.estimate.planning import BudgetFit, TooLittleText, estimate_table, eval_cadence, fit_to_budget
 from patron_core.estimate.verdict import Verdict
@@ -34,4 +41,5 @@ __all__ = [
     "eval_steps",
     "fit_to_budget",
     "micro_batch_size",
+    "size_of_checkpoints",
 ]

@@ -23,7 +23,7 @@ from trainer.contract.devices import Device
 from trainer.contract.ranks import WorldSize
 from trainer.contract.recipe import Recipe, make_recipe
 from trainer.contract.spec import SpecError, TrainSpec
-from trainer.contract.storage import checkpoint_bytes
+from trainer.contract.storage import checkpoint_bytes, disk_bytes
 
 GB = 1e9
 
@@ -100,6 +100,13 @@ class Estimate:
         return self.recipe.flops_per_token * self.tokens_per_s / peak
 
     @property
+    def disk_bytes(self) -> float:
+        """Of each machine, without its image."""
+        spec, item_bytes = self.spec, 2 if self.dtype == "bfloat16" else 4
+        keep, tokens = spec.checkpoint_keep, spec.eval_tokens
+        return disk_bytes(self.recipe, item_bytes=item_bytes, checkpoint_keep=keep, eval_tokens=tokens)
+
+    @property
     def assumptions(self) -> tuple[str, ...]:
         return tuple(assumptions_of(self))
 
@@ -130,6 +137,7 @@ class Estimate:
             "said_s": dict(self.said_s),
             "egress_usd_micros_per_gb": self.egress_usd_micros_per_gb,
             "checkpoint_bytes": self.checkpoint_bytes,
+            "disk_bytes": self.disk_bytes,
             "checkpoint_interval_s": self.checkpoint_interval_s if math.isfinite(self.checkpoint_interval_s) else None,
             "wall_s": self.wall_s.to_dict(),
             "cost_usd_micros": self.cost_usd_micros.to_dict(),
@@ -308,6 +316,11 @@ def _add_work(
     phases["evals"] = evals_s
     phases["checkpoints"] = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)
     phases["recovery"] = wall.recovery_seconds(total(phases.values()), startup, interval_s, spot)
+
+
+def size_of_checkpoints(spec: TrainSpec, device: Device) -> float:
+    """Bytes of one."""
+    return checkpoint_bytes(spec.recipe(), 2 if compute_dtype(spec, device) == "bfloat16" else 4)
 
 
 def compute_dtype(spec: TrainSpec, device: Device) -> str:

@@ -138,13 +138,19 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
             grace_s=grace_s,
             kind=attempt.kind,
             lab=labs.lab_id(store),
-            machine=attempt.price.get("machine") or {},
+            machine=_machine(run, attempt),
         )
     )
     with store.begin() as conn:
         made = attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
     if made.state == "ended":  # while this process slept, somebody else ended what had not been submitted
         executor.cancel(handle, grace_s=0.0)
+
+
+def _machine(run: Run, attempt: Attempt) -> dict[str, Any]:
+    """What to ask for; the disk by the plan as it stands now, which funding may have made longer."""
+    asked, num_bytes = attempt.price.get("machine") or {}, (run.estimate or {}).get("disk_bytes")
+    return asked | {"disk_bytes": num_bytes} if asked and num_bytes else dict(asked)
 
 
 def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
