@@ -9,7 +9,7 @@ marimo run notebooks/4_watch.py                          then add ?run=RUN to th
 import marimo
 
 __generated_with = "0.25.0"
-app = marimo.App(width="medium", app_title="Patron: watch")
+app = marimo.App(width="full", app_title="Patron: watch")
 
 with app.setup:
     import shlex
@@ -18,7 +18,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, choices, inert, show, tables
+    from patron_core.ui import background, choices, course_view, inert, run_panels, show, tables
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -59,13 +59,17 @@ def lab(session):
     store = session.open_lab()
     actor = session.actor
     params = mo.query_params()
-    return actor, params, store
+    _found = [] if session.is_script else verbs.overview(store)
+    get_listed, set_listed = mo.state(choices.listed(_found))
+    opened_on = getattr(verbs.most_pressing(_found), "id", "")
+    return actor, get_listed, opened_on, params, set_listed, store
 
 
 @app.cell
-def choose(args, params, session, store):
+def choose(args, get_listed, opened_on, params, session, store):
     session.require("--run", args.run, next="patron lab")
-    _choice = choices.of_runs(session, store, verbs.overview(store), wanted=params.get("run") or args.run)
+    get_listed()
+    _choice = choices.of_runs(session, store, verbs.overview(store), wanted=params.get("run") or args.run or opened_on)
     chosen = mo.ui.dropdown(
         _choice.labels,
         value=_choice.value,
@@ -94,21 +98,33 @@ def act_as_script(actor, args, chosen, session, store):
 def slow():
     # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
     get_state, set_state = mo.state(("", verbs.RunState.RUNNING, 0))
+    get_run, set_run = mo.state("")  # the run that is shown
     get_pressed, set_pressed = mo.state(None)  # what the last press of a button brought
-    return get_pressed, get_state, set_pressed, set_state
+    return get_pressed, get_run, get_state, set_pressed, set_run, set_state
 
 
 @app.cell
 def ticking(get_state, session):
+    # at rest slowly: what rests may begin, here or on another page
     ticker = mo.ui.refresh(
-        options=["2s", "10s", "60s"], default_interval="2s" if get_state()[1] in verbs.ACTIVE else None
+        options=["2s", "5s", "10s", "60s"], default_interval="2s" if get_state()[1] in verbs.ACTIVE else "5s"
     )
     None if session.is_script else ticker
     return (ticker,)
 
 
 @app.cell
-def look(acted, args, chosen, get_pressed, session, get_state, set_state, store, ticker):
+def list_runs(get_listed, session, set_listed, store, ticker):
+    ticker
+    mo.stop(session.is_script)
+    _listed = choices.listed(verbs.overview(store))
+    if _listed != get_listed():
+        set_listed(_listed)
+    return
+
+
+@app.cell
+def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run, set_state, store, ticker):
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `patron dryrun --depth 2`"))
     if session.is_script and args.follow:
@@ -130,56 +146,71 @@ def look(acted, args, chosen, get_pressed, session, get_state, set_state, store,
     _state = (seen.run.id, seen.run.state, len(seen.history))
     if _state != get_state():
         set_state(_state)
+    if seen.run.id != get_run():
+        set_run(seen.run.id)
     return (seen,)
 
 
 @app.cell
-def headline(seen):
+def heading(seen):
+    course = verbs.course(seen)
+    return (course,)
+
+
+@app.cell
+def headline(course, seen):
     _done = seen.step / seen.num_steps if seen.num_steps else 0
     _bar = inert.html(
-        "<div style='background:#a0aec033;border-radius:4px;height:8px;max-width:640px'>"
+        "<div style='background:#a0aec033;border-radius:4px;height:8px'>"
         "<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{}%'></div></div>",
         f"{100 * min(1, _done):.1f}",
     )
     _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
     _next = inert.md(" Next: {}", inert.code(seen.next)) if "patron watch" not in seen.next else ""
-    _facts = [
-        ("state", show.mark(seen.run.state.value)),
-        ("step", f"{seen.step} of {seen.num_steps}" if seen.num_steps else f"{show.DASH} ({seen.phase})"),
-        ("val_bpb", show.bpb(seen.val_bpb)),
-        ("time left", show.seconds(seen.eta_s)),
-        ("newest checkpoint", f"step {seen.checkpoint_step}" if seen.checkpoint_step is not None else show.DASH),
-        ("held", show.usd(seen.money.held_usd_micros)),
-        ("charged", show.usd(seen.money.charged_usd_micros)),
-        ("released", show.usd(seen.money.released_usd_micros)),
-    ]
-    _half = len(_facts) // 2
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
             mo.Html(inert.page(_bar)),
             mo.hstack(
-                [mo.Html(show.facts_table(_facts[:_half])), mo.Html(show.facts_table(_facts[_half:]))],
+                [
+                    mo.Html(show.facts_table(course_view.progress_facts(seen, course))),
+                    mo.Html(show.facts_table(course_view.money_facts(seen, course))),
+                ],
                 justify="start",
                 gap=4,
             ),
-            *[mo.callout(mo.md(inert.md("{}", said)), kind="warn") for said in (*_refused, *seen.warnings)],
+            *[
+                mo.callout(mo.md(inert.md("{}", said)), kind="warn")
+                for said in (*_refused, *seen.warnings, *course_view.warnings(seen, course))
+            ],
         ]
     )
     return
 
 
 @app.cell
-def curves(seen, session, store):
-    mo.stop(session.is_script)
-    _frame = verbs.curves(store, seen.run.id)
-    _charts = [
-        charts.curve_chart(_frame, key, num_steps=seen.num_steps, title=name, width=390)
-        for key, name in (("train/loss", "training loss"), ("val/bpb", "val_bpb"))
-        if key in _frame["key"].unique()
-    ]
-    mo.hstack(_charts, justify="start", gap=1) if _charts else mo.md("*No curve yet.*")
+def boards(get_run, session, store):
+    # built once for a run: a tick only tells them what is new, so that hover, zoom and an open section stay
+    mo.stop(session.is_script or not get_run())
+    followed = verbs.Followed(store, get_run())
+    tracked = background.Refreshed(lambda: verbs.tracked(store, followed.run_id, without=followed.keys), every_s=10)
+    learning, machine, others, log_pane = run_panels.board(), run_panels.board(), run_panels.board(), run_panels.pane()
+    mo.vstack([learning, mo.accordion({"The machine": machine, "All other keys": others}, multiple=True)])
+    return followed, learning, log_pane, machine, others, tracked
+
+
+@app.cell
+def draw(course, followed, learning, log_pane, machine, others, seen, store, tracked):
+    mo.stop(followed.run_id != seen.run.id)  # its boards come in a moment
+    _record, _beside = followed.look(), tracked.latest()
+    _panels = run_panels.run_panels(followed, _record, seen, course, _beside.series if _beside else {})
+    learning.show(_panels.learning)
+    machine.show(_panels.machine)
+    others.show(_panels.others)
+    log_pane.show(verbs.log_tail(store, seen.run.id, lines=400))
+    _empty = "" if _panels.learning else "No curve yet. "
+    mo.md(inert.md("{}{}", _empty, course_view.mlflow_words(_beside, seen)))
     return
 
 
@@ -207,10 +238,8 @@ def samples(seen):
 
 
 @app.cell
-def log(seen, session, store):
-    mo.stop(session.is_script)
-    _lines = verbs.log_tail(store, seen.run.id, lines=10)
-    mo.vstack([mo.md("### Log"), mo.plain_text(inert.terminal(_lines))]) if _lines else None
+def log(log_pane):
+    mo.vstack([mo.md("### Log"), log_pane])
     return
 
 
@@ -277,15 +306,15 @@ def note(actor, chosen, session, store):
 
 
 @app.cell
-def answer(args, seen, session):
+def answer(args, course, seen, session):
     session.emit(
-        seen.to_dict(),
+        seen.to_dict() | {"course": course.to_dict()},
         "\n".join(
             [
                 show.progress_line(seen),
                 seen.sentence,
                 *([f"refused: {seen.refused['message']}"] if seen.refused else []),
-                *(f"warning: {warning}" for warning in seen.warnings),
+                *(f"warning: {warning}" for warning in (*seen.warnings, *course_view.warnings(seen, course))),
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),

@@ -37,6 +37,13 @@ _ROWS = (
         "PATRON_ADMINS", "", "names", "who may write off the runs of others' lost machines; with commas between them"
     ),
     Setting("PATRON_TOKEN", "", "secret", "whose limits hold for what is run here; unset, the owner's"),
+    Setting(
+        "PATRON_ALERT_WEBHOOK", "", "secret", "where alerts are posted as JSON: a URL of Slack, Discord, ntfy, or yours"
+    ),
+    Setting("PATRON_ALERT_EMAIL", "", "addresses", "who gets alerts by e-mail; with commas between them"),
+    Setting("PATRON_ALERT_SMTP", "", "secret", "by which server: `smtp://USER:PASSWORD@HOST:587`, or `smtps://`"),
+    Setting("PATRON_ALERT_FROM", "", "address", "from whom that is; unset, from the first of its readers"),
+    Setting("PATRON_ALERT_KINDS", "", "names", "only these are sent, with commas between them; unset, all"),
     Setting("PATRON_LOCAL_USD_PER_HOUR", "0.10", "dollars", "what an hour of this machine counts for"),
     Setting("PATRON_MAX_USD_PER_HOUR", "", "dollars", "no machine that costs more is considered"),
     Setting("PATRON_DATABASE_WAIT_S", "60", "seconds", "how long a busy or restarting database is waited for"),
@@ -47,7 +54,9 @@ _ROWS = (
     ),
     Setting("PATRON_SKY_PYTHON", "", "path", "a python on rented machines that has everything: nothing is installed"),
     Setting("PATRON_SKY_CACHE", "", "folder", "`PATRON_CACHE` of rented machines; unset, `~/.cache/patron` there"),
-    Setting("PATRON_SKY_POLL_S", "10", "seconds", "how old an answer of SkyPilot may be"),
+    Setting(
+        "PATRON_SKY_POLL_S", "10", "seconds", "how often a run at SkyPilot is looked at, and how old its answer may be"
+    ),
     Setting("PATRON_SCRATCH", "PATRON_CACHE/runs", "folder", "where a trainer works on a run that lives in a bucket"),
     Setting("PATRON_NOTICE_FILE", "", "path", "once it exists, a trainer saves and stops"),
     Setting("PATRON_METADATA_GCP", "", "URL", "where Google's reclaim notice is asked for; `off`: nowhere"),
@@ -57,6 +66,7 @@ _ROWS = (
     Setting("PATRON_FINEWEB_EDU_URL", "", "URL", "a mirror of the corpus; unset, Hugging Face"),
 )
 SETTINGS = {row.name: row for row in _ROWS}
+SECRETS = frozenset(row.name for row in _ROWS if row.kind == "secret")  # no workload gets one
 
 
 def home() -> Path:
@@ -91,7 +101,7 @@ def checkout() -> Path:
 
 
 def admins() -> frozenset[str]:
-    return frozenset(name.strip() for name in _text("PATRON_ADMINS").split(",") if name.strip())
+    return frozenset(_names("PATRON_ADMINS"))
 
 
 def cache() -> Path:
@@ -144,6 +154,11 @@ def for_children() -> dict[str, str]:
     return inherited | {name: place for name, place in places.items() if os.environ.get(name)}
 
 
+def for_workloads() -> dict[str, str]:
+    """The environment for what is not ours: without our secrets."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
+
+
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
@@ -178,6 +193,27 @@ def token() -> str:
     return _text("PATRON_TOKEN").strip()
 
 
+def alert_webhook() -> str:
+    return _text("PATRON_ALERT_WEBHOOK").strip()
+
+
+def alert_smtp() -> str:
+    return _text("PATRON_ALERT_SMTP").strip()
+
+
+def alert_email() -> list[str]:
+    return _names("PATRON_ALERT_EMAIL")
+
+
+def alert_from() -> str:
+    return _text("PATRON_ALERT_FROM").strip()
+
+
+def alert_kinds() -> frozenset[str]:
+    """Empty: all."""
+    return frozenset(_names("PATRON_ALERT_KINDS"))
+
+
 def local_usd_micros_per_hour() -> int:
     """Raises InvalidInput: an unknown price refuses, it never counts as zero."""
     return _usd_above_zero("PATRON_LOCAL_USD_PER_HOUR")
@@ -193,6 +229,10 @@ def _text(name: str) -> str:
     """As it is set, or by default."""
     given, default = os.environ.get(name), SETTINGS[name].default
     return given or (default if name == "PATRON_HOME" else default.replace("PATRON_HOME", str(home())))
+
+
+def _names(name: str) -> list[str]:
+    return [each.strip() for each in _text(name).split(",") if each.strip()]
 
 
 def _seconds_above_zero(name: str) -> float:

@@ -131,6 +131,58 @@ SENTENCE: dict[EndReason, str] = {
 }
 
 
+class AlertKind(StrEnum):
+    """What people are told of without having asked."""
+
+    RECLAIMED = "reclaimed"
+    PAUSED = "paused"  # not because somebody asked for it
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    OFF_FORECAST = "off_forecast"
+    STUCK = "stuck"
+    FINISHED = "finished"
+    APPROVAL_WANTED = "approval_wanted"
+    TEST = "test"
+
+
+# None: somebody asked for it, or it is as it should be
+ALERT: dict[EndReason, AlertKind | None] = {
+    EndReason.COMPLETED: AlertKind.FINISHED,
+    EndReason.PREEMPTED: AlertKind.RECLAIMED,
+    EndReason.NOTICE: AlertKind.RECLAIMED,
+    EndReason.CUDA_OOM: AlertKind.FAILED,
+    EndReason.HOST_OOM: AlertKind.FAILED,
+    EndReason.DIVERGED: AlertKind.DIVERGED,
+    EndReason.BAD_SPEC: AlertKind.FAILED,
+    EndReason.ENVIRONMENT_DRIFT: AlertKind.FAILED,
+    EndReason.USER_ERROR: AlertKind.FAILED,
+    EndReason.NO_CAPACITY: AlertKind.STUCK,
+    EndReason.LOST: AlertKind.STUCK,
+    EndReason.HUNG: AlertKind.STUCK,
+    EndReason.NOT_STARTED: AlertKind.PAUSED,
+    EndReason.SOURCE_UNREACHABLE: AlertKind.STUCK,
+    EndReason.OUT_OF_FUNDS: AlertKind.PAUSED,
+    EndReason.OVER_BUDGET: AlertKind.FAILED,
+    EndReason.DEADLINE: AlertKind.PAUSED,
+    EndReason.SWITCHED: None,
+    EndReason.PAUSED: None,
+    EndReason.CANCELLED: None,
+    EndReason.WRITTEN_OFF: AlertKind.FAILED,
+}
+
+
+def alert_of(reason: EndReason | None, new: RunState) -> AlertKind | None:
+    """What arriving there for that reason is told as. A dryrun that is done is as it should be."""
+    kind = None if reason is None else ALERT[reason]
+    if kind is AlertKind.FINISHED and new is not RunState.SUCCEEDED:
+        return None
+    if new is RunState.FAILED and kind is not AlertKind.DIVERGED:
+        return AlertKind.FAILED
+    if new is RunState.PAUSED and kind is not None:
+        return AlertKind.PAUSED
+    return kind
+
+
 # the workload's own message says what to do about it
 _SAYS_WHY = frozenset(
     {EndReason.BAD_SPEC, EndReason.ENVIRONMENT_DRIFT, EndReason.USER_ERROR, EndReason.SOURCE_UNREACHABLE}

@@ -121,3 +121,18 @@ class Calls(ABC, Generic[R]):
 
     def decide(self, approval: str, decision: str, *, word: str = "") -> R:
         return self.send("POST", f"/api/approvals/{approval}", body={"decision": decision, "word": word})
+
+    def alerts(self, **filters: Any) -> R:
+        """filters: project, kind, unseen, before, limit."""
+        return self.send("GET", "/api/alerts", params=filters)
+
+    def feedback(self, **filters: Any) -> R:
+        """filters: by, unanswered, limit."""
+        return self.send("GET", "/api/feedback", params=filters)
+
+    def say(self, body: str, *, key: str, about: str = "") -> R:
+        """Feedback on Patron."""
+        return self.send("POST", "/api/feedback", body={"body": body, "about": about}, key=key)
+
+    def answer(self, feedback: str, answer: str) -> R:
+        return self.send("POST", f"/api/feedback/{feedback}", body={"answer": answer})

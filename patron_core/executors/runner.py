@@ -114,7 +114,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | self.job["env"] | {processes.JOB_VARIABLE: self.job["key"]},
+                env=settings.for_workloads() | self.job["env"] | {processes.JOB_VARIABLE: self.job["key"]},
                 start_new_session=True,
                 preexec_fn=processes.dying_with(os.getpid()),
             )

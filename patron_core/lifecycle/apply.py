@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
 from patron_core.executors.base import Executor, Job, Observation
-from patron_core.lifecycle import bill, drift, holds, learned, ownership, trouble, workload
+from patron_core.lifecycle import bill, drift, holds, learned, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
 from patron_core.lifecycle.observe import Scene, attempt_dir
@@ -30,7 +30,6 @@ from trainer.contract.grace import kill_after_s
 from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
-CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
 _WORTH_MOVING_S = 1.0  # rounding to micro-dollars makes less
 # it ran and was done, or lost its machine and found no other, between two looks
 _UNSEEN = {
@@ -221,6 +220,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
         if attempt.kind == "train":
             runs.set_fields(conn, run.id, now=now, result=left.result)
             if new_state is RunState.SUCCEEDED:
+                off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
                 learned.record_run(conn, run, left.result, now=now)
                 learned.record_timing(conn, run, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
@@ -302,9 +302,11 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     attempt, seen = scene.attempt, scene.observation
     if attempt is None or seen is None or seen.uptime_s is None:
         return
-    if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
+    if bill.is_due(run_id=attempt.run_id, charged_s=attempt.charged_s, uptime_s=seen.uptime_s):
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
+            if attempt.kind == "train":
+                off_forecast.note(conn, scene.run, actor=SUPERVISOR, now=now)
 
 
 def _move_deadline(store: Store, scene: Scene, *, now: float) -> None:

@@ -97,6 +97,12 @@ def metrics_frame(store: Store, run_ids: Sequence[str], keys: Sequence[str] | No
     return pl.concat(frames)
 
 
+def metric_keys(store: Store, run_id: str) -> list[str]:
+    """All keys that the tracker has of a run, whoever logged them; none without a mirror. Raises Unavailable."""
+    with _reading(store, [run_id]) as (client, mirrored):
+        return sorted(key for _, mlflow_run_id in mirrored for key in client.get_run(mlflow_run_id).data.metrics)
+
+
 def params_frame(store: Store, run_ids: Sequence[str]) -> pl.DataFrame:
     """The parameters of some runs as text: run_id, key, value. Raises Unavailable."""
     import polars as pl

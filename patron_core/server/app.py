@@ -12,32 +12,44 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from patron_core.errors import InternalError, InvalidInput, NotFound, PatronError
 from patron_core.server import pages
 from patron_core.server.answers import Answer, error_answer
 from patron_core.server.api import add_api
 from patron_core.server.apps import notebook_apps
+from patron_core.server.bar import navigation
 from patron_core.server.entry import COOKIE_S, Entry, Visitor
 from patron_core.server.gate import Gate
+from patron_core.server.lists import add_lists
 from patron_core.server.pages import Notebook
 from patron_core.server.skill import skill
-from patron_core.store import Store, audit
+from patron_core.server.tools import OverHttp
+from patron_core.store import Store
 from patron_core.store.tokens import Unauthorised
 
 
 def build(store: Store, entry: Entry, notebooks: Sequence[Notebook], *, origins: Iterable[str]) -> Gate:
     known = list(origins)
+    app = api(store)
+    app.router.routes.append(Route("/mcp", endpoint=OverHttp(app), methods=["POST"]))
+    _add_pages(app, store, entry, notebooks, secure=all(origin.startswith("https:") for origin in known))
+    add_lists(app, store)
+    if notebooks:
+        app.mount("/", notebook_apps(notebooks, head=navigation(notebooks)))
+    return Gate(app, entry, origins=known)
+
+
+def api(store: Store) -> FastAPI:
+    """The API alone; whoever calls it says who asks (`visitor` in the scope's state)."""
     app = FastAPI(
         title="Patron", version=version("patron"), openapi_url="/api/openapi.json", docs_url=None, redoc_url=None
     )
     app.state.store = store
     add_api(app)
     _show_errors_in_one_shape(app)
-    _add_pages(app, store, entry, notebooks, secure=all(origin.startswith("https:") for origin in known))
-    if notebooks:
-        app.mount("/", notebook_apps(notebooks, head=pages.navigation(notebooks)))
-    return Gate(app, entry, origins=known)
+    return app
 
 
 def _show_errors_in_one_shape(app: FastAPI) -> None:
@@ -105,10 +117,6 @@ def _add_pages(app: FastAPI, store: Store, entry: Entry, notebooks: Sequence[Not
     @app.get("/skill.md", **page)
     def skill_page() -> Response:
         return Response(skill(), media_type="text/markdown; charset=utf-8")
-
-    @app.get("/audit", **page)
-    def audited() -> HTMLResponse:
-        return pages.audit_page(audit.entries(store, limit=500))
 
     @app.get("/health", **page)
     def health() -> dict[str, str]:

@@ -1,18 +1,15 @@
-"""The server's own pages: the gallery, signing in, the audit log; and the bar above every notebook."""
+"""The server's own pages: the gallery, signing in. Its lists are in lists.py, the bar above all in bar.py."""
 
 from __future__ import annotations
 
 import ast
-import json
 import re
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.responses import HTMLResponse
 
-from patron_core.store.audit import AuditEntry
 from patron_core.ui import inert
 from patron_core.ui.commands import name_of
 
@@ -75,19 +72,19 @@ def gallery_page(found: Sequence[Notebook], *, who: str) -> HTMLResponse:
         f"<h2>{_word(note.title)}</h2><p>{_word(_sentence(note.purpose))}</p></a>"
         for note in found
     )
-    return _page(
+    return page(
         "Patron",
         f"<h1>Patron</h1><p>Estimate, prove, fund, launch, watch, compare, note. You are {inert.html('{}', who)}.</p>"
         f'<div class="cards">{cards}</div>'
         '<p>For programs: <a href="/skill.md">skill.md</a>, <a href="/api/openapi.json">the API</a>. '
-        '<a href="/audit">Who changed what</a>.</p>'
+        '<a href="/alerts">Alerts</a>. <a href="/feedback">Feedback</a>. <a href="/audit">Who changed what</a>.</p>'
         '<form method="post" action="/logout"><button>Sign out</button></form>',
     )
 
 
 def login_page(problem: str = "") -> HTMLResponse:
     said = f"<p>{_word(problem)}.</p>" if problem else ""
-    return _page(
+    return page(
         "Patron: sign in",
         f"<h1>Sign in</h1>{said}<p>Open the link that <code>patron serve</code> printed, or give a token.</p>"
         '<form method="post" action="/login"><input type="password" name="token" aria-label="Token" autofocus '
@@ -98,35 +95,9 @@ def login_page(problem: str = "") -> HTMLResponse:
 
 def entered_page() -> HTMLResponse:
     """Goes on by itself. Not a redirect: after a link from elsewhere a browser would keep the strict cookie back."""
-    return _page(
+    return page(
         "Patron", '<h1>Signed in</h1><p><a href="/">Go on</a></p>', head='<meta http-equiv="refresh" content="0;url=/">'
     )
-
-
-def audit_page(entries: Iterable[AuditEntry]) -> HTMLResponse:
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{inert.html('{}', cell)}</td>" for cell in _cells(entry)) + "</tr>" for entry in entries
-    )
-    head = "".join(f"<th>{name}</th>" for name in ("when", "who", "from", "what", "about", "outcome", "with"))
-    return _page(
-        "Patron: audit",
-        '<p><a href="/">Patron</a></p><h1>Who changed what</h1><p>Every call that changed something, or was refused. '
-        f"Newest first.</p><table><tr>{head}</tr>{rows or '<tr><td>Nothing yet.</td></tr>'}</table>",
-    )
-
-
-def _cells(entry: AuditEntry) -> list[str]:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
-    about = entry.run_id or entry.project or ""
-    said = ", ".join(f"{name} {value}" for name, value in entry.detail.items())
-    return [when, entry.actor, entry.origin, entry.verb.replace("_", " "), about, entry.outcome, said]
-
-
-def navigation(found: Sequence[Notebook], *, first: str = "/") -> str:
-    """For the head of every notebook's page: a bar of links that carry project and run of the address as it is."""
-    links = json.dumps([[note.path + "/", note.title] for note in found]).replace("<", "\\u003c")
-    script = _BAR_SCRIPT.replace("LINKS", links).replace("FIRST", json.dumps(first))
-    return f"<style>{_BAR_STYLE}</style><script>{script}</script>"
 
 
 def _step(note: Notebook) -> str:
@@ -138,7 +109,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _page(title: str, body: str, *, head: str = "", status: int = 200) -> HTMLResponse:
+def page(title: str, body: str, *, head: str = "", status: int = 200) -> HTMLResponse:
     return HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width">{head}<style>{_STYLE}</style><main>{body}</main></html>',
@@ -148,40 +119,3 @@ def _page(title: str, body: str, *, head: str = "", status: int = 200) -> HTMLRe
             "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
         },
     )
-
-
-_BAR_STYLE = """
-#patron-bar { position: fixed; inset: 0 0 auto 0; height: 2.5rem; z-index: 40; display: flex; gap: .25rem;
-  align-items: center; padding: 0 .75rem; overflow-x: auto; white-space: nowrap; font: 14px/1 system-ui, sans-serif;
-  background: var(--background, #fff); color: var(--foreground, #1a202c); border-bottom: 1px solid #a0aec055 }
-#patron-bar a { padding: .45rem .65rem; border-radius: .4rem; color: inherit; text-decoration: none }
-#patron-bar a:hover, #patron-bar a:focus-visible { background: #a0aec033 }
-#patron-bar a[aria-current] { background: #1f5fa822; font-weight: 600 }
-body { padding-top: 2.5rem !important }
-/* what is fixed inside stays below the bar */
-body > #root { height: calc(100vh - 2.5rem); transform: translateZ(0) }
-"""
-
-_BAR_SCRIPT = """
-addEventListener("DOMContentLoaded", () => {
-  const bar = document.createElement("nav");
-  bar.id = "patron-bar";
-  bar.setAttribute("aria-label", "Notebooks");
-  for (const [path, name] of [[FIRST, "Patron"], ...LINKS]) {
-    const link = document.createElement("a");
-    link.textContent = name;
-    link.href = path;
-    if (path !== FIRST && location.pathname.endsWith(path)) link.setAttribute("aria-current", "page");
-    const carry = () => {
-      const carried = new URLSearchParams();
-      for (const [key, value] of new URLSearchParams(location.search))
-        if (key === "project" || key === "run") carried.set(key, value);
-      link.href = path + (carried.size && path !== FIRST ? "?" + carried : "");
-    };
-    for (const event of ["pointerenter", "focus", "pointerdown", "click"]) link.addEventListener(event, carry);
-    carry();
-    bar.append(link);
-  }
-  document.body.prepend(bar);
-});
-"""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from patron_core.store import (
+    alerts,
     approvals,
     attempts,
     audit,
     calibrations,
+    feedback,
     hosts,
     labs,
     leases,
@@ -52,10 +54,12 @@ __all__ = [
     "Search",
     "Store",
     "Wallet",
+    "alerts",
     "approvals",
     "attempts",
     "audit",
     "calibrations",
+    "feedback",
     "hosts",
     "labs",
     "leases",

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row
 from patron_core.errors import Conflict, InternalError, NotFound
 from patron_core.money import check_usd_micros
 from patron_core.states import LEGAL, TERMINAL, EndReason, RunState
+from patron_core.store import alerts
 from patron_core.store.engine import Store, dumps, insert_new, writing
 from patron_core.store.finding import (
     Filters,
@@ -268,3 +269,4 @@ def _record(
         "detail": detail,
     }
     conn.execute(sa.insert(run_events).values(**values))
+    alerts.tell(conn, run_id, kind=kind, new=new, reason=reason, detail=detail, now=now)

@@ -24,6 +24,11 @@ def run_labels(found: Iterable[Run | RunSummary]) -> dict[str, str]:
     return labels
 
 
+def listed(found: Iterable[RunSummary]) -> tuple[tuple[str, str, str], ...]:
+    """What is read of runs in a choice: a page that is open looks whether it changed."""
+    return tuple((run.id, run.name, run.state.value) for run in found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunChoice:
     labels: dict[str, str]  # what is read -> id

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from patron_core import verbs
 from patron_core.estimate import Estimate
 from patron_core.store.records import Run
@@ -36,3 +38,9 @@ def measured_beside_estimated(run: Run, repriced: Estimate) -> list[tuple[str, s
         ("cost", show.between(was["cost_usd_micros"], show.usd), show.between(repriced.cost_usd_micros, show.usd)),
         ("val_bpb", show.between(was["val_bpb"], show.bpb), show.between(repriced.val_bpb, show.bpb)),
     ]
+
+
+def rehearsed(run: Run) -> list[tuple[str, Any]]:
+    """What the kill and the resume of its dryrun came to, by name; nothing where they were not rehearsed."""
+    proof = run.dryrun or {}
+    return [*(proof.get("rehearsal") or {}).items(), *([("notice", proof["notice"])] if proof.get("notice") else [])]

@@ -42,6 +42,13 @@ TONE_OF: dict[str, Tone] = {
     "over_budget": "bad",
     "out_of_memory": "bad",
     "no_budget": "quiet",
+    "finished": "good",
+    "reclaimed": "warn",
+    "off_forecast": "warn",
+    "stuck": "warn",
+    "approval_wanted": "warn",
+    "diverged": "bad",
+    "test": "quiet",
 }
 _COLOURS: dict[Tone, str] = {
     "good": "#2f855a",

@@ -60,6 +60,14 @@ class SpecArguments(Arguments):
         return []
 
 
+FROM_ADDRESS = {"depth", "set"} | set(NAMED)  # what an address may fill a page's form with: never a file to read
+
+
+def with_depth(given: Mapping[str, Any], asked: int | None, in_field: int) -> dict[str, Any]:
+    """The fields of a spec with their depth: a file or key=value may say it where no flag did."""
+    return dict(given) if asked is None and "depth" in given else {**given, "depth": in_field}
+
+
 def run_problems(model: type[Arguments], given: Mapping[str, Any]) -> list[str]:
     """A run that was planned has its spec and its place: flags of either are for a new one, or for --amend."""
     of_spec = sorted(

@@ -10,6 +10,7 @@ from patron_core.ui.show import Column
 
 if TYPE_CHECKING:
     from patron_core.scaling.seeds import Group, GroupComparison
+    from patron_core.store.alerts import Alert
     from patron_core.verbs import Comparison, FieldDifference
 
 # the notebook where a run in this state goes on; all others are watched
@@ -270,4 +271,34 @@ def approvals() -> list[show.Column]:
         show.Column("for run", lambda a: a.run_id, "left"),
         show.Column("to hold", lambda a: show.usd(a.usd_micros)),
         show.Column("decide", lambda a: f"patron approve --id {a.id} --word WHY --yes", "left"),
+    ]
+
+
+def alerts() -> list[Column]:
+    """What people are told of."""
+    return [
+        Column("", lambda a: "" if a.seen_at else show.Mark("new", "live"), "left"),
+        Column("when", lambda a: show.moment(a.time), "left"),
+        Column("what", lambda a: show.mark(a.kind), "left"),
+        Column("run", lambda a: a.name, "left"),
+        Column("said", lambda a: a.sentence, "left"),
+        Column("sent", _sent, "left"),
+        Column("next", lambda a: a.next, "left"),
+    ]
+
+
+def _sent(alert: Alert) -> str:
+    said = (f"{name}: {came.get('error', 'sent')}" for name, came in alert.deliveries.items())
+    return ", ".join(said) or show.DASH
+
+
+def feedback() -> list[Column]:
+    """What was said of Patron, and the owner's answers."""
+    return [
+        Column("when", lambda f: show.moment(f.created_at), "left"),
+        Column("by", lambda f: f.actor, "left"),
+        Column("about", lambda f: f.about or show.DASH, "left"),
+        Column("said", lambda f: f.body, "left"),
+        Column("answer", lambda f: f.answer or show.DASH, "left"),
+        Column("id", lambda f: f.id, "left"),
     ]

@@ -11,11 +11,12 @@ from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
 from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target
 from patron_core.money import from_usd, to_usd
-from patron_core.states import ACTIVE, TERMINAL, RunState
+from patron_core.states import ACTIVE, TERMINAL, AlertKind, RunState
 from patron_core.store.finding import projects
 from patron_core.store.hosts import everybody as machines
 from patron_core.store.searches import has_key as has_search
 from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
+from patron_core.verbs.alerts import list_alerts, see_alerts, send_test_alert
 from patron_core.verbs.amend import amend
 from patron_core.verbs.attention import Waiting, waiting_runs
 from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
@@ -28,18 +29,21 @@ from patron_core.verbs.contrasts import (
     with_distinct_names,
 )
 from patron_core.verbs.control import cancel, launch, pause
-from patron_core.verbs.curves import curves
+from patron_core.verbs.course import Course, course
+from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
-from patron_core.verbs.next_steps import next_step, plan_command, target_for
+from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
 from patron_core.verbs.run_table import (
     GROUPS,
     PINNED,
@@ -59,6 +63,7 @@ from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
+from patron_core.verbs.tracked import Tracked, tracked
 from patron_core.verbs.watch import (
     ATTENTION,
     RESTING,
@@ -67,6 +72,7 @@ from patron_core.verbs.watch import (
     exit_code,
     find_run,
     log_tail,
+    most_pressing,
     num_runs,
     overview,
     view,
@@ -90,27 +96,34 @@ __all__ = [
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
+    "AlertKind",
     "Check",
     "Comparison",
+    "Course",
     "Diagnosis",
     "FieldDifference",
+    "Followed",
     "Lab",
     "Offer",
     "Placed",
     "Question",
     "RunGroup",
+    "RunReport",
     "RunRow",
     "RunState",
     "RunView",
     "SearchReport",
+    "SearchReportOfRuns",
     "Sweep",
     "SweepEstimate",
     "SweepReport",
     "Target",
+    "Tracked",
     "Waiting",
     "WorldSize",
     "accuracy",
     "amend",
+    "answer_feedback",
     "asked_fields",
     "audit_log",
     "burn_usd_micros_per_hour",
@@ -119,6 +132,7 @@ __all__ = [
     "compare",
     "compare_by",
     "comparison_frame",
+    "course",
     "curves",
     "decide",
     "defaults_for",
@@ -140,16 +154,20 @@ __all__ = [
     "frontier",
     "fund",
     "fund_and_launch",
+    "give_feedback",
     "grid_of",
     "group_runs",
     "has_search",
     "hold_for",
     "lab",
     "launch",
+    "list_alerts",
+    "list_feedback",
     "list_tokens",
     "log_tail",
     "machines",
     "make_token",
+    "most_pressing",
     "next_step",
     "noise_sentence",
     "num_runs",
@@ -161,18 +179,23 @@ __all__ = [
     "place_depths",
     "place_estimates",
     "plan",
+    "plan_again",
     "plan_command",
     "prices",
     "project_to_show",
     "projects",
     "read_note",
     "read_notes",
+    "report_of_run",
+    "report_of_search",
     "repriced",
     "revoke_token",
     "run_table",
     "scaling_fit",
     "search",
+    "see_alerts",
     "seed_noise",
+    "send_test_alert",
     "shared_view",
     "spec_differences",
     "spec_on",
@@ -183,6 +206,7 @@ __all__ = [
     "tag",
     "target_for",
     "to_usd",
+    "tracked",
     "view",
     "wait",
     "waiting",

@@ -50,6 +50,10 @@ class Followed:
         self.axes = Axes(batch_tokens=None, flops_per_token=None, spans=())
         self._where = ""
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.series)
+
     def look(self) -> Record:
         """Read on; `series` and `axes` are up to date. Raises Unreachable."""
         run, made = runs.get_run(self.store, self.run_id), attempts.for_run(self.store, self.run_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -37,6 +37,7 @@ def dryrun(
     actor: str,
     key: str | None = None,
     burst_steps: int = BURST_STEPS,
+    on_progress: Callable[[str], object] = lambda line: None,
     now: float | None = None,
 ) -> Run:
     """Start the dryrun and return; `watch.wait` tells when it is over. A dryrun under way is returned as it is.
@@ -52,11 +53,13 @@ def dryrun(
             return run
     _check_waiting(run)
     check_here(store, run)
+    on_progress("Checking data, place and price.")
     free_checks.before_dryrun(run)
     target = target_of(run)
     quote = moving.with_transfer(target.quote(now=now), run, target, is_dryrun=True)
     hourly = quote["usd_micros_per_hour"]
     stop_s = holds.stop_s(run.run_dir, is_rented=bool(quote["machine"]))
+    on_progress("Holding what the burst may cost.")
     with store.begin() as conn:
         run = runs.lock(conn, run.id)
         if _is_begun(conn, run, key, asked):

@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ def fund(
     usd_micros: int | None = None,
     actor: str,
     key: str,
+    on_progress: Callable[[str], object] = lambda line: None,
     now: float | None = None,
 ) -> Run:
     """Hold `usd_micros` (default: the upper bound, as repriced by the dryrun) and make the run `funded`.
@@ -68,7 +69,9 @@ def fund(
             run = runs.get_run(conn, run_id)
             if requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros}):
                 return run
+        on_progress("Checking the environment.")
         offer = _offer_for(store, run, usd_micros)
+        on_progress(f"Holding {format_usd(offer.usd_micros)}.")
         with store.begin() as conn:
             now_is = runs.lock(conn, run.id)
             if requests.answered(conn, run.id, "fund", key, {"usd_micros": usd_micros}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +78,13 @@ def fund_and_launch(
     deposit_usd_micros: int = 0,
     actor: str,
     key: str,
+    on_progress: Callable[[str], object] = lambda line: None,
 ) -> Run:
     """Deposit what is given, hold the upper bound (or `usd_micros`), launch, and see that somebody supervises.
 
     A run whose money is held already, or that runs, is topped up by an explicit amount. The same key does it once;
     asked again it is answered with the run as it is by then, and with another amount it is a Conflict.
+    `on_progress` is told what is done next: checking the environment takes seconds.
     """
     run = runs.get_run(store, run_id)
     if run.state in _OPEN:
@@ -91,7 +94,8 @@ def fund_and_launch(
         deposit(store, project=run.project, usd_micros=deposit_usd_micros, key=paid, actor=actor)
     if not _is_done(store, run, key, usd_micros):
         if run.state in _FUNDABLE or usd_micros is not None:
-            fund(store, run.id, usd_micros=usd_micros, actor=actor, key=key)
+            fund(store, run.id, usd_micros=usd_micros, actor=actor, key=key, on_progress=on_progress)
+        on_progress("Launching.")
         launch(store, run.id, actor=actor, key=key)
     supervisor.ensure_running(store)
     return runs.get_run(store, run.id)

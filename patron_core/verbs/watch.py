@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -172,6 +172,21 @@ def num_runs(store: Store, project: str | None = None) -> int:
     """In a project, or in all."""
     counts = runs.projects(store)
     return sum(counts.values()) if project is None else counts.get(project, 0)
+
+
+_PRESSING = (  # what somebody should see first
+    {RunState.RECOVERING},
+    {RunState.RUNNING, RunState.LAUNCHING, RunState.DRYRUN},
+    {RunState.PAUSED, RunState.FUNDED, RunState.AWAITING_FUNDING},
+    {RunState.FAILED},
+)
+
+
+def most_pressing(found: Iterable[RunSummary]) -> RunSummary | None:
+    """Of runs, newest first: one in trouble, else one that works, else one that waits for a person, else the newest."""
+    every = list(found)
+    ranked = (next((run for run in every if run.state in states), None) for states in _PRESSING)
+    return next((run for run in ranked if run is not None), every[0] if every else None)
 
 
 def wait(

@@ -20,7 +20,8 @@ from patron_core import verbs
 from patron_core.lifecycle import post
 from patron_core.server import gate
 from patron_core.server.api import events as api_events
-from patron_core.store import Store, leases, ledger, runs
+from patron_core.states import AlertKind
+from patron_core.store import Store, alerts, leases, ledger, runs
 from patron_core.verbs.metrics import thinned
 
 USD = 1_000_000
@@ -180,6 +181,45 @@ def test_checkpoints_are_listed_with_hashes_and_downloaded_in_ranges(agent: http
     for name in ("../../spec.json", "..%2f..%2fspec.json", "%2e%2e/%2e%2e/spec.json", "/etc/passwd", "manifest.json"):
         answer = agent.get(f"/api/runs/{run.id}/checkpoints/10/{name}")
         assert answer.status_code == 404, (name, answer.text)
+
+
+def test_feedback_is_given_once_and_answered_by_a_person_alone(agent: httpx.Client, lab: Lab) -> None:
+    words = {"body": "<script>alert(1)</script> the dryrun is slow", "about": "dryrun"}
+    given = [agent.post("/api/feedback", json=words, headers=key("slow")).json() for _ in range(2)]
+    assert given[0] == given[1]
+    assert agent.post("/api/feedback", json={"body": "else"}, headers=key("slow")).status_code == 409
+    url = f"/api/feedback/{given[0]['feedback']}"
+    assert agent.post(url, json={"answer": "no"}).status_code == 403
+    assert agent.post("/feedback", data={"answer": given[0]["feedback"], "word": "no"}).status_code == 200
+    person = {"authorization": f"Bearer {lab.token('person', 'admin')}"}
+    page = httpx.get(f"{lab.base}/feedback", headers=person).text
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+    said = httpx.post(f"{lab.base}/feedback", headers=person, data={"answer": given[0]["feedback"], "word": "mended"})
+    assert "mended" in said.text
+    (mine,) = agent.get("/api/feedback", params={"by": "agent"}).json()["feedback"]
+    assert (mine["answer"], mine["answered_by"]) == ("mended", "person")
+    assert agent.get("/api/feedback", params={"unanswered": True}).json()["feedback"] == []
+
+
+def test_alerts_are_listed_and_put_away_by_a_person_alone(agent: httpx.Client, lab: Lab) -> None:
+    with lab.store.begin() as conn:
+        for name in ("<b>one</b>", "two"):
+            alerts.add(conn, kind=AlertKind.DIVERGED, sentence="So it is.", name=name, next="patron lab", now=1.0)
+    first = agent.get("/api/alerts", params={"kind": "diverged", "limit": 1}).json()
+    rest = agent.get("/api/alerts", params={"kind": "diverged", "limit": 1, "before": first["cursor"]}).json()
+    assert [each["name"] for each in (*first["alerts"], *rest["alerts"])] == ["two", "<b>one</b>"]
+    assert agent.post("/api/alerts/seen", json={"up_to": first["alerts"][0]["alert"]}).status_code == 403
+    person = {"authorization": f"Bearer {lab.token('person', 'admin')}"}
+    page = httpx.get(f"{lab.base}/alerts", headers=person).text
+    assert "&lt;b&gt;one" in page
+    httpx.post(f"{lab.base}/alerts", headers=person, data={"seen": str(first["alerts"][0]["alert"])})
+    assert agent.get("/api/alerts", params={"unseen": True}).json()["alerts"] == []
+    tried = httpx.post(f"{lab.base}/alerts", headers=person, data={"test": "1"})
+    assert "PATRON_ALERT_WEBHOOK" in tried.text
+    audited = httpx.get(f"{lab.base}/audit", params={"actor": "person"}, headers=person).text
+    assert "see alerts" in audited
+    assert "agent" not in audited
 
 
 # --- who means harm ---------------------------------------------------------------------------------------------------

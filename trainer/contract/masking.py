@@ -16,7 +16,18 @@ from urllib.parse import unquote
 from trainer.contract import urls
 
 MIN_CHARS = 8
-_WORDS = {"SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "KEY", "APIKEY"}
+_WORDS = {
+    "SECRET",
+    "TOKEN",
+    "PASSWORD",
+    "PASSWD",
+    "PASSPHRASE",
+    "CREDENTIAL",
+    "CREDENTIALS",
+    "KEY",
+    "APIKEY",
+    "WEBHOOK",
+}
 _NO_SECRET = {"FILE", "PATH", "DIR", "NAME", "URI", "URL"}  # how the name of a place ends
 _IN_URL = re.compile(r"://[^\s'\"/@:]*:([^\s'\"]*)@|[?&;]password=([^&;\s'\"]+)", re.IGNORECASE)
 

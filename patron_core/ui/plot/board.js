@@ -64,7 +64,7 @@ class Chart {
   show(panel, array) {
     this.panel = panel;
     this.title.textContent = panel.unit ? `${panel.title}, ${panel.unit}` : panel.title;
-    const signature = JSON.stringify([panel.lines.map((line) => [line.name, line.colour]), panel.bands.length, this.board.style()]);
+    const signature = JSON.stringify([panel.lines.map((line) => [line.name, line.colour]), panel.bands.map((band) => band.colour), this.board.style()]);
     const data = this.joined(panel, array);
     if (this.plot && signature === this.signature) {
       this.plot.setData(data, true);
@@ -113,10 +113,11 @@ class Chart {
       series.push({ ...plain, stroke: smooth ? colour + "55" : colour, width: 1.6, points: { show: (u, i) => u.data[i].filter((v) => v != null).length <= 60, size: 5, fill: colour } });
       series.push({ ...plain, stroke: colour, width: 2 });
     }
-    for (const _ of this.panel.bands) {
-      bands.push({ series: [series.length, series.length + 1], fill: ink.band });
+    for (const { colour } of this.panel.bands) {
+      const ofLine = colour === null ? null : colours[colour % colours.length];
+      bands.push({ series: [series.length, series.length + 1], fill: ofLine ? ofLine + "30" : ink.band });
       series.push({ ...plain, stroke: "#0000", width: 0 }, { ...plain, stroke: "#0000", width: 0 });
-      series.push({ ...plain, stroke: ink.event, width: 1.5, dash: [5, 4] });
+      series.push({ ...plain, stroke: ofLine || ink.event, width: 1.5, dash: [5, 4] });
     }
     const axis = (words) => ({
       stroke: ink.text, grid: { stroke: ink.grid, width: 1 }, ticks: { stroke: ink.grid, width: 1, size: 4 },
@@ -228,7 +229,10 @@ class Chart {
       ctx.strokeStyle = ctx.fillStyle = mark.kind === "trouble" ? ink.trouble : ink.event;
       ctx.lineWidth = scale;
       ctx.beginPath();
-      if (mark.kind === "tick") {
+      if (mark.kind === "dot") {
+        ctx.arc(x, bbox.top + 4 * scale, 2 * scale, 0, 2 * Math.PI);
+        ctx.fill();
+      } else if (mark.kind === "tick") {
         ctx.moveTo(x, foot - 6 * scale);
         ctx.lineTo(x - 3 * scale, foot);
         ctx.lineTo(x + 3 * scale, foot);

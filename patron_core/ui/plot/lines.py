@@ -42,6 +42,7 @@ class Band:
     name: str
     steps: Array
     at: Sequence[Interval]
+    colour: int | None = None  # of the palette; None is grey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Mark:
 
     step: float
     words: str
-    kind: str = "event"  # event: a line over the chart; trouble: the same in the colour of trouble; tick: at the foot
+    kind: str = "event"  # event: a line over the chart; trouble: one in the colour of trouble; tick: below; dot: above
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +185,7 @@ def _within(x: Array, window: tuple[float, float] | None) -> slice:
 def _band(band: Band, block: _Block) -> dict[str, Any]:
     return {
         "name": inert.vega(band.name),
+        "colour": band.colour,
         "x": block.put(band.steps),
         **{side: block.put(np.array([getattr(each, side) for each in band.at])) for side in ("low", "mid", "high")},
     }

@@ -1,0 +1,81 @@
+"""The bar above every notebook: links that carry project and run, and how many alerts nobody has seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from patron_core.server.pages import Notebook
+
+
+def navigation(found: Sequence[Notebook], *, first: str = "/") -> str:
+    """For the head of every notebook's page: a bar of links that carry project and run of the address as it is."""
+    links = json.dumps([[note.path + "/", note.title] for note in found]).replace("<", "\\u003c")
+    script = _BAR_SCRIPT.replace("LINKS", links).replace("FIRST", json.dumps(first))
+    return f"<style>{_BAR_STYLE}</style><script>{script}</script>"
+
+
+_BAR_STYLE = """
+#patron-bar { position: fixed; inset: 0 0 auto 0; height: 2.5rem; z-index: 40; display: flex; gap: .25rem;
+  align-items: center; padding: 0 .75rem; overflow-x: auto; white-space: nowrap; font: 14px/1 system-ui, sans-serif;
+  background: var(--background, #fff); color: var(--foreground, #1a202c); border-bottom: 1px solid #a0aec055 }
+#patron-bar a { padding: .45rem .65rem; border-radius: .4rem; color: inherit; text-decoration: none }
+#patron-bar a:hover, #patron-bar a:focus-visible { background: #a0aec033 }
+#patron-bar a[data-unseen] { background: #b7791f33; font-weight: 600 }
+#patron-bar a[aria-current] { background: #1f5fa822; font-weight: 600 }
+body { padding-top: 2.5rem !important }
+/* what is fixed inside stays below the bar */
+body > #root { height: calc(100vh - 2.5rem); transform: translateZ(0) }
+"""
+
+_BAR_SCRIPT = """
+addEventListener("DOMContentLoaded", () => {
+  const bar = document.createElement("nav");
+  bar.id = "patron-bar";
+  bar.setAttribute("aria-label", "Notebooks");
+  for (const [path, name] of [[FIRST, "Patron"], ...LINKS]) {
+    const link = document.createElement("a");
+    link.textContent = name;
+    link.href = path;
+    if (path !== FIRST && location.pathname.endsWith(path)) link.setAttribute("aria-current", "page");
+    const carry = () => {
+      const carried = new URLSearchParams();
+      for (const [key, value] of new URLSearchParams(location.search))
+        if (key === "project" || key === "run") carried.set(key, value);
+      link.href = path + (carried.size && path !== FIRST ? "?" + carried : "");
+    };
+    for (const event of ["pointerenter", "focus", "pointerdown", "click"]) link.addEventListener(event, carry);
+    carry();
+    bar.append(link);
+  }
+  const alerts = document.createElement("a");
+  alerts.href = FIRST + "alerts";
+  alerts.style.marginLeft = "auto";
+  alerts.textContent = "Alerts";
+  alerts.setAttribute("role", "status");
+  bar.append(alerts);
+  document.body.prepend(bar);
+  let unseen = 0, untitled = "";
+  const tell = () => {  // an app may write its title anew: the number is put before it again
+    if (!document.title.startsWith("(" + unseen + ") ")) untitled = document.title.replace(/^\\(\\d+\\) /, "");
+    if (unseen) document.title = "(" + unseen + ") " + untitled;
+    else if (document.title !== untitled) document.title = untitled;
+  };
+  const look = async () => {
+    if (document.hidden && unseen) return;
+    try {
+      const answer = await fetch(FIRST + "api/alerts?unseen=true&limit=99");
+      if (!answer.ok) return;
+      const found = (await answer.json()).alerts;
+      unseen = found.length;
+      alerts.textContent = unseen ? "Alerts (" + unseen + ")" : "Alerts";
+      alerts.title = found.slice(0, 5).map(each => each.title).join("\\n");
+      alerts.toggleAttribute("data-unseen", unseen > 0);
+      tell();
+    } catch { /* the server is away: the next look may find it */ }
+  };
+  look();
+  setInterval(look, 15000);
+  setInterval(() => { if (unseen) tell(); }, 2000);
+});
+"""
