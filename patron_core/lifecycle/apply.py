@@ -27,7 +27,6 @@ from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract.grace import kill_after_s
-from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
 _WORTH_MOVING_S = 1.0  # rounding to micro-dollars makes less
@@ -124,7 +123,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
-    RunDir(directory).write_spec(canonical_json(run.spec))
+    workload.prepare(run, directory)
     job = job_of(run, attempt, directory, deadline_s=deadline_s, grace_s=grace_s, lab=labs.lab_id(store))
     handle = executor.submit(job)
     with store.begin() as conn:

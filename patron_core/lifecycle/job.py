@@ -42,7 +42,8 @@ def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
     device = (attempt.price.get("machine") or {}).get("device")
     if attempt.kind == "dryrun":
-        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
+        steps = int(attempt.price["burst_steps"])
+        return workload.dryrun_command(directory, attempt.id, deadline_s, steps, device, workload=run.workload)
     expected = (run.dryrun or {}).get("environment_hash")
     world = workload.world_of(attempt.price)
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world, workload=run.workload)
