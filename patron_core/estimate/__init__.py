@@ -10,6 +10,7 @@ Prices: patron_core.prices. Loss: patron_core.scaling.
 
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.estimating import (
+from patron_core.estimate.on_device import compute_dtype, micro_batch_size, size_of_checkpoints
     Estimate,
     Money,
     compute_dtype,
