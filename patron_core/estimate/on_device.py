@@ -1,4 +1,4 @@
-"""What a spec becomes on a device: its compute type, the micro-batch of each rank, the size of its checkpoints. Pure."""
+"""What a spec becomes on a device: its compute type, each rank's micro-batch, the size of its checkpoints. Pure."""
 
 from __future__ import annotations
 
