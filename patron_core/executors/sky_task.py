@@ -21,6 +21,7 @@ from patron_core.executors.base import Job
 from patron_core.executors.staging import stage
 from patron_core.machines.credentials import carried
 from trainer.contract.code import code_hash
+from trainer.contract.foreign import IMAGE_VARIABLE
 
 IMAGE_GB = 50  # the larger of SkyPilot's default images at GCP (50) and AWS (45), on the same disk
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
@@ -71,6 +72,9 @@ def make_task(job: Job) -> dict[str, Any]:
         "PATRON_COMMAND": shlex.join(["python" if word == sys.executable else word for word in job.command]),
         "PATRON_PYTHON": python,
     }
+    if image := job.machine.get("image"):  # all of the task runs in it, and its own python is not ours
+        task["resources"]["image_id"] = f"docker:{image}"
+        task["envs"][IMAGE_VARIABLE] = image
     if cache := os.environ.get("PATRON_SKY_CACHE"):
         task["envs"]["PATRON_CACHE"] = cache
     return task

@@ -29,7 +29,7 @@ def job_of(run: Run, attempt: Attempt, directory: str, *, deadline_s: float, gra
 
 def _machine(run: Run, attempt: Attempt) -> dict[str, Any]:
     """What to ask for; the disk by the plan as it stands now, which funding may have made longer."""
-    asked, num_bytes = attempt.price.get("machine") or {}, (run.estimate or {}).get("disk_bytes")
+    asked, num_bytes = workload.machine_for(run, attempt.price), (run.estimate or {}).get("disk_bytes")
     return asked | {"disk_bytes": num_bytes} if asked and num_bytes else dict(asked)
 
 
