@@ -18,7 +18,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, price_view, show, spec_flags, tables
+    from patron_core.ui import charts, inert, onward, price_view, show, spec_flags, tables
     from patron_core.ui.script import Usd, open_session
 
 
@@ -41,6 +41,7 @@ class EstimateArguments(spec_flags.SpecArguments):
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
+    FROM_ADDRESS = spec_flags.FROM_ADDRESS | {"depths", "devices", "minutes", "budget", "spot"}
 
 
 @app.cell
@@ -49,6 +50,7 @@ def title():
         EstimateArguments,
         mode=mo.app_meta().mode,
         request=mo.app_meta().request,
+        address=mo.query_params().to_dict(),
         file=__file__,
         description="What depths take on devices: size, memory, time, money and predicted loss. Spends nothing.",
     )
@@ -107,8 +109,8 @@ def market_question(args):
 @app.cell
 def lab(session):
     store = session.open_lab(make=False)  # finished runs sharpen the prediction; without a lab nothing is made
-    key = session.key
-    return key, store
+    address = mo.query_params().to_dict()
+    return address, store
 
 
 @app.cell
@@ -245,41 +247,17 @@ def place_answer(place_table, placed, session):
 
 
 @app.cell
-def draft_of(plans, rows, session):
+def choice_of_plan(rows, session):
     _labels = {f"d{row.recipe.depth} on {row.device.name}": n for n, row in enumerate(rows)}
     wanted = mo.ui.dropdown(_labels, value=next(iter(_labels), None), label="Plan")
-    get_draft, set_draft = mo.state(None, allow_self_loops=True)
     mo.stop(session.is_script or not rows)
-    return get_draft, set_draft, wanted
+    return (wanted,)
 
 
 @app.cell
-def plan_this(budget, get_draft, key, plans, rows, session, set_draft, wanted):
-    def make(_):
-        _row = rows[wanted.value]
-        set_draft(
-            session.call(
-                verbs.plan,
-                session.open_lab(),
-                spec=_row.spec.to_dict(),
-                target=verbs.target_for(_row),
-                max_usd_micros=verbs.from_usd(budget.value),
-                actor=session.actor,
-                key=f"estimate:{key}:{_row.spec.hash()}:{_row.device.name}:{budget.value}",
-            )
-        )
-
-    _draft = get_draft()
-    _button = mo.ui.button(label="Plan this", kind="success", on_click=make)
-    _command = mo.md(inert.md("or, in a shell: {}", inert.code(plans[wanted.value])))
-    _said = mo.md("")
-    if _draft is not None and _draft.failed:
-        _said = mo.callout(mo.md(_draft.error_markdown()), kind="danger")
-    elif _draft is not None:
-        _link = show.page(mo.query_params(), "2_dryrun", run=_draft.value.id)
-        _to = inert.link("Prove it", _link) if _link else inert.code(verbs.next_step(_draft.value))
-        _said = mo.callout(mo.md(inert.md("{} is planned; nothing is spent. Next: {}", _draft.value.name, _to)))
-    mo.vstack([mo.hstack([wanted, _button, _command], justify="start", align="end"), _said])
+def plan_this(address, budget, plans, wanted):
+    _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value}")
+    mo.hstack([wanted, mo.md(inert.paragraphs([_way_on]))], justify="start", align="end", wrap=True)
     return
 
 

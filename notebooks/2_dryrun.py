@@ -13,17 +13,22 @@ __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: dryrun")
 
 with app.setup:
+    import uuid
+    from types import SimpleNamespace
+
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, show, spec_flags, tables, target_flags
-    from patron_core.ui.measured import measured_beside_estimated
+    from patron_core.ui import background, code_flags, inert, onward, planning, show, spec_flags, tables, target_flags
+    from patron_core.ui.measured import measured_beside_estimated, rehearsed
     from patron_core.ui.script import Usd, open_session
+
+    OTHERS = "Any other field, key=value a line"
 
 
 @app.class_definition
-class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, target_flags.LimitArguments):
+class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
     amend: bool = Field(
@@ -37,6 +42,8 @@ class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, ta
     yes: bool = Field(default=False, description="confirm: spend what the burst costs")
     timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
 
+    FROM_ADDRESS = spec_flags.FROM_ADDRESS | target_flags.FROM_ADDRESS | {"name", "project"}
+
     @classmethod
     def problems_together(cls, given):
         return super().problems_together(given) + spec_flags.run_problems(cls, given)
@@ -48,6 +55,7 @@ def title():
         DryrunArguments,
         mode=mo.app_meta().mode,
         request=mo.app_meta().request,
+        address=mo.query_params().to_dict(),
         file=__file__,
         description="Prove a plan with a short burst on the real machine; measured beside estimated.",
     )
@@ -65,165 +73,164 @@ def title():
 
 @app.cell
 def lab(args, session):
-    store = session.open_lab()
-    actor = session.actor
-    params = mo.query_params()
-    key = session.key
-    get_run, set_run = mo.state(params.get("run") or args.run)
-    get_error, set_error = mo.state(None)
-    return actor, get_error, get_run, key, params, set_error, set_run, store
+    store, _params = session.open_lab(), mo.query_params()
+    # `address` as it was opened: nothing is drawn anew where it changes. `fields` as they are now: a press reads them,
+    # and its button is not drawn anew while somebody types
+    page = SimpleNamespace(address=_params.to_dict(), set_address=_params.set, fields={}, store=store, unknown=None)
+    page.typed = {}
+    page.keep = lambda name: lambda value: page.typed.update({name: value})
+    _asked = args.run or page.address.get("run")
+    _found = session.call(verbs.find_run, store, _asked) if _asked else None
+    page.unknown = _found.error if _found is not None else None
+    get_run, page.set_run = mo.state(_found.value.id if _found is not None and not _found.failed else None)
+    # a press is found again after a reload, and by whoever looks at the same run; an address finds one, it names none
+    _press = background.find(f"dryrun:{get_run() or page.address.get('press')}")
+    get_work, page.set_work = mo.state(_press, allow_self_loops=True)
+    page.standing = lambda: background.standing(session, store, get_run(), get_work())
+    get_state, page.set_state = mo.state(page.standing())
+    get_error, page.set_error = mo.state(None)  # of a change
+    return get_error, get_run, get_state, get_work, page, store
 
 
 @app.cell
-def where(args, get_run, session):
+def where(args, get_run, page, session):
     place = mo.ui.dictionary(
         {
             **target_flags.form(args, mo.ui),
             "max_usd": mo.ui.number(0, 1e6, value=args.max_usd or 0, label="May cost at most, $ (0: what is held)"),
             "minutes": mo.ui.number(0, 1e6, value=args.minutes or 0, label="Done in, min (0: any)"),
+            "project": mo.ui.text(args.project, label="Project", debounce=False),
         }
     )
-    _rows = [
-        ("on", "device", "spot", "where"),
-        ("gpus", "nodes", "usd_per_hour", "fallback_prices"),
-        ("max_usd", "minutes"),
-    ]
+    page.fields["place"] = place
+    _rows = [("on", "device", "spot", "where"), ("gpus", "nodes", "usd_per_hour", "fallback_prices")]
+    _rows += [("max_usd", "minutes", "project")]
     _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
-    None if session.is_script or get_run() else mo.vstack([mo.md("### Where"), *_shown])
+    _no_run = [onward.problem(page.address, page.unknown)]
+    _said = [mo.callout(mo.md(inert.paragraphs(_no_run)), kind="warn")] if page.unknown else []
+    None if session.is_script or get_run() else mo.vstack([*_said, mo.md("### Where"), *_shown])
     return (place,)
 
 
 @app.cell
-def form(args, get_run, place, session, store):
+def form(args, get_run, page, place, session, store):
     target = target_flags.target_of(place.value)
     _device = session.call(verbs.device_named, store, target.device)
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
-    depth = mo.ui.number(1, 64, value=args.depth or 2, label="Depth")
+    _was = page.typed  # another machine changes no word that was typed
+    depth = mo.ui.number(1, 64, value=_was.get("depth", args.depth or 2), label="Depth", on_change=page.keep("depth"))
     plan = mo.ui.dictionary(
         {
-            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
+            name: mo.ui.text(
+                _was.get("plan", {}).get(name, one.text),
+                label=inert.md("{}", one.label),
+                placeholder=inert.vega(one.default),
+                debounce=False,
+            )
             for name, one in _fields.items()
-        }
+        },
+        on_change=page.keep("plan"),
     )
-    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
-    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
+    _others = _was.get("others", "\n".join(args.set_fields))
+    others = mo.ui.text_area(
+        _others, label=inert.md("{}", OTHERS), rows=2, debounce=False, on_change=page.keep("others")
+    )
+    _code = code_flags.form(args, _was.get("code", {}))
+    _boxes = {n: mo.ui.text_area(text, label=inert.md("{}", label), rows=1) for n, (label, text) in _code.items()}
+    code = mo.ui.dictionary(_boxes, on_change=page.keep("code"))
+    page.fields.update(depth=depth, plan=plan, others=others, code=code)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
-    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion({"More": mo.vstack([_more, others])}), deposit])
-    None if session.is_script else deposit if get_run() else _planned
-    return deposit, depth, others, plan, target
+    _own = {"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": code}
+    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion(_own)])
+    None if session.is_script or get_run() else _planned
+    return code, depth, others, plan, target
 
 
 @app.cell
-def estimate(args, depth, get_run, others, plan, session, store, target):
+def estimate(args, code, depth, get_run, others, plan, session, store, target):
+    mo.stop(get_run() or code.value["workload"])
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
-    spec = _given.value if args.depth is None and "depth" in _given.value else _given.value | {"depth": depth.value}
-    _outcome = session.call(
-        verbs.estimates,
-        store,
-        depths=[spec["depth"]],
-        devices=[target.device],
-        spec=spec,
-        spot=target.spot,
-        world=target.world,
-    )
+    spec = spec_flags.with_depth(_given.value, args.depth, depth.value)
+    _asked = {"depths": [spec["depth"]], "devices": [target.device], "spot": target.spot, "world": target.world}
+    _outcome = session.call(verbs.estimates, store, spec=spec, **_asked)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    _row = _outcome.value[0]
-    spec = _row.spec.to_dict()
-    _words = inert.md(
-        "**Depth {}**: {} parameters, {}, {}, val_bpb {}, as estimated before any measurement.",
-        _row.recipe.depth,
-        show.count(_row.num_params["total"]),
-        show.between(_row.wall_s, show.seconds),
-        show.between(_row.cost_usd_micros, show.usd),
-        show.between(_row.val_bpb, show.bpb),
-    )
-    mo.md(inert.md("{}", _words)) if not get_run() else None
-    return (spec,)
+    mo.md(inert.paragraphs([planning.words(_outcome.value[0])]))
+    return
 
 
 @app.cell
-def start(actor, args, deposit, get_run, key, params, place, session, set_error, set_run, spec, store, target):
-    def make(_=None):
-        _plan = session.call(
-            verbs.plan,
-            store,
-            spec=spec,
-            project=args.project,
-            name=args.name or None,
-            target=target,
-            **target_flags.limits_of(place.value),
-            actor=actor,
-            key=f"dryrun:{key}",
-        )
-        set_error(_plan)
-        if not _plan.failed:
-            set_run(_plan.value.id)
-            if not session.is_script:
-                params["run"] = _plan.value.id
-        return None if _plan.failed else _plan.value.id
+def press(args, get_run, get_state, get_work, page, session, store):
+    get_state()
+    _work, _paid = get_work(), "" if session.is_script else f":{uuid.uuid4().hex[:8]}"  # paid in once a press
+    _is_busy = _work is not None and not _work.done
+    _deposit = args.deposit if _work is None else 0
+    page.fields["deposit"] = mo.ui.number(0, 1e6, value=_deposit, step=0.01, label="Deposit first, $")
 
-    def prove(_=None):
-        _run_id = get_run() or make()
-        if not _run_id:
-            return
-        if deposit.value:
-            session.call(
-                verbs.deposit,
-                store,
-                project=verbs.view(store, _run_id).run.project,
-                usd_micros=verbs.from_usd(deposit.value),
-                key=f"deposit:{_run_id}:{key}",
-                actor=actor,
-            )
+    def values():
+        return {name: field.value for name, field in page.fields.items()}
+
+    def make(given, say):
+        _asked = {"depth": args.depth, "file": args.spec, "name": args.name, "flags": args}
+        return planning.plan(store, given, **_asked, actor=session.actor, key=session.key, say=say)
+
+    def prove(run_id, given, say):
         _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
-        _begun = session.call(verbs.dryrun, store, _run_id, actor=actor, key=_once)
-        set_error(_begun)
-        if not _begun.failed:
-            verbs.ensure_running(store)
+        _deposit = {"deposit": given["deposit"], "deposit_key": f"{session.key}{_paid}"}
+        return planning.prove(store, run_id, **_deposit, actor=session.actor, key=_once, say=say)
 
-    _known = session.call(verbs.view, store, get_run()).value if get_run() else None
-    _waiting = _known is None or _known.run.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
-    _again = "again" if _known is not None and _known.run.dryrun else "now"
-    _button = mo.ui.button(label=inert.md("Dryrun {}", _again), kind="success", on_click=prove)
-    _only = mo.ui.button(label="Only plan it", on_click=make)
-    mo.hstack(
-        [_button] if get_run() else [_button, _only], justify="start"
-    ) if _waiting and not session.is_script else None
-    return make, prove
+    def begin(is_proof):
+        _given, _run = values(), get_run()
+
+        def plan_first(work):
+            _made = make(_given, work.say)
+            if is_proof:
+                background.start(f"dryrun:{_made}", lambda then: prove(_made, _given, then.say))
+            return _made
+
+        page.set_address("press", session.key)
+        _now = (lambda work: prove(_run, _given, work.say)) if _run else plan_first
+        page.set_work(background.start(f"dryrun:{_run or session.key}", _now))
+
+    _known = session.call(verbs.find_run, store, get_run()).value if get_run() else None
+    _is_waiting = _known is None or _known.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
+    _words = "Under way ..." if _is_busy else "Dryrun again" if _known and _known.dryrun else "Dryrun now"
+    button = mo.ui.button(
+        label=inert.md("{}", _words), kind="success", disabled=_is_busy, on_click=lambda _: begin(True)
+    )
+    only_plan = mo.ui.button(label="Only plan it", disabled=_is_busy, on_click=lambda _: begin(False))
+    _row = [page.fields["deposit"], button, *([] if get_run() else [only_plan])]
+    mo.hstack(_row, justify="start", align="end") if _is_waiting and not session.is_script else None
+    return make, prove, values
 
 
 @app.cell
-def change(actor, args, get_run, session, set_error, store):
-    def amend(fields):
-        set_error(session.call(verbs.amend, store, get_run(), changes=fields, actor=actor))
+def progress(get_error, get_state, get_work, page, ticker):
+    ticker, get_state()
+    _work = get_work()
+    _error = (_work and _work.error) or (get_error() and get_error().error)
+    _is_busy = _work is not None and not _work.done
+    mo.stop(not _is_busy and not _error)
+    _words = background.progress(_work) if _is_busy else onward.problem(page.address, _error)
+    mo.callout(mo.md(inert.paragraphs([_words])), kind="info" if _is_busy else "danger")
+    return
 
-    def amend_by(text):
-        _given = session.call(spec_flags.of_form, {}, text)
-        set_error(_given) if _given.failed else amend(_given.value)
 
-    _known = session.call(verbs.view, store, get_run()).value if get_run() else None
-    _proven = _known is not None and _known.run.state is verbs.RunState.AWAITING_FUNDING
-    _form = mo.ui.text_area(placeholder="num_steps=400", label="What a dryrun does not measure, key=value a line")
-    _changed = _form.form(submit_button_label="Change it", on_change=amend_by)
+@app.cell
+def act_as_script(args, get_run, make, page, prove, session, store, values):
     if session.is_script and args.amend:
-        amend(args.given_fields())
-    mo.accordion({"Change it without another dryrun": _changed}) if _proven and not session.is_script else None
-    amended = True
-    return (amended,)
-
-
-@app.cell
-def act_as_script(amended, args, get_run, make, prove, session, store):
-    amended
+        _changes = args.given_fields() | verbs.parameters_of(args.param)
+        session.call(verbs.amend, store, get_run(), changes=_changes, actor=session.actor)
     if session.is_script and args.draft and not get_run():
-        make()
+        page.set_run(session.call(make, values(), session.status).value)
     elif session.is_script:
-        _known = session.call(verbs.view, store, get_run()).value if get_run() else None
-        if args.yes or _known is None or (_known.run.dryrun is None and not args.draft):
+        _known = session.call(verbs.find_run, store, get_run()).value if get_run() else None
+        if args.yes or _known is None or (_known.dryrun is None and not args.draft):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
-            prove()
+            if not get_run():
+                page.set_run(session.call(make, values(), session.status).value)
+            session.call(prove, get_run(), values(), session.status)
             session.on_interrupt = "the dryrun goes on"
             session.look_again = f"patron watch --run {get_run()}"
             session.call(
@@ -239,30 +246,20 @@ def act_as_script(amended, args, get_run, make, prove, session, store):
 
 
 @app.cell
-def problem(get_error):
-    mo.stop(get_error() is None or not get_error().failed)
-    mo.callout(mo.md(get_error().error_markdown()), kind="danger")
-    return
-
-
-@app.cell
-def ticking(get_run, session):
-    ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
-    ticker if get_run() and not session.is_script else None
-    return (ticker,)
-
-
-@app.cell
-def look(acted, get_run, session, store, ticker):
-    acted, ticker
+def look(acted, get_run, get_state, get_work, page, session, store):
+    acted, get_state()
     mo.stop(not get_run())
     _outcome = session.call(verbs.view, store, get_run())
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     seen = _outcome.value
-    _next = inert.md(" Next: {}", inert.code(seen.next)) if seen.run.state is not verbs.RunState.DRYRUN else ""
+    _refused = seen.refused if get_work() is None else None  # what this page asked for is told above
+    _said = [mo.callout(mo.md(inert.md("Refused: {}", _refused["message"])), kind="warn")] if _refused else []
+    _like = onward.buttons(page.address, verbs.plan_again(seen.run), words="Plan another like it")
     mo.vstack(
         [
-            mo.md(inert.md("## {}\n\n{}{}", seen.run.name, seen.sentence, _next)),
+            mo.md(inert.md("## {}\n\n{}", seen.run.name, seen.sentence)),
+            *_said,
+            mo.md(inert.paragraphs([onward.buttons(page.address, seen.next), _like])),
             mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="No burst yet.")),
         ]
     )
@@ -270,56 +267,62 @@ def look(acted, get_run, session, store, ticker):
 
 
 @app.cell
+def change(get_run, get_state, page, session, store):
+    def amend(text):
+        _given = session.call(spec_flags.of_form, {}, text)
+        _asked = {"changes": _given.value, "actor": session.actor}
+        page.set_error(_given if _given.failed else session.call(verbs.amend, store, get_run(), **_asked))
+
+    _state, _, _ = get_state()
+    _form = mo.ui.text_area(placeholder="num_steps=400", label="What a dryrun does not measure, key=value a line")
+    _changed = _form.form(submit_button_label="Change it", on_change=amend)
+    _is_proven = _state and _state[1] is verbs.RunState.AWAITING_FUNDING
+    mo.accordion({"Change it without another dryrun": _changed}) if _is_proven and not session.is_script else None
+    return
+
+
+@app.cell
 def measured(seen, store):
-    mo.stop(not seen.run.dryrun)
-    repriced = verbs.repriced(store, seen.run)
-    pairs = measured_beside_estimated(seen.run, repriced)
+    repriced = verbs.repriced_any(store, seen.run) if seen.run.dryrun else None
+    pairs = measured_beside_estimated(seen.run, repriced) if repriced else []
     table = tables.measured()
-    mo.vstack([mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))])
+    _told = [(show.plain(name), show.yes_no(value)) for name, value in rehearsed(seen.run)]
+    _rehearsal = mo.Html(show.facts_table(_told)) if _told else mo.md("This dryrun did not rehearse it.")
+    _pairs = [mo.md("### Measured beside estimated"), mo.Html(show.html_table(pairs, table))]
+    mo.vstack([*_pairs, mo.md("### Kill and resume, rehearsed"), _rehearsal]) if repriced else None
     return pairs, repriced, table
 
 
 @app.cell
-def rehearsal(seen):
-    mo.stop(not seen.run.dryrun)
-    _told = dict(seen.run.dryrun.get("rehearsal") or {})
-    _told |= {"notice": seen.run.dryrun["notice"]} if seen.run.dryrun.get("notice") else {}
-    mo.vstack(
-        [
-            mo.md("### Kill and resume, rehearsed"),
-            mo.Html(show.facts_table((show.plain(name), show.yes_no(value)) for name, value in _told.items()))
-            if _told
-            else mo.md("This dryrun did not rehearse it."),
-        ]
-    )
-    return
-
-
-@app.cell
 def answer(args, pairs, repriced, seen, session, table):
-    session.emit(
-        seen.to_dict() | {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()},
-        "\n".join(
-            [
-                f"{seen.run.name} ({seen.run.id}): {seen.sentence}",
-                "",
-                show.text_table(pairs, table),
-                f"next: {seen.next}",
-            ]
-        ),
-    )
-    session.end(verbs.exit_code(seen) if args.yes else 0)
+    _proof = {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()} if repriced else {}
+    _pairs = ["", show.text_table(pairs, table)] if repriced else []
+    _lines = [f"{seen.run.name} ({seen.run.id}): {seen.sentence}", *_pairs, f"next: {seen.next}"]
+    session.emit(seen.to_dict() | _proof, "\n".join(_lines))
+    session.end(verbs.exit_code(seen) if args.yes or not repriced else 0)
     return
 
 
 @app.cell
-def unproven(acted, get_run, session, store):
-    acted
-    mo.stop(not session.is_script)
-    _seen = session.call(verbs.view, store, get_run()).value
-    if not _seen.run.dryrun:
-        session.emit(_seen.to_dict(), f"{_seen.run.name}: {_seen.sentence}\nnext: {_seen.next}")
-        session.end(verbs.exit_code(_seen))
+def ticking(get_run, get_state, get_work, session):
+    _is_busy = get_work() is not None and not get_work().done
+    ticker = mo.ui.refresh(default_interval="1s" if _is_busy or background.is_active(get_state()) else "5s")
+    None if session.is_script or not (get_run() or _is_busy) else ticker
+    return (ticker,)
+
+
+@app.cell
+def follow(get_run, get_state, get_work, page, ticker):
+    ticker
+    _work, _found = get_work(), background.under_way(f"dryrun:{get_run()}")
+    if not get_run() and _work is not None and _work.value:  # planned: from now on it is that run's page
+        page.set_address("run", _work.value)
+        page.set_run(_work.value)
+        page.set_work(background.find(f"dryrun:{_work.value}"))
+    elif _found is not None and _found is not _work:
+        page.set_work(_found)
+    elif page.standing() != get_state():
+        page.set_state(page.standing())
     return
 
 

@@ -15,10 +15,12 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import choices, inert, show
+    from patron_core.ui import background, choices, inert, onward, show
+    from patron_core.ui.measured import what_is_trained
     from patron_core.ui.script import Arguments, Usd, open_session
 
     WAITING = (verbs.RunState.AWAITING_FUNDING, verbs.RunState.PAUSED, verbs.RunState.FUNDED)
+    MORE = (verbs.RunState.LAUNCHING, verbs.RunState.RUNNING, verbs.RunState.RECOVERING)  # more money may be held
 
 
 @app.class_definition
@@ -55,12 +57,13 @@ def title():
 def lab(session):
     store = session.open_lab()
     actor = session.actor
-    params = mo.query_params()
-    return actor, params, store
+    _params = mo.query_params()
+    params, set_address = _params.to_dict(), _params.set  # as it was opened: nothing is drawn anew where it changes
+    return actor, params, set_address, store
 
 
 @app.cell
-def choose(args, params, session, store):
+def choose(args, params, session, set_address, store):
     session.require("--run", args.run, next="patron lab")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
     _choice = choices.of_runs(session, store, _waiting, wanted=params.get("run") or args.run)
@@ -68,33 +71,48 @@ def choose(args, params, session, store):
         _choice.labels,
         value=_choice.value,
         label="Run",
-        on_change=lambda run_id: params.set("run", run_id),
+        on_change=lambda run_id: set_address("run", run_id),
     )
     _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
-    amount = mo.ui.number(0, 1e6, value=args.fund or 0, step=0.01, label="Hold, $ (0: the upper bound)")
+    _fund = args.fund or onward.dollars(params, "fund")
+    amount = mo.ui.number(0, 1e6, value=_fund, step=0.01, label="Hold, $ (0: the upper bound)")
     deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
-    _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end")
+    _fields = [amount, deposit]
+
+    def asked():  # at a press: what is in the fields then. Nothing that calls it is drawn anew while somebody types
+        _hold, _pay = (verbs.from_usd(field.value) for field in _fields)
+        return {"usd_micros": _hold or None, "deposit_usd_micros": _pay}
+
+    _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end", wrap=True)
     None if session.is_script else mo.vstack([_asked, *_problem])
-    return amount, chosen, deposit
+    return amount, asked, chosen, deposit
 
 
 @app.cell
-def identity(session):
-    key = session.key  # one key a page: pressing twice holds and launches once
-    get_launch, set_launch = mo.state(None, allow_self_loops=True)
-    return get_launch, key, set_launch
+def pressing(chosen, session, store):
+    # a press is found again after a reload, and by whoever looks at the same run
+    work_key = f"launch:{chosen.value}"
+    get_work, set_work = mo.state(background.under_way(work_key), allow_self_loops=True)
+
+    def state_now():
+        return background.standing(session, store, chosen.value, get_work())
+
+    get_state, set_state = mo.state(state_now())
+    return get_state, get_work, set_state, set_work, state_now, work_key
 
 
 @app.cell
-def offer(amount, chosen, get_launch, key, session, store):
-    launched = get_launch() is not None and not get_launch().failed
-    mo.stop(launched)
+def offer(amount, chosen, get_state, params, session, store):
+    get_state()
     mo.stop(
         chosen.value is None,
-        mo.md("No run that waits for money is chosen. Prove one: `patron dryrun --depth 2`"),
+        mo.md(inert.md("No run that waits for money is chosen.\n\n{}", onward.buttons(params, "patron dryrun"))),
     )
-    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=verbs.from_usd(amount.value) or None, key=key)
-    mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="warn"))
+    _known = session.call(verbs.find_run, store, chosen.value).value
+    mo.stop(not session.is_script and _known.state not in WAITING and not (_known.state in MORE and amount.value))
+    _hold = verbs.from_usd(amount.value) or None
+    _outcome = session.call(verbs.offer, store, chosen.value, usd_micros=_hold, key=session.key)
+    mo.stop(_outcome.failed, mo.callout(mo.md(inert.md("{}", onward.problem(params, _outcome.error))), kind="warn"))
     offered = _outcome.value
     return (offered,)
 
@@ -106,70 +124,64 @@ def terms(deposit, offered):
     facts = [
         ("run", f"{offered.run.name} ({offered.run.id})"),
         ("state", show.mark(offered.run.state.value)),
-        ("model", f"depth {_row.recipe.depth}, {show.count(_row.num_params['total'])} parameters"),
-        ("steps", f"{_row.recipe.num_steps} of {show.count(_row.recipe.batch_tokens)} tokens"),
+        *what_is_trained(_row),
         ("wall time", show.between(_row.wall_s, show.seconds)),
         ("expected cost", show.between(_row.cost_usd_micros, show.usd)),
-        ("predicted val_bpb", show.between(_row.val_bpb, show.bpb)),
         ("price", f"{show.usd(_row.price.usd_micros_per_hour)} an hour"),
         ("may cost at most", show.usd(_limit) if _limit is not None else "what is held"),
         ("will be held", show.usd(offered.hold_usd_micros)),
         ("in the wallet", show.usd(_wallet.available_usd_micros)),
     ]
-    lacking = offered.short_usd_micros - verbs.from_usd(deposit.value)
-    _short = (
-        mo.callout(mo.md(inert.md("The wallet lacks {}. Deposit at least that.", show.usd(lacking))), kind="warn")
-        if lacking > 0
-        else mo.md("")
-    )
-    mo.vstack([mo.Html(show.facts_table(facts)), _short])
-    return facts, lacking
+    _lacking = offered.short_usd_micros - verbs.from_usd(deposit.value)
+    _words = inert.md("The wallet lacks {}. Deposit at least that, in the field above.", show.usd(_lacking))
+    _short = [mo.callout(mo.md(inert.paragraphs([_words])), kind="warn")] if _lacking > 0 else []
+    mo.vstack([mo.Html(show.facts_table(facts)), *_short])
+    return (facts,)
 
 
 @app.cell
-def press(
-    actor,
-    amount,
-    chosen,
-    deposit,
-    key,
-    lacking,
-    offered,
-    session,
-    set_launch,
-    store,
-):
-    def start(_=None):
-        set_launch(
-            session.call(
-                verbs.fund_and_launch,
-                store,
-                chosen.value,
-                usd_micros=verbs.from_usd(amount.value) or None,
-                deposit_usd_micros=verbs.from_usd(deposit.value),
-                actor=actor,
-                key=key,
+def press(actor, asked, chosen, get_state, get_work, session, set_work, store, work_key):
+    get_state()
+    _work = get_work()
+    _is_busy = _work is not None and not _work.done
+    _is_done = _work is not None and _work.done and _work.error is None
+    _seen = session.call(verbs.view, store, chosen.value).value if chosen.value else None
+
+    def begin(_=None):
+        _given = asked()
+        _key = f"{session.key}-{len(_seen.attempts)}-{_given['usd_micros']}-{_given['deposit_usd_micros']}"
+        _one = {"actor": actor, "key": _key, **_given}
+        set_work(
+            background.start(
+                work_key,
+                lambda work: verbs.fund_and_launch(store, _seen.run.id, **_one, on_progress=work.say),
             )
         )
 
-    _button = mo.ui.button(
-        label=inert.md("Hold {} and launch", show.usd(offered.hold_usd_micros)),
-        kind="success",
-        disabled=lacking > 0,
-        on_click=start,
+    _can = _seen is not None and (_seen.run.state in WAITING or (_seen.run.state in MORE and not _is_done))
+    _words = "Hold the money and launch" if _seen is None or _seen.run.state in WAITING else "Hold this much more"
+    button = mo.ui.button(
+        label=inert.md("{}", "Launching ..." if _is_busy else _words), kind="success", disabled=_is_busy, on_click=begin
     )
-    None if session.is_script else _button
-    return (start,)
+    button if (_can or _is_busy) and not session.is_script else None
+    return
 
 
 @app.cell
-def act_as_script(args, facts, get_launch, offered, session, start):
+def act_as_script(actor, args, asked, chosen, facts, offered, session, store):
     if session.is_script:
         for _name, _value in facts:
             session.say(f"{_name:18} {_value.text if isinstance(_value, show.Mark) else _value}")
         session.confirm(args.yes, f"{show.usd(offered.hold_usd_micros)} would be held for {offered.run.id}", "--yes")
-        start()
-        _run = get_launch().value
+        _run = session.call(
+            verbs.fund_and_launch,
+            store,
+            chosen.value,
+            **asked(),
+            actor=actor,
+            key=session.key,
+            on_progress=session.status,
+        ).value
         session.emit(
             {"run": _run.id, "state": _run.state.value, "next": verbs.next_step(_run)},
             f"{_run.name} is {show.plain(_run.state.value)}\nnext: {verbs.next_step(_run)}",
@@ -178,15 +190,47 @@ def act_as_script(args, facts, get_launch, offered, session, start):
 
 
 @app.cell
-def result(get_launch, params):
-    _done = get_launch()
-    mo.stop(_done is None)
-    mo.stop(_done.failed, mo.callout(mo.md(_done.error_markdown()), kind="danger"))
-    _run = _done.value
-    _link = show.page(params, "4_watch", run=_run.id)
-    _command = inert.md("Watch it: {}", inert.code(f"patron watch --run {_run.id}"))
-    _watch = inert.link("Watch it", _link) if _link else _command
-    mo.callout(mo.md(inert.md("**{}** is {}. {}", _run.name, show.plain(_run.state.value), _watch)), kind="success")
+def progress(get_work, ticker):
+    ticker
+    mo.stop(get_work() is None or get_work().done)
+    mo.callout(mo.md(inert.paragraphs([background.progress(get_work())])), kind="info")
+    return
+
+
+@app.cell
+def result(chosen, get_state, get_work, params, session, store):
+    get_state()
+    mo.stop(session.is_script or chosen.value is None)
+    _work, _said = get_work(), []
+    if _work is not None and _work.error:
+        _problem = onward.problem(params, _work.error)
+        _said = [mo.callout(mo.md(inert.paragraphs([_problem])), kind="danger")]
+    _seen = session.call(verbs.view, store, chosen.value).value
+    if _seen.run.state not in WAITING:
+        _words = inert.md("**{}** is {}. {}", _seen.run.name, show.plain(_seen.run.state.value), _seen.sentence)
+        _way = onward.buttons(params, _seen.next)
+        _kind = "success" if _seen.run.state in MORE else "neutral"
+        _said.append(mo.callout(mo.md(inert.paragraphs([_words, _way])), kind=_kind))
+    mo.vstack(_said) if _said else None
+    return
+
+
+@app.cell
+def ticking(get_work, session):
+    _is_busy = get_work() is not None and not get_work().done
+    ticker = mo.ui.refresh(default_interval="1s" if _is_busy else "5s")
+    None if session.is_script else ticker
+    return (ticker,)
+
+
+@app.cell
+def look(get_state, get_work, set_state, set_work, state_now, ticker, work_key):
+    ticker
+    _found = background.under_way(work_key)
+    if _found is not None and _found is not get_work():
+        set_work(_found)
+    elif state_now() != get_state():
+        set_state(state_now())
     return
 
 

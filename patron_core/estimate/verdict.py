@@ -71,7 +71,11 @@ def judge(memory: Memory, wall_s: Interval, cost_usd_micros: tuple[int, int, int
         return Verdict.OUT_OF_MEMORY
     if budget.is_too_dear:
         return Verdict.OVER_BUDGET
-    share = budget.share(wall_s.mid, cost_usd_micros[1])
+    return judge_share(budget.share(wall_s.mid, cost_usd_micros[1]))
+
+
+def judge_share(share: float | None) -> Verdict:
+    """Of a budget; None where there is none."""
     if share is None:
         return Verdict.NO_BUDGET
     if share > 1:

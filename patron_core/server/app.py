@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
 
 from patron_core.errors import InternalError, InvalidInput, NotFound, PatronError
 from patron_core.server import pages
@@ -24,23 +25,31 @@ from patron_core.server.gate import Gate
 from patron_core.server.lists import add_lists
 from patron_core.server.pages import Notebook
 from patron_core.server.skill import skill
+from patron_core.server.tools import OverHttp
 from patron_core.store import Store
 from patron_core.store.tokens import Unauthorised
 
 
 def build(store: Store, entry: Entry, notebooks: Sequence[Notebook], *, origins: Iterable[str]) -> Gate:
     known = list(origins)
+    app = api(store)
+    app.router.routes.append(Route("/mcp", endpoint=OverHttp(app), methods=["POST"]))
+    _add_pages(app, store, entry, notebooks, secure=all(origin.startswith("https:") for origin in known))
+    add_lists(app, store)
+    if notebooks:
+        app.mount("/", notebook_apps(notebooks, head=navigation(notebooks)))
+    return Gate(app, entry, origins=known)
+
+
+def api(store: Store) -> FastAPI:
+    """The API alone; whoever calls it says who asks (`visitor` in the scope's state)."""
     app = FastAPI(
         title="Patron", version=version("patron"), openapi_url="/api/openapi.json", docs_url=None, redoc_url=None
     )
     app.state.store = store
     add_api(app)
     _show_errors_in_one_shape(app)
-    _add_pages(app, store, entry, notebooks, secure=all(origin.startswith("https:") for origin in known))
-    add_lists(app, store)
-    if notebooks:
-        app.mount("/", notebook_apps(notebooks, head=navigation(notebooks)))
-    return Gate(app, entry, origins=known)
+    return app
 
 
 def _show_errors_in_one_shape(app: FastAPI) -> None:

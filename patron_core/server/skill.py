@@ -6,12 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastapi.routing import APIRoute
-
 from patron_core import settings
 from patron_core.commands import TABLE, notebooks
 from patron_core.server.answers import STATUS
-from patron_core.server.api import PARTS, PREFIX
+from patron_core.server.api import operations
 from patron_core.states import LEGAL, NEXT_STATE, SENTENCE, EndReason, RunState
 from patron_core.store.notes import KINDS
 from patron_core.store.tokens import SCOPE_WORDS, SCOPES, Allowance
@@ -90,10 +88,7 @@ def install(folder: Path) -> Path:
 
 def routes() -> list[tuple[str, str, str]]:
     """(method, path, what it is for) of every route of the API."""
-    found = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
-    return [
-        (method, PREFIX + route.path, route.summary or "") for route in found for method in sorted(route.methods or ())
-    ]
+    return [(method, path, summary) for _, method, path, summary in operations()]
 
 
 def flags(notebook: Path) -> list[str]:
@@ -126,6 +121,7 @@ def _tables() -> Iterator[str]:
     yield from (f"- scope {scope}: {SCOPE_WORDS[scope]}" for scope in SCOPES)
     yield "- allowance: " + ", ".join(Allowance.__dataclass_fields__) + ". Holds count; what is released is free again."
     yield f"- kinds of notes: {', '.join(KINDS)}"
+    yield "- MCP: `patron mcp` over stdio, POST /mcp over HTTP: a tool for each route that is not for a person"
     yield f"- MLflow's own MCP server reads the mirror: MLFLOW_TRACKING_URI={_tracking()} uvx mlflow mcp run\n"
 
 

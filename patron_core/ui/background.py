@@ -1,4 +1,4 @@
-"""Long work of an app, in a thread of its own: started once per key, looked at from a page that polls.
+"""Long work of an app, in a thread of its own: one at a time under a key, looked at from every page that polls.
 
 Only for work that is safe to lose: what must survive is written to the store, and training runs in its own process.
 """
@@ -9,10 +9,19 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from patron_core import verbs
 from patron_core.errors import InternalError, PatronError
+from patron_core.states import RunState
 from patron_core.ui import inert, show
+
+if TYPE_CHECKING:
+    from patron_core.store import Store
+    from patron_core.ui.script import Session
+
+BEAT_S = 2.0
+Standing = tuple[tuple[str, RunState, float] | None, bool, int]
 
 T = TypeVar("T")
 _WORK: dict[str, Work] = {}  # one server, many pages: a page that is reloaded finds its work again
@@ -37,10 +46,11 @@ class Work:
 
 
 def start(key: str, work: Callable[[Work], Any]) -> Work:
-    """Start `work(handle)`, unless work under this key was started before: then that one."""
+    """Start `work(handle)`, unless work under this key is under way: then that one. What was pressed twice is done
+    once, by whomever; what came to an end can be asked for again."""
     with _LOCK:
-        if key in _WORK:
-            return _WORK[key]
+        if (known := _WORK.get(key)) is not None and not known.done:
+            return known
         handle = _WORK[key] = Work(key=key)
     threading.Thread(target=_run, args=(handle, work), daemon=True, name=f"patron-{key}").start()
     return handle
@@ -73,6 +83,31 @@ class Refreshed(Generic[T]):
 
 def find(key: str) -> Work | None:
     return _WORK.get(key)
+
+
+def under_way(key: str) -> Work | None:
+    """What was started under this key, by anybody, and is not at its end."""
+    found = find(key)
+    return found if found is not None and not found.done else None
+
+
+def standing(session: Session[Any], store: Store, run_id: str | None, work: Work | None) -> Standing:
+    """What a page is drawn anew for, and not at each tick: its run changed, the press that it follows came to an end,
+    or, while an attempt is at work, two seconds are over."""
+    run = session.call(verbs.find_run, store, run_id).value if run_id else None
+    beat = int(time.monotonic() / BEAT_S) if run is not None and run.state in verbs.ACTIVE else 0
+    return ((run.id, run.state, run.updated_at) if run else None, work is not None and work.done, beat)
+
+
+def is_active(standing: Standing) -> bool:
+    return bool(standing[2])
+
+
+def progress(work: Work) -> inert.Markdown:
+    """For a page that waits: what is being done now, what was done before it, and for how long."""
+    *before, now = work.lines or ["Starting."]
+    said = inert.md("**{}** {} so far.", now, show.seconds(time.monotonic() - work.started_at))
+    return inert.paragraphs([inert.md("{}", " ".join(before)), said]) if before else said
 
 
 def told(work: Work) -> tuple[inert.Markdown, inert.Markdown]:

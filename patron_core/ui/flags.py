@@ -10,8 +10,8 @@ import argparse
 import sys
 import types
 import typing
-from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -36,6 +36,7 @@ class Arguments(BaseModel):
     """Base of every notebook's arguments. A field's description is its help, its bounds are the allowed range."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    FROM_ADDRESS: ClassVar[Collection[str]] = frozenset()  # flags that the address of a page may fill its fields with
     json_output: bool = Field(default=False, alias="json", description="print exactly one JSON object on stdout")
 
     @classmethod
@@ -73,6 +74,26 @@ def parse_arguments(model: type[A], argv: Sequence[str], *, prog: str, descripti
     if problems:
         refuse(InvalidInput(problems, next=f"patron {prog} --help"), as_json="--json" in argv)
     return args
+
+
+def of_address(model: type[A], address: Mapping[str, Any]) -> A:
+    """A page's arguments: the defaults, and what of `FROM_ADDRESS` its address says. What does not fit is left out:
+    nothing is done by an address, and the fields show what was taken."""
+    given: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        flag = field.alias or name
+        said = address.get(flag)
+        if flag not in model.FROM_ADDRESS or said is None:
+            continue
+        value = [said] if _is_repeated(field) and isinstance(said, str) else said
+        if _is_list(field.annotation) and isinstance(value, str):
+            value = [part for part in value.split(",") if part]
+        try:
+            model.model_validate({flag: value})
+        except ValidationError:
+            continue
+        given[flag] = value
+    return model.model_validate(given)
 
 
 def _flags_of(problems: Sequence[str]) -> set[str]:

@@ -61,12 +61,12 @@ def paragraphs(values: Iterable[object]) -> Markdown:
     return Markdown("\n\n".join(map(_md, values)))
 
 
-def error(shape: Mapping[str, Any]) -> Markdown:
-    """The `error` of an error's one shape: what happened, and what to do."""
+def error(shape: Mapping[str, Any], way_on: Markdown | None = None) -> Markdown:
+    """The `error` of an error's one shape: what happened, and what to do; or in its place another way on."""
     problems = shape.get("problems") or [shape.get("message")]
     title = str(shape.get("code", "error")).replace("_", " ").capitalize()
     said = bullets(problems) if len(problems) > 1 else paragraphs(problems)
-    return md("**{}**\n\n{}\n\nNext: {}", title, said, code(shape.get("next")))
+    return md("**{}**\n\n{}\n\n{}", title, said, way_on or md("Next: {}", code(shape.get("next"))))
 
 
 def link(words: object, href: str | None) -> Markdown:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from patron_core.money import parse_usd, to_usd
 from patron_core.ui import inert
 from patron_core.ui.commands import as_typed, is_command
 from patron_core.ui.pages import page
@@ -40,6 +41,7 @@ _WORDS = {
     "search": "Search",
     "sweep": "Sweep",
 }
+MOST_DOLLARS = 1e6  # in a field
 _SAID_BY_A_PRESS = {"yes", "json", "key", "follow", "spec", "timeout_s"}  # or a file of whoever types it
 
 
@@ -67,16 +69,31 @@ def address(params: Mapping[str, Any], command: str) -> str | None:
     return None if found is None else page(params, found.notebook, found.query)
 
 
-def buttons(params: Mapping[str, Any], *commands: str) -> inert.Markdown:
-    """Markdown: a button for each, and the command beside it; only the command where there is no page to go to."""
+def buttons(params: Mapping[str, Any], *commands: str, words: str = "") -> inert.Markdown:
+    """Markdown: a button for each, and the command beside it; only the command where there is no page to go to.
+    `words`: on the button, in the place of the usual."""
     lines = []
     for command in dict.fromkeys(filter(None, commands)):
         found, href = step(command), address(params, command)
-        said = inert.code(as_typed(command))
+        said = inert.code(as_typed(command)) if is_command(command) else inert.md("{}", command)
         if found is not None and href is not None:
-            said = inert.md("{}{}", inert.button(found.words, href), said)
+            said = inert.md("{}{}", inert.button(words or found.words, href), said)
         lines.append(said)
     return inert.paragraphs(lines)
+
+
+def problem(params: Mapping[str, Any], error: Mapping[str, Any] | None) -> inert.Markdown:
+    """An error in its one shape, with its advice as a button where a page can take it."""
+    shape = (error or {}).get("error", {})
+    return inert.error(shape, buttons(params, str(shape.get("next", ""))))
+
+
+def dollars(params: Mapping[str, Any], name: str) -> float:
+    """An amount that an address fills a field with. What is none is nothing: nothing is done before a press."""
+    try:
+        return min(max(to_usd(parse_usd(str(params.get(name, "0")))), 0.0), MOST_DOLLARS)
+    except ValueError:
+        return 0.0
 
 
 def _words(name: str, query: Mapping[str, str]) -> str:

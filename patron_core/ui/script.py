@@ -29,7 +29,7 @@ from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
 from patron_core.ui import inert, show
 from patron_core.ui.commands import LOOK, as_typed, is_command, is_same, name_of, own_command, speak_utf8, utf8
-from patron_core.ui.flags import Arguments, Usd, parse_arguments
+from patron_core.ui.flags import Arguments, Usd, of_address, parse_arguments
 from trainer.contract.masking import masked
 
 if TYPE_CHECKING:
@@ -227,9 +227,16 @@ class Session(Generic[A]):
 
 
 def open_session(
-    model: type[A], *, mode: str | None, file: str, description: str, request: Mapping[str, Any] | None = None
+    model: type[A],
+    *,
+    mode: str | None,
+    file: str,
+    description: str,
+    request: Mapping[str, Any] | None = None,
+    address: Mapping[str, Any] | None = None,
 ) -> Session[A]:
-    """The session of the notebook `file`; `mode` and `request` are those of marimo's `app_meta()`.
+    """The session of the notebook `file`; `mode` and `request` are those of marimo's `app_meta()`, `address` is what
+    the page's address asks for.
 
     argv is read only where this notebook is the program itself, so that tests and servers keep theirs.
     """
@@ -238,7 +245,7 @@ def open_session(
     is_script = mode == "script" and bool(sys.argv[0]) and Path(sys.argv[0]).resolve() == Path(file).resolve()
     if not is_script:
         visitor = dict(request or {}).get("meta")
-        return Session(model.model_validate({}), is_script=False, out=sys.stdout, visitor=visitor)
+        return Session(of_address(model, address or {}), is_script=False, out=sys.stdout, visitor=visitor)
     argv = sys.argv[2:] if sys.argv[1:2] == ["--"] else sys.argv[1:]
     return open_command(model, argv, prog=name_of(Path(file)), description=description)
 

@@ -60,6 +60,14 @@ class SpecArguments(Arguments):
         return []
 
 
+FROM_ADDRESS = {"depth", "set"} | set(NAMED)  # what an address may fill a page's form with: never a file to read
+
+
+def with_depth(given: Mapping[str, Any], asked: int | None, in_field: int) -> dict[str, Any]:
+    """The fields of a spec with their depth: a file or key=value may say it where no flag did."""
+    return dict(given) if asked is None and "depth" in given else {**given, "depth": in_field}
+
+
 def run_problems(model: type[Arguments], given: Mapping[str, Any]) -> list[str]:
     """A run that was planned has its spec and its place: flags of either are for a new one, or for --amend."""
     of_spec = sorted(
@@ -68,7 +76,7 @@ def run_problems(model: type[Arguments], given: Mapping[str, Any]) -> list[str]:
     said = ", ".join("--" + name.replace("_", "-") for name in of_spec if name != "json")
     if given.get("run") and said and not given.get("amend"):
         return [f"run: it is planned already; {said} would change it: add --amend, or leave --run out"]
-    if given.get("amend") and not (given.get("run") and said):
+    if given.get("amend") and not (given.get("run") and (said or given.get("param"))):
         return ["amend: name the run (--run) and what is to change, for instance --steps 400 or --set lr_scale=2"]
     return []
 

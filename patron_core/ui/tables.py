@@ -194,7 +194,7 @@ def forecasts() -> list[Column]:
         Column("run", lambda f: f.name, "left"),
         Column("device", lambda f: f.device, "left"),
         Column("corpus", lambda f: f.corpus, "left"),
-        Column("depth", lambda f: str(f.depth)),
+        Column("depth", lambda f: show.DASH if f.depth is None else str(f.depth)),
         Column("forecast of", lambda f: _QUANTITIES[f.quantity][0], "left"),
         Column("made", lambda f: _STAGES[f.stage], "left"),
         Column("said", lambda f: show.between((f.low, f.mid, f.high), _QUANTITIES[f.quantity][1])),

@@ -34,6 +34,9 @@ class LimitArguments(Arguments):
     minutes: float | None = Field(default=None, gt=0, le=1e6, description="minutes that the run should be done in")
 
 
+FROM_ADDRESS = {*TargetArguments.model_fields, *LimitArguments.model_fields} - {"json_output"}
+
+
 def rentable(asked: str = "") -> list[str]:
     """The GPUs that can be rented, by name, and what was asked for, which is checked with the plan."""
     known = [name for name in verbs.device_names() if name != verbs.LOCAL_DEVICE]
@@ -47,7 +50,7 @@ def form(args: TargetArguments, ui: Any) -> dict[str, Any]:
         "on": ui.dropdown(EXECUTORS, value=on, label="Where"),
         "device": ui.dropdown(rentable(args.device), value=args.device or None, label="GPU", allow_select_none=True),
         "spot": ui.switch(value=args.spot, label="Spot"),
-        "where": ui.text(args.where, label="Only in", placeholder="gcp/us-central1"),
+        "where": ui.text(args.where, label="Only in", placeholder="gcp/us-central1", debounce=False),
         "gpus": ui.number(1, MOST_GPUS, value=args.gpus, label="GPUs of each machine"),
         "nodes": ui.number(1, MOST_NODES, value=args.nodes, label="Machines"),
         "usd_per_hour": ui.number(0, 1e4, value=args.usd_per_hour or 0, label="$ an hour (0: the catalog's)"),

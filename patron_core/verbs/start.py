@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,12 @@ from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run, Wallet
 from patron_core.verbs.access import asks
 from patron_core.verbs.control import launch
-from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.dryrun import repriced_any
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.here import check_here
 from patron_core.verbs.money import deposit
 from patron_core.verbs.next_steps import next_step
+from patron_core.workloads.forecast import ForeignEstimate
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _OPEN = _FUNDABLE | {RunState.FUNDED}
@@ -29,7 +31,7 @@ class Offer:
     """What launching a run would hold, before anybody presses anything."""
 
     run: Run
-    estimate: Estimate
+    estimate: Estimate | ForeignEstimate
     hold_usd_micros: int
     wallet: Wallet
 
@@ -61,7 +63,7 @@ def offer(store: Store, run_id: str, *, usd_micros: int | None = None, key: str 
         raise Refused(f"run {run.id} is {run.state}; there is nothing to launch", next=next_step(run))
     if not is_done and run.state in _OPEN:
         check_here(store, run)
-    row = repriced(store, run)
+    row = repriced_any(store, run)
     hold = 0 if is_done else usd_micros
     if hold is None:
         hold = hold_for(run, row) if run.state in _FUNDABLE else 0
@@ -77,11 +79,13 @@ def fund_and_launch(
     deposit_usd_micros: int = 0,
     actor: str,
     key: str,
+    on_progress: Callable[[str], object] = lambda line: None,
 ) -> Run:
     """Deposit what is given, hold the upper bound (or `usd_micros`), launch, and see that somebody supervises.
 
     A run whose money is held already, or that runs, is topped up by an explicit amount. The same key does it once;
     asked again it is answered with the run as it is by then, and with another amount it is a Conflict.
+    `on_progress` is told what is done next: checking the environment takes seconds.
     """
     run = runs.get_run(store, run_id)
     if run.state in _OPEN:
@@ -91,7 +95,8 @@ def fund_and_launch(
         deposit(store, project=run.project, usd_micros=deposit_usd_micros, key=paid, actor=actor)
     if not _is_done(store, run, key, usd_micros):
         if run.state in _FUNDABLE or usd_micros is not None:
-            fund(store, run.id, usd_micros=usd_micros, actor=actor, key=key)
+            fund(store, run.id, usd_micros=usd_micros, actor=actor, key=key, on_progress=on_progress)
+        on_progress("Launching.")
         launch(store, run.id, actor=actor, key=key)
     supervisor.ensure_running(store)
     return runs.get_run(store, run.id)

@@ -36,6 +36,18 @@ def test_the_same_key_starts_once_and_is_found_again() -> None:
     assert (done.value, done.latest, done.lines, calls) == (42, 41, ["almost"], ["once"])
 
 
+def test_what_came_to_an_end_can_be_asked_for_again() -> None:
+    gate = threading.Event()
+    first = background.start("again", lambda work: gate.wait(LIMIT_S))
+    assert background.under_way("again") is first
+    gate.set()
+    finished(first)
+    assert background.under_way("again") is None
+    second = background.start("again", lambda work: 2)
+    assert second is not first
+    assert finished(second).value == 2
+
+
 def test_errors_are_carried_in_the_one_shape() -> None:
     def refuse(work: Work) -> None:
         raise Refused("no money", next="deposit")

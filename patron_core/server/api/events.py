@@ -27,7 +27,7 @@ _open_streams = 0
 
 
 @router.get("/events", summary="What happened since a cursor; waits for `wait_s` where nothing has")
-async def since(
+async def read_events(
     caller: Asker,
     cursor: Annotated[int, Query(ge=0, le=10**15, description="`cursor` of the answer before; 0: from the start")] = 0,
     run: Annotated[RunWord | None, Query()] = None,

@@ -46,7 +46,7 @@ def compare(caller: Asker, runs: Annotated[str, Query(min_length=1, max_length=5
 
 
 @router.get("/runs/{run}/log", summary="The last lines that it wrote")
-def log(run: RunWord, caller: Asker, lines: Annotated[int, Query(ge=1, le=2000)] = 40) -> Answer:
+def read_log(run: RunWord, caller: Asker, lines: Annotated[int, Query(ge=1, le=2000)] = 40) -> Answer:
     return Answer({"run": run, "lines": verbs.log_tail(caller.store, run, lines).splitlines()})
 
 

@@ -52,7 +52,7 @@ def deposit(body: Deposit, caller: Asker, key: Key) -> Answer:
     return Answer(verbs.wallet_dict(found))
 
 
-@router.get("/approvals", summary="Holds that wait for a person")
+@router.get("/approvals", summary="Holds that wait for a person's word")
 def approvals(caller: Asker) -> Answer:
     return Answer({"approvals": [asked.to_dict() for asked in verbs.waiting(caller.store)]})
 

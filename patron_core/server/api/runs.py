@@ -127,7 +127,7 @@ def list_runs(
 
 
 @router.get("/runs/{run}", summary="A run with its money, attempts and newest metrics")
-def show(run: RunWord, caller: Asker, fields: Fields = "") -> Answer:
+def show_run(run: RunWord, caller: Asker, fields: Fields = "") -> Answer:
     seen = verbs.view(caller.store, run)
     return Answer(cut(seen.to_dict() | {"spec": seen.run.spec, "estimate": seen.run.estimate}, fields))
 
