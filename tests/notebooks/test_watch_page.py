@@ -83,11 +83,14 @@ def test_a_page_opened_before_its_run_comes_alive_and_keeps_hover_and_zoom(
         page.mouse.move(x + 6, y, steps=3)
         page.mouse.up()
         page.get_by_role("button", name="Show all").first.wait_for(timeout=PATIENCE_MS)
-        page.mouse.move(plot["x"] + plot["width"] / 2, y)  # where it is now, within two pixels
-        loss.get_by_text(f"to {SPIKE}").wait_for(timeout=PATIENCE_MS)
+        page.locator(f".pb-panel[data-points='{NUM + 50}'][data-window]").first.wait_for(timeout=PATIENCE_MS)
+        low, high = json.loads(loss.get_attribute("data-window"))
+        assert high - low < NUM / 10
+        page.mouse.move(plot["x"] + plot["width"] * (SPIKE_AT - low) / (high - low), y)
+        loss.get_by_text(f"{SPIKE})").wait_for(timeout=PATIENCE_MS)
         write_steps(run, attempt, NUM + 51, NUM + 60, number=2)
         page.locator(f".pb-panel[data-points='{NUM + 60}']").wait_for(timeout=PATIENCE_MS)
-        assert page.get_by_role("button", name="Show all").first.is_visible()
+        assert json.loads(loss.get_attribute("data-window")) == [low, high]
 
 
 def test_it_opens_on_the_run_that_works(page: Any, runs: dict[str, Run]) -> None:

@@ -80,6 +80,8 @@ class Chart {
       drawn: data[0].length,
       spikes: spikes.join("; "),
     });
+    if (panel.window) this.element.dataset.window = JSON.stringify(panel.window);
+    else delete this.element.dataset.window;
   }
 
   joined(panel, array) {
