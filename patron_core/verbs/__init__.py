@@ -32,11 +32,12 @@ from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.course import Course, course
 from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
-from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
+from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
-from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
+from patron_core.verbs.journal import KINDS, notes_of, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
@@ -79,6 +80,7 @@ from patron_core.verbs.watch import (
     wait,
 )
 from patron_core.verbs.write_off import write_off
+from patron_core.workloads.asking import CodeQuestion, parameters_of
 from trainer.contract.ranks import WorldSize
 
 __all__ = [
@@ -98,6 +100,7 @@ __all__ = [
     "TERMINAL",
     "AlertKind",
     "Check",
+    "CodeQuestion",
     "Comparison",
     "Course",
     "Diagnosis",
@@ -170,16 +173,19 @@ __all__ = [
     "most_pressing",
     "next_step",
     "noise_sentence",
+    "notes_of",
     "num_runs",
     "offer",
     "open_lab",
     "overview",
+    "parameters_of",
     "pause",
     "place",
     "place_depths",
     "place_estimates",
     "plan",
     "plan_again",
+    "plan_code",
     "plan_command",
     "prices",
     "project_to_show",
@@ -189,6 +195,7 @@ __all__ = [
     "report_of_run",
     "report_of_search",
     "repriced",
+    "repriced_any",
     "revoke_token",
     "run_table",
     "scaling_fit",

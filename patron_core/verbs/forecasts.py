@@ -66,8 +66,8 @@ def _of(run: Run, actual: Mapping[Quantity, Any]) -> Iterator[Forecast]:
                 run=run.id,
                 name=run.name,
                 device=str(estimate.get("device", run.executor)),
-                corpus=str(run.spec["data"]),
-                depth=int(run.spec["depth"]),
+                corpus=str(run.spec.get("data") or run.spec.get("name")),  # of foreign code: which it is
+                depth=run.spec.get("depth"),
                 quantity=quantity,
                 stage=stage,
                 low=interval["low"],
