@@ -31,9 +31,7 @@ with app.setup:
 class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
-    amend: bool = Field(
-        default=False, description="change the proven run: what a dryrun does not measure, no new proof"
-    )
+    amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
     draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
@@ -173,7 +171,8 @@ def press(args, get_run, get_state, get_work, page, session, store):
 
     def make(given, say):
         _asked = {"depth": args.depth, "file": args.spec, "name": args.name, "flags": args}
-        return planning.plan(store, given, **_asked, actor=session.actor, key=session.key, say=say)
+        _who = {"actor": session.actor, "key": session.key, "try_anyway": args.try_anyway}
+        return planning.plan(store, given, **_asked, **_who, say=say)
 
     def prove(run_id, given, say):
         _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again

@@ -22,6 +22,7 @@ from trainer.contract.words import printable
 TABLE = {
     "alerts": ("patron_core.commands.alerts", "What people are told of; --test sends one."),
     "approve": ("patron_core.commands.approve", "Approve or refuse what a token asked to hold, with a word."),
+    "measure": ("patron_core.commands.measure", "What this machine reaches; every estimate of it begins there."),
     "feedback": ("patron_core.commands.feedback", "Say what you think of Patron; answer what others said."),
     "migrate": ("patron_core.commands.migrate", "Bring the database to this Patron's version, with a backup."),
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),

@@ -227,8 +227,12 @@ def checkpoint_interval_s(
         return spec.checkpoint_every_steps * step_s
     if spec.checkpoint_every_s is not None:
         return spec.checkpoint_every_s or math.inf
-    young_s = math.sqrt(2 * (STALL_SHARE.mid * save_s + costs_s) * SPOT_MTBF_S.high)
-    return max(15.0, upload_s, min(young_s, MOST_LOST_S))
+    return max(upload_s, best_interval_s(STALL_SHARE.mid * save_s + costs_s))
+
+
+def best_interval_s(cost_s: float) -> float:
+    """Between saves that cost so many seconds of the machine each."""
+    return max(15.0, min(math.sqrt(2 * cost_s * SPOT_MTBF_S.high), MOST_LOST_S))
 
 
 def checkpoint_seconds(

@@ -111,10 +111,10 @@ class Record:
             if self._looked_at < asked_at:
                 self._looked_at, self._fault = time.monotonic(), None
                 try:
-                    for events, cursor in self.directory.slices(self._cursor):
+                    for part in self.directory.slices(self._cursor):
                         with self._lock:
-                            self._append(events)
-                        self._cursor = cursor
+                            self._append(part.events)
+                        self._cursor = part.cursor
                 except OSError as fault:
                     self._fault = fault
             if self._fault is not None:

@@ -24,6 +24,7 @@ def plan(
     depth: int | None,
     file: str,
     name: str,
+    try_anyway: bool,
     actor: str,
     key: str,
     say: Say,
@@ -55,6 +56,7 @@ def plan(
         name=name or None,
         target=target,
         **target_flags.limits_of(given["place"]),
+        try_anyway=try_anyway,
         actor=actor,
         key=f"dryrun:{key}",
     ).id

@@ -162,18 +162,6 @@ def history() -> list[Column]:
     ]
 
 
-def notes() -> list[Column]:
-    return [
-        Column("changed", lambda n: show.moment(n.updated_at), "left"),
-        Column("kind", lambda n: n.kind, "left"),
-        Column("title", lambda n: n.title or n.body[:60].replace("\n", " "), "left"),
-        Column("run", lambda n: n.run_id or show.DASH, "left"),
-        Column("by", lambda n: n.actor, "left"),
-        Column("rev", lambda n: str(n.revision)),
-        Column("id", lambda n: n.id, "left"),
-    ]
-
-
 def accuracy() -> list[Column]:
     """How good the forecasts of each quantity were."""
     return [
@@ -206,6 +194,7 @@ def forecasts() -> list[Column]:
 
 _QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "val_bpb": ("val_bpb", show.bpb),
+    "step_s": ("step", show.seconds),
     "wall_s": ("time", show.seconds),
     "cost_usd_micros": ("cost", lambda micros: show.usd(round(micros))),
     "peak_memory_bytes": ("memory", show.size),
