@@ -162,9 +162,51 @@ def waiting(found, params):
 
 
 @app.cell
-def approvals(found):
-    mo.stop(not found.approvals)
-    mo.vstack([mo.md("## Asked of you"), mo.Html(show.html_table(found.approvals, tables.approvals()))])
+def asked():
+    get_asked, set_asked = mo.state([])
+    get_decided, set_decided = mo.state(None)  # what the last decision brought
+    return get_asked, get_decided, set_asked, set_decided
+
+
+@app.cell
+def asked_now(found, kept, set_asked):
+    # what is typed below survives every tick that brings nothing new
+    if kept.get("asked") != found.approvals:
+        kept["asked"] = found.approvals
+        set_asked(found.approvals)
+    return
+
+
+@app.cell
+def approvals(actor, get_asked, get_pressed, session, set_decided, set_pressed, store):
+    mo.stop(session.is_script or not get_asked())
+
+    def decide(approval, decision, word):
+        set_decided(session.call(verbs.decide, store, approval, decision, word=word.value, actor=actor))
+        set_pressed(get_pressed() + 1)
+
+    def row(each):
+        _word = mo.ui.text(placeholder="a word for who asked", label="")
+        _yes = mo.ui.button(label="Approve", kind="success", on_click=lambda _: decide(each.id, "approved", _word))
+        _no = mo.ui.button(label="Refuse", kind="danger", on_click=lambda _: decide(each.id, "refused", _word))
+        _said = inert.md("**{}** asks to hold **{}** for {}", each.token, show.usd(each.usd_micros), each.run_id)
+        return [mo.md(_said), _word, _yes, _no]
+
+    rows_asked = [row(each) for each in get_asked()]  # kept by the cell: what nobody holds hears no press
+    mo.vstack(
+        [mo.md("## Asked of you"), *(mo.hstack(each, justify="start", align="center", gap=1) for each in rows_asked)]
+    )
+    return
+
+
+@app.cell
+def decided(get_decided):
+    mo.stop(get_decided() is None)
+    (
+        mo.callout(mo.md(get_decided().error_markdown()), kind="danger")
+        if get_decided().failed
+        else mo.md(inert.md("The hold of {} is {}.", get_decided().value.token, get_decided().value.state))
+    )
     return
 
 
