@@ -15,7 +15,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, lab_view, run_table, show, tables
+    from patron_core.ui import charts, inert, lab_view, report_page, run_table, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -293,14 +293,22 @@ def tagging(actor, chosen, get_pressed, session, set_pressed, store):
 
 
 @app.cell
-def chosen_runs(add_tag, chosen, params, pin, remove_tag, unpin, word):
+def chosen_runs(add_tag, chosen, params, pin, remove_tag, store, unpin, word):
     _ids = chosen.value["id"].to_list()
     _link = show.page(params, "5_compare", runs=",".join(_ids))
     _command = inert.code(f"patron compare --runs {','.join(_ids)}")
     _to = inert.link(f"Compare {len(_ids):,} runs", _link) if _link else _command
+    _one = _ids[0] if len(_ids) == 1 else ""
+    report = mo.download(
+        lambda: report_page.of_run(verbs.report_of_run(store, _one)).encode() if _one else b"",
+        filename=report_page.file_name("report", _one),
+        mimetype="text/html",
+        label="Report of it",
+        disabled=not _one,
+    )
     (
         mo.hstack(
-            [mo.md(inert.md("**{}**", _to)), pin, unpin, word, add_tag, remove_tag],
+            [mo.md(inert.md("**{}**", _to)), report, pin, unpin, word, add_tag, remove_tag],
             justify="start",
             gap=1,
             align="center",

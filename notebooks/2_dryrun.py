@@ -20,7 +20,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, inert, onward, planning, show, spec_flags, tables, target_flags
+    from patron_core.ui import background, code_flags, inert, onward, planning, show, spec_flags, tables, target_flags
     from patron_core.ui.measured import measured_beside_estimated, rehearsed
     from patron_core.ui.script import Usd, open_session
 
@@ -28,12 +28,10 @@ with app.setup:
 
 
 @app.class_definition
-class DryrunArguments(spec_flags.SpecArguments, target_flags.TargetArguments, target_flags.LimitArguments):
+class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
     run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
-    amend: bool = Field(
-        default=False, description="change the proven run: what a dryrun does not measure, no new proof"
-    )
+    amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
     draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
     name: str = Field(default="", description="name of the run; else one is made")
     project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
@@ -135,17 +133,21 @@ def form(args, get_run, page, place, session, store):
     others = mo.ui.text_area(
         _others, label=inert.md("{}", OTHERS), rows=2, debounce=False, on_change=page.keep("others")
     )
-    page.fields.update(depth=depth, plan=plan, others=others)
+    _code = code_flags.form(args, _was.get("code", {}))
+    _boxes = {n: mo.ui.text_area(text, label=inert.md("{}", label), rows=1) for n, (label, text) in _code.items()}
+    code = mo.ui.dictionary(_boxes, on_change=page.keep("code"))
+    page.fields.update(depth=depth, plan=plan, others=others, code=code)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
-    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion({"More": mo.vstack([_more, others])})])
+    _own = {"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": code}
+    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion(_own)])
     None if session.is_script or get_run() else _planned
-    return depth, others, plan, target
+    return code, depth, others, plan, target
 
 
 @app.cell
-def estimate(args, depth, get_run, others, plan, session, store, target):
-    mo.stop(get_run())
+def estimate(args, code, depth, get_run, others, plan, session, store, target):
+    mo.stop(get_run() or code.value["workload"])
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = spec_flags.with_depth(_given.value, args.depth, depth.value)
@@ -168,8 +170,9 @@ def press(args, get_run, get_state, get_work, page, session, store):
         return {name: field.value for name, field in page.fields.items()}
 
     def make(given, say):
-        _asked = {"depth": args.depth, "file": args.spec, "name": args.name}
-        return planning.plan(store, given, **_asked, actor=session.actor, key=session.key, say=say)
+        _asked = {"depth": args.depth, "file": args.spec, "name": args.name, "flags": args}
+        _who = {"actor": session.actor, "key": session.key, "try_anyway": args.try_anyway}
+        return planning.plan(store, given, **_asked, **_who, say=say)
 
     def prove(run_id, given, say):
         _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
@@ -216,7 +219,8 @@ def progress(get_error, get_state, get_work, page, ticker):
 @app.cell
 def act_as_script(args, get_run, make, page, prove, session, store, values):
     if session.is_script and args.amend:
-        session.call(verbs.amend, store, get_run(), changes=args.given_fields(), actor=session.actor)
+        _changes = args.given_fields() | verbs.parameters_of(args.param)
+        session.call(verbs.amend, store, get_run(), changes=_changes, actor=session.actor)
     if session.is_script and args.draft and not get_run():
         page.set_run(session.call(make, values(), session.status).value)
     elif session.is_script:
@@ -278,7 +282,7 @@ def change(get_run, get_state, page, session, store):
 
 @app.cell
 def measured(seen, store):
-    repriced = verbs.repriced(store, seen.run) if seen.run.dryrun else None
+    repriced = verbs.repriced_any(store, seen.run) if seen.run.dryrun else None
     pairs = measured_beside_estimated(seen.run, repriced) if repriced else []
     table = tables.measured()
     _told = [(show.plain(name), show.yes_no(value)) for name, value in rehearsed(seen.run)]

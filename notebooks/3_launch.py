@@ -16,6 +16,7 @@ with app.setup:
 
     from patron_core import verbs
     from patron_core.ui import background, choices, inert, onward, show
+    from patron_core.ui.measured import what_is_trained
     from patron_core.ui.script import Arguments, Usd, open_session
 
     WAITING = (verbs.RunState.AWAITING_FUNDING, verbs.RunState.PAUSED, verbs.RunState.FUNDED)
@@ -123,11 +124,9 @@ def terms(deposit, offered):
     facts = [
         ("run", f"{offered.run.name} ({offered.run.id})"),
         ("state", show.mark(offered.run.state.value)),
-        ("model", f"depth {_row.recipe.depth}, {show.count(_row.num_params['total'])} parameters"),
-        ("steps", f"{_row.recipe.num_steps} of {show.count(_row.recipe.batch_tokens)} tokens"),
+        *what_is_trained(_row),
         ("wall time", show.between(_row.wall_s, show.seconds)),
         ("expected cost", show.between(_row.cost_usd_micros, show.usd)),
-        ("predicted val_bpb", show.between(_row.val_bpb, show.bpb)),
         ("price", f"{show.usd(_row.price.usd_micros_per_hour)} an hour"),
         ("may cost at most", show.usd(_limit) if _limit is not None else "what is held"),
         ("will be held", show.usd(offered.hold_usd_micros)),

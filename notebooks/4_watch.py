@@ -18,7 +18,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, choices, course_view, inert, run_panels, show, tables
+    from patron_core.ui import background, choices, course_view, inert, notes, onward, run_panels, show, tables
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -62,11 +62,12 @@ def lab(session):
     _found = [] if session.is_script else verbs.overview(store)
     get_listed, set_listed = mo.state(choices.listed(_found))
     opened_on = getattr(verbs.most_pressing(_found), "id", "")
-    return actor, get_listed, opened_on, params, set_listed, store
+    opened_with = params.to_dict()
+    return actor, get_listed, opened_on, opened_with, params, set_listed, store
 
 
 @app.cell
-def choose(args, get_listed, opened_on, params, session, store):
+def choose(args, get_listed, opened_on, opened_with, params, session, store):
     session.require("--run", args.run, next="patron lab")
     get_listed()
     _choice = choices.of_runs(session, store, verbs.overview(store), wanted=params.get("run") or args.run or opened_on)
@@ -77,7 +78,9 @@ def choose(args, get_listed, opened_on, params, session, store):
         on_change=lambda run_id: params.set("run", run_id),
     )
     _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
-    None if session.is_script else mo.vstack([chosen, *_problem])
+    _start = onward.buttons(opened_with, "patron lab", "patron estimate")
+    _none = [mo.md(inert.md("No run is chosen.\n\n{}", _start))] if _choice.value is None else []
+    None if session.is_script else mo.vstack([chosen, *_problem, *_none])
     return (chosen,)
 
 
@@ -100,7 +103,8 @@ def slow():
     get_state, set_state = mo.state(("", verbs.RunState.RUNNING, 0))
     get_run, set_run = mo.state("")  # the run that is shown
     get_pressed, set_pressed = mo.state(None)  # what the last press of a button brought
-    return get_pressed, get_run, get_state, set_pressed, set_run, set_state
+    get_kept, set_kept = mo.state(None)  # what came of the note that was last saved here
+    return get_kept, get_pressed, get_run, get_state, set_kept, set_pressed, set_run, set_state
 
 
 @app.cell
@@ -126,7 +130,7 @@ def list_runs(get_listed, session, set_listed, store, ticker):
 @app.cell
 def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run, set_state, store, ticker):
     acted, ticker, get_pressed()
-    mo.stop(chosen.value is None, mo.md("No run is chosen. Plan one: `patron dryrun --depth 2`"))
+    mo.stop(chosen.value is None)
     if session.is_script and args.follow:
         session.on_interrupt = "the run goes on"
         session.look_again = f"patron watch --run {chosen.value} --no-follow"
@@ -158,7 +162,7 @@ def heading(seen):
 
 
 @app.cell
-def headline(course, seen):
+def headline(course, opened_with, seen):
     _done = seen.step / seen.num_steps if seen.num_steps else 0
     _bar = inert.html(
         "<div style='background:#a0aec033;border-radius:4px;height:8px'>"
@@ -167,19 +171,14 @@ def headline(course, seen):
     )
     _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
-    _next = inert.md(" Next: {}", inert.code(seen.next)) if "patron watch" not in seen.next else ""
+    _facts = [course_view.progress_facts(seen, course), course_view.money_facts(seen, course)]
+    _next = [onward.buttons(opened_with, seen.next)] if "patron watch" not in seen.next else []
     mo.vstack(
         [
-            mo.md(inert.md("## {}\n\n{}{}{}", seen.run.name, seen.sentence, _stop, _next)),
+            mo.md(inert.md("## {}\n\n{}{}", seen.run.name, seen.sentence, _stop)),
+            mo.md(inert.paragraphs(_next)),
             mo.Html(inert.page(_bar)),
-            mo.hstack(
-                [
-                    mo.Html(show.facts_table(course_view.progress_facts(seen, course))),
-                    mo.Html(show.facts_table(course_view.money_facts(seen, course))),
-                ],
-                justify="start",
-                gap=4,
-            ),
+            mo.hstack([mo.Html(show.facts_table(one)) for one in _facts], justify="start", gap=4),
             *[
                 mo.callout(mo.md(inert.md("{}", said)), kind="warn")
                 for said in (*_refused, *seen.warnings, *course_view.warnings(seen, course))
@@ -216,24 +215,18 @@ def draw(course, followed, learning, log_pane, machine, others, seen, store, tra
 
 @app.cell
 def attempts(seen):
-    mo.vstack(
-        [
-            mo.md("### Attempts"),
-            mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="Nothing was launched yet.")),
-        ]
-    )
+    _table = mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="Nothing was launched yet."))
+    mo.vstack([mo.md("### Attempts"), _table])
     return
 
 
 @app.cell
 def samples(seen):
-    mo.vstack(
-        [
-            mo.md("### What it says"),
-            mo.Html(show.html_table(seen.samples, show.sample_columns())),
-            mo.md(inert.md("Talk to it: {}", inert.code(f"python -m trainer.sample {shlex.quote(seen.run.run_dir)}"))),
-        ]
-    ) if seen.samples else None
+    _talk = mo.md(inert.md("Talk to it: {}", inert.code(f"python -m trainer.sample {shlex.quote(seen.run.run_dir)}")))
+    _said = [mo.md("### What it says"), mo.Html(show.html_table(seen.samples, show.sample_columns())), _talk]
+    _rows = [(name, str(value)) for part in seen.logged.values() for name, value in part.items()]
+    _own = [mo.md("### What its code logs"), mo.Html(show.facts_table(_rows))]
+    mo.vstack([*(_said if seen.samples else []), *(_own if _rows else [])])
     return
 
 
@@ -292,16 +285,22 @@ def pressed(get_pressed):
 
 
 @app.cell
-def note(actor, chosen, session, store):
-    def keep(value):
-        if value and value.strip():
-            _run = verbs.view(store, chosen.value).run
-            session.call(verbs.write_note, store, project=_run.project, body=value, run_id=_run.id, actor=actor)
+def writing(actor, get_kept, get_run, session, set_kept, store):
+    _, _run_id = get_kept(), get_run()
+    mo.stop(session.is_script or not _run_id)
+    draft = notes.open_draft(store, f"watch:{_run_id}", actor=actor)
+    fields = draft.elements(mo.ui, lambda: set_kept(draft.save(session, store, run_id=_run_id)), words="Keep note")
+    mo.vstack([mo.md("### Notes"), fields["body"], fields["save"]])
+    return
 
-    _form = mo.ui.text_area(placeholder="What do you see?", rows=2, full_width=True).form(
-        submit_button_label="Keep note", clear_on_submit=True, on_change=keep
-    )
-    None if session.is_script else _form
+
+@app.cell
+def notes(get_kept, get_run, session, store, ticker):
+    ticker  # somebody else may have written
+    mo.stop(session.is_script or not get_run())
+    _failed = get_kept() is not None and get_kept().failed
+    _said = [mo.callout(mo.md(get_kept().error_markdown()), kind="danger")] if _failed else []
+    mo.vstack([*_said, mo.Html(notes.note_cards(verbs.notes_of(store, get_run())))])
     return
 
 

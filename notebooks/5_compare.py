@@ -215,7 +215,7 @@ def curves(metric, rows, session, store):
 
 @app.cell
 def law(rows, session, store):
-    _corpora = [str(row.spec.get("data", "")) for row in rows] or ["stdlib"]
+    _corpora = [str(row.spec["data"]) for row in rows if "data" in row.spec] or ["stdlib"]  # foreign code has none
     corpus = max(_corpora, key=_corpora.count)  # of most of them
     of_corpus = [row for row in rows if row.spec.get("data") == corpus]
     fit = session.call(verbs.scaling_fit, store, corpus).value

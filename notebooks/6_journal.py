@@ -17,7 +17,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, show, tables
+    from patron_core.ui import inert, notes, show
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any"
@@ -33,6 +33,7 @@ class JournalArguments(Arguments):
     run: str = Field(default="", description="only notes of this run; with --add, the run it is about")
     add: str = Field(default="", description="write a note with this body")
     title: str = Field(default="", description="title of the note that is added")
+    FROM_ADDRESS = frozenset({"project", "kind", "text", "run", "add", "title"})
 
 
 @app.cell
@@ -41,6 +42,7 @@ def title():
         JournalArguments,
         mode=mo.app_meta().mode,
         request=mo.app_meta().request,
+        address=mo.query_params().to_dict(),
         file=__file__,
         description="Notes of a project: read, find and write. Nothing written is lost.",
     )
@@ -109,13 +111,13 @@ def read(added, get_saved, kind, project, run_id, session, store, text):
         text=text.value or None,
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    notes = _outcome.value
-    return (notes,)
+    found = _outcome.value
+    return (found,)
 
 
 @app.cell
-def listing(added, notes, project, session):
-    _shown = [added] if added is not None else notes
+def listing(added, found, project, session):
+    _shown = [added] if added is not None else found
     session.emit(
         {"project": project.value, "notes": [vars(note) for note in _shown]},
         "\n\n".join(
@@ -124,7 +126,7 @@ def listing(added, notes, project, session):
         )
         or "No notes.",
     )
-    mo.Html(show.html_table(notes, tables.notes(), empty="No note is like that."))
+    mo.Html(notes.note_cards(found, empty="No note is like that."))
     return
 
 
@@ -145,41 +147,31 @@ def pick(again, project, store):
 
 
 @app.cell
-def editor(again, args, opened, session, store):
+def editor(actor, again, args, get_saved, opened, project, run_id, session, set_saved, store):
+    # drawn anew by a save: what somebody typed is in the draft
+    get_saved(), again.value
     base = verbs.read_note(store, opened.value) if opened.value else None
-    new_kind = mo.ui.dropdown(list(verbs.KINDS), value=base.kind if base else args.kind or "note", label="Kind")
-    new_title = mo.ui.text(base.title if base else args.title, label="Title", full_width=True)
-    new_body = mo.ui.text_area(base.body if base else "", rows=8, full_width=True, debounce=600)
-    _heading = inert.md("### Revision {}, by {}", base.revision, base.actor) if base else inert.md("### Write")
-    draft = {"note": base}  # what the text in the fields began from; each save moves it on
-    _open = mo.hstack([opened, again], justify="start")
-    _fields = [mo.md(inert.md("{}", _heading)), _open, mo.hstack([new_kind, new_title], widths=[1, 4]), new_body]
-    None if session.is_script else mo.vstack(_fields)
-    return draft, new_body, new_kind, new_title
+    _new = {"kind": args.kind or "note", "title": args.title, "body": args.add}
+    _about = f"note:{base.id}" if base else f"journal:{project.value}:{run_id or ''}"
+    draft = notes.open_draft(store, _about, actor=actor, note=base, **_new)
 
+    def keep(*, over=None):
+        if over is not None:
+            draft.merged_with(over)
+        set_saved(draft.save(session, store, project=project.value, run_id=run_id))
 
-@app.cell
-def save(actor, draft, new_body, new_kind, new_title, project, run_id, session, set_saved, store):
-    def keep(_):
-        _base = draft["note"]
-        _outcome = session.call(
-            verbs.write_note,
-            store,
-            project=project.value,
-            body=new_body.value,
-            title=new_title.value,
-            kind=new_kind.value,
-            run_id=run_id,
-            note_id=_base.id if _base else None,
-            base_revision=_base.revision if _base else None,
-            actor=actor,
-        )
-        if not _outcome.failed:
-            draft["note"] = _outcome.value
-        set_saved(_outcome)
-
-    _button = mo.ui.button(label="Save", kind="success", on_click=keep)
-    None if session.is_script else _button
+    fields = draft.elements(mo.ui, keep, rows=8)
+    # what somebody saved meanwhile stands beside the text, and is never overwritten unseen
+    overtaken = base is not None and draft.base_revision != base.revision
+    follow = mo.ui.button(label="Both are in it: save mine as the next revision", on_click=lambda _: keep(over=base))
+    _words = inert.md("### Revision {}, by {}", base.revision, base.actor) if base else inert.md("### Write")
+    _left = inert.md("{}\n\n*As you left it; not saved yet.*", _words) if draft.is_found else _words
+    _mine = [mo.hstack([fields["kind"], fields["title"]], widths=[1, 4]), fields["body"]]
+    _theirs = [mo.md("**Saved meanwhile**"), mo.Html(notes.note_cards([base]))] if overtaken else []
+    _beside = mo.hstack([mo.vstack([*_mine, follow]), mo.vstack(_theirs)], widths="equal", gap=2)
+    _text = [_beside] if overtaken else [*_mine, fields["save"]]
+    _head = [mo.md(inert.paragraphs([_left])), mo.hstack([opened, again], justify="start")]
+    None if session.is_script else mo.vstack([*_head, *_text])
     return
 
 
@@ -188,9 +180,8 @@ def saved(get_saved):
     _outcome = get_saved()
     mo.stop(_outcome is None)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    mo.callout(
-        mo.md(inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)), kind="success"
-    )
+    _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)
+    mo.callout(mo.md(inert.paragraphs([_words])), kind="success")
     return
 
 

@@ -54,7 +54,9 @@ _ROWS = (
     ),
     Setting("PATRON_SKY_PYTHON", "", "path", "a python on rented machines that has everything: nothing is installed"),
     Setting("PATRON_SKY_CACHE", "", "folder", "`PATRON_CACHE` of rented machines; unset, `~/.cache/patron` there"),
-    Setting("PATRON_SKY_POLL_S", "10", "seconds", "how old an answer of SkyPilot may be"),
+    Setting(
+        "PATRON_SKY_POLL_S", "10", "seconds", "how often a run at SkyPilot is looked at, and how old its answer may be"
+    ),
     Setting("PATRON_SCRATCH", "PATRON_CACHE/runs", "folder", "where a trainer works on a run that lives in a bucket"),
     Setting("PATRON_NOTICE_FILE", "", "path", "once it exists, a trainer saves and stops"),
     Setting("PATRON_METADATA_GCP", "", "URL", "where Google's reclaim notice is asked for; `off`: nowhere"),

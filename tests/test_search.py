@@ -16,10 +16,10 @@ from patron_core import verbs
 from patron_core.store import Store, ledger, runs, searches
 
 ROOT = Path(__file__).parents[1]
-BUDGET_USD_MICROS = 400_000
+BUDGET_USD_MICROS = 800_000
 FLAGS = (
-    *("--minutes", "0.4", "--budget", "0.4", "--depths", "1,2", "--max-dryruns", "2", "--max-runs", "2"),
-    *("--time-limit-minutes", "6", "--min-gain-bpb", "0", "--vocab-size", "512", "--sequence-len", "64"),
+    *("--minutes", "0.8", "--budget", "0.8", "--depths", "1,2", "--max-dryruns", "2", "--max-runs", "2"),
+    *("--time-limit-minutes", "8", "--min-gain-bpb", "0", "--vocab-size", "512", "--sequence-len", "64"),
     *("--batch-tokens", "1024", "--eval-tokens", "4096", "--key", "night", "--json"),
 )
 

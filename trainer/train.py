@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.bucket import Bucket, leave, local_folder
+from trainer.contract.devices import KNOWN_GPUS
 from trainer.contract.events import EventWriter, NoEvents, free_attempt_name
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME, TrainerExit
 from trainer.contract.files import run_lock, write_json
-from trainer.contract.gpus import DEVICES
 from trainer.contract.keys import KEY_WORDS, is_key
 from trainer.contract.layout import RESULT, log_name
 from trainer.contract.remote import is_url
@@ -202,7 +202,7 @@ def _parse(argv: list[str] | None) -> Asked:
     parser.add_argument(
         "--expect-device",
         dest="expected_device",
-        choices=tuple(DEVICES),
+        choices=KNOWN_GPUS,
         metavar="NAME",
         help="exit 78 unless CUDA works here, on this GPU",
     )

@@ -22,11 +22,13 @@ from trainer.contract.words import printable
 TABLE = {
     "alerts": ("patron_core.commands.alerts", "What people are told of; --test sends one."),
     "approve": ("patron_core.commands.approve", "Approve or refuse what a token asked to hold, with a word."),
+    "measure": ("patron_core.commands.measure", "What this machine reaches; every estimate of it begins there."),
     "feedback": ("patron_core.commands.feedback", "Say what you think of Patron; answer what others said."),
     "migrate": ("patron_core.commands.migrate", "Bring the database to this Patron's version, with a backup."),
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),
     "settings": ("patron_core.commands.environment", "All that can be set, and what it is here."),
     "gc": ("patron_core.commands.gc", "List, or end, what runs at SkyPilot for this lab and no run owns."),
+    "report": ("patron_core.commands.report", "A run, a search or a sweep as one HTML file that opens offline."),
     "mcp": ("patron_core.commands.mcp", "An MCP server over stdio: the verbs as tools."),
     "serve": ("patron_core.commands.serve", "Serve the lab on one port: the notebooks as apps, and the API."),
     "skill": ("patron_core.commands.skill", "The page for agents; installs it as a skill."),

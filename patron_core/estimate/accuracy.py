@@ -23,7 +23,7 @@ class Forecast:
     name: str
     device: str
     corpus: str
-    depth: int
+    depth: int | None  # None: foreign code
     quantity: Quantity
     stage: Stage
     low: float

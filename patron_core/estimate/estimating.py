@@ -75,6 +75,10 @@ class Estimate:
         return explain(self.memory, self.wall_s, self.cost_usd_micros, self.budget, self.micro_batch_size)
 
     @property
+    def num_steps(self) -> int:
+        return self.recipe.num_steps
+
+    @property
     def hold_usd_micros(self) -> int:
         """The upper bound of the cost. Funding adds one more start and the time to stop (lifecycle.holds)."""
         return self.cost_usd_micros.high

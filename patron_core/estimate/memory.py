@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from patron_core.estimate.calibration import Calibration
 from patron_core.interval import Interval
+from patron_core.scaling.law import Z90
 from trainer.contract.devices import Device
 from trainer.contract.footprint import FRAGMENTATION, memory_parts
 from trainer.contract.ranks import WorldSize
@@ -30,12 +32,19 @@ class Memory:
         """Judged by the upper bound: running out costs a launch, a smaller micro-batch costs a few percent."""
         return self.peak_bytes.high <= self.usable_bytes
 
+    @property
+    def oom_probability(self) -> float:
+        """That the peak is above what is usable, its interval taken as that of a log-normal one."""
+        spread = math.log(self.peak_bytes.high / self.peak_bytes.mid) / Z90
+        return 0.5 * (1 + math.erf(math.log(self.peak_bytes.mid / self.usable_bytes) / spread / math.sqrt(2)))
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "peak_bytes": self.peak_bytes.to_dict(),
             "usable_bytes": self.usable_bytes,
             "parts_bytes": dict(self.parts_bytes),
             "fits": self.fits,
+            "oom_probability": self.oom_probability,
             "measured": self.measured,
         }
 

@@ -71,7 +71,11 @@ def judge(memory: Memory, wall_s: Interval, cost_usd_micros: tuple[int, int, int
         return Verdict.OUT_OF_MEMORY
     if budget.is_too_dear:
         return Verdict.OVER_BUDGET
-    share = budget.share(wall_s.mid, cost_usd_micros[1])
+    return judge_share(budget.share(wall_s.mid, cost_usd_micros[1]))
+
+
+def judge_share(share: float | None) -> Verdict:
+    """Of a budget; None where there is none."""
     if share is None:
         return Verdict.NO_BUDGET
     if share > 1:
@@ -109,6 +113,7 @@ def explain(
 def _memory_sentence(memory: Memory, micro_batch_size: int) -> str:
     peak, gb = memory.peak_bytes, 1e9
     need = f"Needs {peak.low / gb:.1f} to {peak.high / gb:.1f} GB of the {memory.usable_bytes / gb:.1f} GB usable"
+    need += f", so it runs out with {max(0.01, min(0.99, memory.oom_probability)):.0%},"
     if micro_batch_size > 1:
         return f"{need} at {micro_batch_size} sequences a micro-batch: take device_batch_size {micro_batch_size // 2}."
     return f"{need} at one sequence a micro-batch: take a smaller depth or sequence_len."

@@ -13,7 +13,7 @@ patron_core.lifecycle.decide, from the observation, its evidence and the run dir
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -102,7 +102,7 @@ class Observation:
 
 
 class Executor(Protocol):
-    """Five verbs and two properties. Only submit() starts anything. Raises Unavailable when it cannot be asked."""
+    """Seven verbs and three properties. Only submit() starts anything. Raises Unavailable when it cannot be asked."""
 
     @property
     def name(self) -> str: ...
@@ -110,6 +110,15 @@ class Executor(Protocol):
     @property
     def recovers_itself(self) -> bool:
         """True: it restarts a preempted job by itself, and the core must not. Recovery has one owner."""
+        ...
+
+    @property
+    def look_every_s(self) -> float:
+        """How often polling says something new; 0: always. More looks at what runs undisturbed would cost requests."""
+        ...
+
+    def expect(self, handles: Sequence[Handle]) -> None:
+        """These are polled now, one by one: what can be asked once for all of them is asked so."""
         ...
 
     def submit(self, job: Job) -> Handle:

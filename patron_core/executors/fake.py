@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,11 +51,16 @@ class FakeExecutor:
         self.unreachable = False  # polls and submits get no answer
         self.fail_next_submit: Literal["before", "after"] | None = None  # raise, before or after it took effect
         self.num_submits = 0  # calls
+        self.num_polls = self.num_expected = 0
+        self.look_every_s = 0.0
         self.starts: Counter[str] = Counter()  # real starts by key; never above 1
         self.default_script = Script()
         self._scripts: deque[Script] = deque()
         self._jobs: dict[str, _FakeJob] = {}
         self._forbidden: set[str] = set()
+
+    def expect(self, handles: Sequence[Handle]) -> None:
+        self.num_expected += len(handles)
 
     def script(self, *scripts: Script) -> None:
         """The next starts go by these, one each, in this order; later ones by `default_script`."""
@@ -101,6 +106,7 @@ class FakeExecutor:
         return self._handle(key) if key in self._jobs else None
 
     def poll(self, handle: Handle) -> Observation:
+        self.num_polls += 1
         if self.unreachable:
             return Observation(status=ObservedStatus.UNREACHABLE, evidence={"error": "no answer"})
         job = self._jobs.get(handle["key"])

@@ -43,7 +43,7 @@ from patron_core.rundir.rundir import RunDir
 from trainer.contract import control
 from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED, SOURCE_UNREACHABLE
 from trainer.contract.grace import kill_after_s
-from trainer.contract.keys import KEY_WORDS, is_key
+from trainer.contract.keys import JOB_VARIABLE, KEY_WORDS, is_key
 from trainer.contract.masking import mask
 from trainer.contract.ranks import node_rank
 from trainer.contract.remote import is_url
@@ -149,7 +149,7 @@ class Guard:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {processes.JOB_VARIABLE: self.job_name},
+            env=os.environ | {JOB_VARIABLE: self.job_name},
             start_new_session=True,
             preexec_fn=processes.dying_with(os.getpid()),
         )

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class LocalExecutor:
 
     name = "local"
     recovers_itself = False
+    look_every_s = 0.0
+
+    def expect(self, handles: Sequence[Handle]) -> None:
+        """Each has files of its own."""
 
     def submit(self, job: Job) -> Handle:
         with _asking():

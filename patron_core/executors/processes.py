@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-JOB_VARIABLE = "PATRON_JOB"  # every process of a job carries it, even those that left its group
+from trainer.contract.keys import JOB_VARIABLE
+
 _IS_LINUX = sys.platform.startswith("linux")
 _CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT_BYTES = 1 << 60  # cgroup v1 writes its absence as a huge number

@@ -31,6 +31,7 @@ from patron_core.executors.watcher import Ending, Silence, Watcher, changed_at
 from patron_core.rundir.files import read_json, write_json
 from trainer.contract import control
 from trainer.contract.exits import EXIT_NOT_STARTED
+from trainer.contract.keys import JOB_VARIABLE
 from trainer.contract.remote import is_url
 
 HEARTBEAT_S = 1.0
@@ -114,7 +115,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=settings.for_workloads() | self.job["env"] | {processes.JOB_VARIABLE: self.job["key"]},
+                env=settings.for_workloads() | self.job["env"] | {JOB_VARIABLE: self.job["key"]},
                 start_new_session=True,
                 preexec_fn=processes.dying_with(os.getpid()),
             )

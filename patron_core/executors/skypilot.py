@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -44,8 +44,14 @@ class Watch:
         self._wanted: dict[int, float] = {}  # job id -> when somebody last asked
         self._jobs: dict[int, dict[str, Any]] = {}
         self._error: PatronError | None = None
+        self._asked: set[int] = set()  # of which jobs the newest answer is
         self._asked_at = float("-inf")
         self._lock = threading.Lock()
+
+    def expect(self, job_ids: Sequence[int]) -> None:
+        """Of whom the next query is to be as well."""
+        with self._lock:
+            self._wanted |= dict.fromkeys(job_ids, time.monotonic())
 
     def job(self, job_id: int, *, max_age_s: float) -> dict[str, Any] | None:
         """None where SkyPilot does not know it. Raises what the client raised."""
@@ -55,22 +61,23 @@ class Watch:
             known = self._jobs.get(job_id)
             if known is not None and str(known["status"]) in TERMINAL:
                 return known
-            if now - self._asked_at >= max_age_s or (known is None and self._error is None):
+            if now - self._asked_at >= max_age_s or (job_id not in self._asked and self._error is None):
                 self._ask(now)
             if self._error is not None:
                 raise self._error
             return self._jobs.get(job_id)
 
     def forget(self) -> None:
-        """Something was changed: the next look asks."""
+        """Something was changed: the next look asks, also for jobs that were over. A new server counts from 1 again."""
         with self._lock:
-            self._asked_at, self._error = float("-inf"), None
+            self._jobs, self._asked_at, self._error = {}, float("-inf"), None
 
     def _ask(self, now: float) -> None:
         self._wanted = {job_id: at for job_id, at in self._wanted.items() if now - at < WATCHED_S}
         over = {i for i, job in self._jobs.items() if str(job["status"]) in TERMINAL}
         try:
-            found = self.client.jobs(job_ids=sorted(set(self._wanted) - over))
+            self._asked = set(self._wanted) - over
+            found = self.client.jobs(job_ids=sorted(self._asked))
             self._jobs |= {int(job["job_id"]): job for job in found}
             self._error = None
         except PatronError as error:
@@ -89,6 +96,13 @@ class SkyExecutor:
 
     name = "sky"
     recovers_itself = True
+
+    @property
+    def look_every_s(self) -> float:
+        return settings.sky_poll_s()
+
+    def expect(self, handles: Sequence[Handle]) -> None:
+        _watch.expect([int(handle["job_id"]) for handle in handles])
 
     def submit(self, job: Job) -> Handle:
         with _claimed(job.key):

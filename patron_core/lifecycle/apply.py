@@ -27,10 +27,8 @@ from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
 from trainer.contract import control
 from trainer.contract.grace import kill_after_s
-from trainer.contract.spec import canonical_json
 
 SUPERVISOR = "supervisor"
-CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
 _WORTH_MOVING_S = 1.0  # rounding to micro-dollars makes less
 # it ran and was done, or lost its machine and found no other, between two looks
 _UNSEEN = {
@@ -125,7 +123,7 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     directory = attempt_dir(run, attempt)
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
-    RunDir(directory).write_spec(canonical_json(run.spec))
+    workload.prepare(run, directory)
     handle = executor.submit(
         Job(
             key=attempt.id,
@@ -156,10 +154,11 @@ def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
 def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
     device = (attempt.price.get("machine") or {}).get("device")
     if attempt.kind == "dryrun":
-        return workload.dryrun_command(directory, attempt.id, deadline_s, int(attempt.price["burst_steps"]), device)
+        steps = int(attempt.price["burst_steps"])
+        return workload.dryrun_command(directory, attempt.id, deadline_s, steps, device, workload=run.workload)
     expected = (run.dryrun or {}).get("environment_hash")
     world = workload.world_of(attempt.price)
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world)
+    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world, workload=run.workload)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:
@@ -297,7 +296,7 @@ def _charge_while_running(store: Store, scene: Scene, *, now: float) -> None:
     attempt, seen = scene.attempt, scene.observation
     if attempt is None or seen is None or seen.uptime_s is None:
         return
-    if seen.uptime_s - attempt.charged_s >= CHARGE_EVERY_S:
+    if bill.is_due(run_id=attempt.run_id, charged_s=attempt.charged_s, uptime_s=seen.uptime_s):
         with store.begin() as conn:
             _charge(conn, scene.run, attempt, seen, now=now)
             if attempt.kind == "train":

@@ -11,6 +11,7 @@ is held, and one that is not known is charged at that price.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from patron_core.market import transfer
 from patron_core.money import cost_usd_micros
 from patron_core.store.records import Attempt
 
+CHARGE_EVERY_S = 15.0  # a ledger entry a second would say no more
 CLOCK_NOISE_S = 60.0  # two clocks of one lab may differ by so much
 
 
@@ -36,6 +38,12 @@ def owed(attempt: Attempt, seen: Observation | None) -> dict[str, int]:
         monthly = int(terms["storage_usd_micros_per_gb_month"])
         kinds["storage"] = transfer.keep_usd_micros(kept, seen.uptime_s or 0.0, monthly)
     return kinds
+
+
+def is_due(*, run_id: str, charged_s: float, uptime_s: float) -> bool:
+    """Whether it is time to charge: every CHARGE_EVERY_S of its machine, runs that began together not all at once."""
+    own_s = zlib.crc32(run_id.encode()) % 1000 / 1000 * CHARGE_EVERY_S
+    return (uptime_s + own_s) // CHARGE_EVERY_S > (charged_s + own_s) // CHARGE_EVERY_S
 
 
 def machine_usd_micros(attempt: Attempt, uptime_s: float | None, evidence: Mapping[str, Any]) -> int:

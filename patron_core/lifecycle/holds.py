@@ -11,6 +11,7 @@ from typing import Any
 
 from patron_core.estimate import Estimate
 from patron_core.money import affordable_s, cost_usd_micros
+from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.grace import kill_after_s
 
 # SkyPilot looks at a job each 15 to 30 s, then asks the cloud to end its machine, which takes about as long again
@@ -24,7 +25,7 @@ def stop_s(run_dir: str, *, is_rented: bool) -> float:
     return kill_after_s(run_dir) + (TEARDOWN_S if is_rented else 0.0)
 
 
-def for_run(row: Estimate, *, stop_s: float, left: float = 1.0) -> int:
+def for_run(row: Estimate | ForeignEstimate, *, stop_s: float, left: float = 1.0) -> int:
     """Micro-dollars for the share `left` of a run. A process that dies of nothing in particular starts once more."""
     startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
     upper_s = 2 * startup_s + left * (row.wall_s.high - startup_s)
@@ -39,7 +40,9 @@ def for_dryrun(estimate: Mapping[str, Any] | None, usd_micros_per_hour: int, bur
     row = estimate or {}
     steps_s = 2 * burst_steps * row.get("step_s", {}).get("high", 0.0)
     startup_s = _phases_s(row, "high", startup_phases(row))
-    bound_s = max(MIN_DRYRUN_S, 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0))
+    bound_s = max(
+        MIN_DRYRUN_S, row.get("dryrun_s", 0.0), 2 * startup_s + 2 * steps_s + row.get("eval_s", {}).get("high", 0.0)
+    )
     return cost_usd_micros(bound_s + stop_s, usd_micros_per_hour)
 
 

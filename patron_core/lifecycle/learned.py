@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from patron_core.estimate import Calibration
 from patron_core.estimate.lateness import AROUND
 from patron_core.lifecycle.evidence import of_notice
+from patron_core.lifecycle.workload import FOREIGN
 from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
 from patron_core.store import attempts, calibrations
@@ -39,7 +40,10 @@ def dryrun_report(run: Run, attempt: Attempt, directory: RunDir) -> dict[str, An
     if not result or not environment or not isinstance(result.get("burst"), dict):
         return None
     try:
-        calibration = _calibration(run, result["burst"], f"dryrun {attempt.id}").to_dict()
+        if run.workload == FOREIGN:
+            calibration = {"step_s": float(result["burst"]["step_s"])}  # of other code it says nothing
+        else:
+            calibration = _calibration(run, result["burst"], f"dryrun {attempt.id}").to_dict()
     except (KeyError, TypeError, ValueError, ArithmeticError):  # a burst that lacks what it should have measured
         return None
     rehearsal = result.get("rehearsal")
@@ -70,6 +74,8 @@ def last_word(directory: RunDir, attempt_id: str) -> dict[str, Any]:
 
 
 def record_dryrun(conn: Connection, run: Run, report: dict[str, Any], *, now: float) -> None:
+    if run.workload == FOREIGN:
+        return
     calibrations.record(
         conn, machine=machine_of(run), kind="dryrun", values=report["calibration"], run_id=run.id, now=now
     )
@@ -77,7 +83,7 @@ def record_dryrun(conn: Connection, run: Run, report: dict[str, Any], *, now: fl
 
 def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float) -> None:
     """One more point for the scaling law of this corpus."""
-    if not isinstance(result.get("val_bpb"), int | float):
+    if run.workload == FOREIGN or not isinstance(result.get("val_bpb"), int | float):
         return
     spec = TrainSpec.from_dict(run.spec)
     recipe = spec.recipe()

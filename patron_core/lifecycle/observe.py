@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,10 +43,30 @@ def attempt_dir(run: Run, attempt: Attempt) -> str:
     return join(run.run_dir, dryrun_folder(attempt.number)) if attempt.kind == "dryrun" else run.run_dir
 
 
-def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
-    """Never raises for the run's sake; raises what the store or the executor raises when they cannot be asked."""
-    run = runs.get_run(store, run_id)
-    made = attempts.for_run(store, run.id)
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What the store says of a run."""
+
+    run: Run
+    attempts: list[Attempt]
+    held_usd_micros: int
+
+
+def rows_of(store: Store, found: Sequence[Run]) -> list[Rows]:
+    """Of all these runs, in as many statements as for one."""
+    ids = [run.id for run in found]
+    with store.read() as conn:
+        made, money = attempts.for_runs(conn, ids), ledger.runs_money(conn, ids)
+    return [Rows(run=run, attempts=made[run.id], held_usd_micros=money[run.id].held_usd_micros) for run in found]
+
+
+def look(store: Store, run_id: str, executor: Executor, *, now: float, rows: Rows | None = None) -> Scene:
+    """Never raises for the run's sake; raises what the store or the executor raises when they cannot be asked.
+
+    `rows`: of a moment ago, for whoever looks at many. What is done about the scene is guarded by them.
+    """
+    rows = rows or rows_of(store, [runs.get_run(store, run_id)])[0]
+    run, made = rows.run, rows.attempts
     attempt = made[-1] if made else None
     known_step = max((a.evidence.get("checkpoint_step") or 0 for a in made if a.kind == "train"), default=0) or None
     observation = None
@@ -57,7 +78,7 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float) -> Scene:
         attempt=attempt,
         known_checkpoint_step=known_step,
         observation=left.observation,
-        situation=_situation(store, run, attempt, left, executor, known_step, now=now),
+        situation=_situation(store, rows, attempt, left, executor, known_step, now=now),
     )
 
 
@@ -99,9 +120,8 @@ def _with_notice(seen: Observation | None, directory: RunDir, attempt_id: str) -
     return seen if notice is None else replace(seen, evidence={**seen.evidence, "reclaim_notice": notice})
 
 
-def _left_to_spend(store: Store, run: Run, attempt: Attempt, seen: Observation | None, *, now: float) -> int:
+def _left_to_spend(hold: int, attempt: Attempt, seen: Observation | None, *, now: float) -> int:
     """Of the hold, what is there for machine time: without what is owed, may be owed, and is set aside for the end."""
-    hold = ledger.run_money(store, run.id).held_usd_micros
     if attempt.state == "ended":
         return hold
     if seen is not None:
@@ -112,7 +132,7 @@ def _left_to_spend(store: Store, run: Run, attempt: Attempt, seen: Observation |
 
 def _situation(
     store: Store,
-    run: Run,
+    rows: Rows,
     attempt: Attempt | None,
     left: _Left,
     executor: Executor,
@@ -120,9 +140,8 @@ def _situation(
     *,
     now: float,
 ) -> Situation:
-    observation = left.observation
+    run, hold, observation = rows.run, rows.held_usd_micros, left.observation
     if attempt is None:
-        hold = ledger.run_money(store, run.id).held_usd_micros
         return Situation(state=run.state, stop_requested=run.stop_requested, hold_usd_micros=hold)
     deadline_s = run.spec.get("deadline_s")
     waits = attempt.state == "intent" or left.unreadable is not None
@@ -140,7 +159,7 @@ def _situation(
         since_trouble_s=_since(noted.since if noted else None, now),
         slowest_s=_slowest_s(run),
         had_checkpoint=known_checkpoint_step is not None,
-        hold_usd_micros=_left_to_spend(store, run, attempt, observation, now=now),
+        hold_usd_micros=_left_to_spend(hold, attempt, observation, now=now),
         usd_micros_per_hour=attempt.usd_micros_per_hour,
         deadline_cause=StopCause.DEADLINE
         if deadline_s and deadline_s < (attempt.deadline_s or float("inf"))

@@ -26,13 +26,13 @@ from pathlib import Path
 from patron_core import settings
 from patron_core.errors import Busy, PatronError
 from patron_core.executors import processes
+from patron_core.lifecycle import own_log
 from patron_core.machines.host import this_host
 from patron_core.store import Store, hosts, leases, upgrade
 from patron_core.store.patience import jittered_s
-from trainer.contract.masking import mask
-from trainer.contract.words import printable
 
 LEASE_TTL_S = 30.0
+FRESH_S = 5.0  # a lease that was had so long ago, with at least half of its time left then, is still had
 HEARD_EVERY_S = 10.0
 IDLE_ROUNDS = 3
 PATIENCE_S = 10.0  # with a busy database, inside one round; between rounds it has all the time in the world
@@ -110,6 +110,7 @@ class Watch:
     _round_at: float = field(default_factory=time.monotonic)
     _heard_at: float = float("-inf")  # monotonic: when this machine was last said to be there
     _has_lab: bool = False  # the lab's lease, too
+    _had_at: dict[str, float] = field(default_factory=dict)  # monotonic, by lease
     _guard: threading.Lock = field(default_factory=threading.Lock)  # so that nothing renews a lease given back
 
     def keep(self) -> bool:
@@ -119,11 +120,22 @@ class Watch:
         self.show_life()
         return self.lock is not None and self._renew()
 
+    def still_here(self) -> bool:
+        """Inside a round, before each of its parts. False: the lease was lost, and somebody else may be at it."""
+        self.show_life()
+        return self._is_fresh(self.post.lease()) or self._renew()
+
     def keep_lab(self) -> bool:
         """For what no machine owns. False: another machine sees to it."""
+        if self._has_lab and self._is_fresh(self.post.name):
+            return True
         with self._guard:
             self._has_lab = self.lock is not None and self._acquire(self.post.name)
             return self._has_lab
+
+    def _is_fresh(self, name: str) -> bool:
+        """Whether it was had so lately that nobody else can have it; asking before each of a thousand runs costs."""
+        return self.lock is not None and time.monotonic() - self._had_at.get(name, float("-inf")) < FRESH_S
 
     def show_life(self) -> None:
         self._round_at = time.monotonic()
@@ -134,6 +146,7 @@ class Watch:
         """Leases first, then lock: who finds the post taken until then is seen by the look that follows."""
         with self._guard:
             self._has_lab = False
+            self._had_at = {}
             for name in (self.post.name, self.post.lease()):
                 leases.release(self.store, name, holder=self.holder)
             if self.lock is not None:
@@ -159,6 +172,14 @@ class Watch:
 
     def _acquire(self, name: str) -> bool:
         """With the lock in hand: another process of this machine that had the lease is no more."""
+        asked_at = time.monotonic()
+        if self._take_lease(name):
+            self._had_at[name] = asked_at
+            return True
+        self._had_at.pop(name, None)
+        return False
+
+    def _take_lease(self, name: str) -> bool:
         if leases.acquire(self.store, name, holder=self.holder, ttl_s=LEASE_TTL_S):
             return True
         held = leases.current(self.store, name)
@@ -233,20 +254,10 @@ def _is_gone(store: Store) -> bool:
     return not settings.home().exists() or (is_file and not Path(str(store.url.database)).exists())
 
 
-class _Masked(logging.Formatter):
-    """Of a library's words, too: what a traceback quotes may be a URL with a password."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return mask(printable(super().format(record)))
-
-
 def begin(post: Post, inherited: int | None) -> Watch | None:
     """For the process itself: with the lock that it was given, or the free one. None: somebody else is there."""
     settings.keep_private()
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Masked("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    own_log.begin()
     if inherited is None:
         lock = _take(post)
     else:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from patron_core.errors import Conflict, PatronError
 from patron_core.executors import get_executor
@@ -22,7 +22,8 @@ from patron_core.executors.base import Executor
 from patron_core.lifecycle import ownership, post, telling
 from patron_core.lifecycle.apply import apply
 from patron_core.lifecycle.decide import ActionKind, decide
-from patron_core.lifecycle.observe import look
+from patron_core.lifecycle.looking import Looks
+from patron_core.lifecycle.observe import Scene, look
 from patron_core.lifecycle.systemd import unit
 from patron_core.machines.host import this_host
 from patron_core.mirror.due import due
@@ -56,9 +57,13 @@ class Supervisor:
     store: Store
     executor_named: Callable[[str], Executor] = get_executor
     holder: str = field(default_factory=post.new_holder)
-    show_life: Callable[[], None] = lambda: None  # called before each run
-    has_lab: Callable[[], bool] = lambda: True  # whether it has the lab's lease; called where a run is rented
+    still_here: Callable[[], bool] = lambda: True  # whether it has its machine's lease; called before each run
+    has_lab: Callable[[], bool] = lambda: True  # whether it has the lab's lease; called before each that is rented
     _said_at: dict[str, float] = field(default_factory=dict)  # monotonic, by what was said
+    _looks: Looks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._looks = Looks(self.store, self.executor_named)
 
     def tick(self, *, now: float | None = None) -> Tick:
         """One round, if nobody else of this machine is at it."""
@@ -66,7 +71,8 @@ class Supervisor:
         if not self._acquire(mine):
             return Tick(acted=False, live=len(runs.active_runs(self.store)))
         try:
-            return replace(self, has_lab=lambda: self._acquire(labs)).round(now=now)
+            self.still_here, self.has_lab = lambda: self._acquire(mine), lambda: self._acquire(labs)
+            return self.round(now=now)
         finally:
             for name in (labs, mine):
                 if leases.current(self.store, name) is not None:
@@ -84,10 +90,15 @@ class Supervisor:
         actions: list[str] = []
         errors: list[str] = []
         self._stop_written_off(errors, now=now)
-        for run in self._its_runs():
-            self.show_life()
-            self._advance(run, actions, errors, now=now)
-        return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=len(self._its_runs()))
+        found = self._its_runs()
+        self._looks.forget_all_but(found)
+        for run, scene_of in self._looks.at(found, now=now):
+            if not self.still_here() or not (ownership.is_local(run) or self.has_lab()):
+                errors.append("the lease was lost in the middle of a round, which ends here")
+                break
+            self._advance(run, scene_of, actions, errors, now=now)
+        live = len(self._its_runs() if actions or errors else found)
+        return Tick(acted=True, actions=tuple(actions), errors=tuple(errors), live=live)
 
     def _stop_written_off(self, errors: list[str], *, now: float) -> None:
         """This machine was given up for lost, and is back: what it still runs for them is asked to save and go."""
@@ -108,16 +119,21 @@ class Supervisor:
         has_lab = not all(map(ownership.is_local, live)) and self.has_lab()
         return [run for run in live if ownership.is_here(self.store, run) or (has_lab and not ownership.is_local(run))]
 
-    def _advance(self, run: Run, actions: list[str], errors: list[str], *, now: float) -> None:
-        """One run. What goes wrong here is this run's, and is reported; the others are looked at all the same."""
+    def _advance(
+        self, run: Run, scene_of: Callable[[], Scene], actions: list[str], errors: list[str], *, now: float
+    ) -> None:
+        """One run, from a scene that is there already. What goes wrong here is this run's, and is reported; the others
+        are looked at all the same."""
         try:
             executor = self.executor_named(run.executor)
             before: ActionKind | None = None
             for _ in range(ACTIONS_A_TICK):
-                scene = look(self.store, run.id, executor, now=now)
+                scene = scene_of() if before is None else look(self.store, run.id, executor, now=now)
                 action = decide(scene.situation)
                 apply(self.store, scene, action, executor, now=now)
-                if action.kind is ActionKind.WAIT or action.kind is before:
+                if action.kind is ActionKind.WAIT:
+                    self._looks.nothing_new(scene.run, now=now)
+                if action.kind in (ActionKind.WAIT, before):
                     return  # what was just done and is still due, needs time
                 before = action.kind
                 actions.append(f"{run.id}: {action.kind.value}: {action.why}")
@@ -141,7 +157,7 @@ class Supervisor:
 def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = get_executor) -> None:
     """Round after round until no run needs it, whatever fails."""
     supervisor = Supervisor(store=watch.store, executor_named=executor_named)
-    supervisor.show_life, supervisor.has_lab = watch.show_life, watch.keep_lab
+    supervisor.still_here, supervisor.has_lab = watch.still_here, watch.keep_lab
     threading.Thread(target=end_orphans, args=(watch.store,), name="orphans", daemon=True).start()
     threading.Thread(target=telling.keep_telling, args=(watch.store,), name="alerts", daemon=True).start()
 
@@ -157,7 +173,7 @@ def run_loop(watch: post.Watch, *, executor_named: Callable[[str], Executor] = g
 def _see_to_the_mirror(store: Store) -> None:
     """What goes wrong with it must not slow supervision down."""
     try:
-        if due(store):
+        if post.is_free(store, post.MIRROR.lease()) and due(store):
             post.ensure(post.MIRROR, store)
     except (PatronError, OSError) as error:
         log.warning("no mirror could be started: %s", error)

@@ -61,6 +61,9 @@ class Target:
             problems.append(f"device: {self.device!r}; on this machine it is {LOCAL_DEVICE}, elsewhere add --on sky")
         if self.executor != "local" and self.device != CPU and find_device(self.device) is None:
             problems.append(f"device: {self.device!r}; allowed on {self.executor} {', '.join([*DEVICES, CPU])}")
+        known = find_device(self.device)
+        if self.executor != "local" and known is not None and known.name not in DEVICES:
+            problems.append(f"device: {known.name} is estimated by its datasheet, and rented are {', '.join(DEVICES)}")
         if self.executor != "local" and self.device == CPU and self.usd_micros_per_hour is None:
             problems.append("device: a machine without a GPU has no price here; add --usd-per-hour")
         problems += [

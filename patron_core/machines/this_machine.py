@@ -36,9 +36,9 @@ def known_profile(store: Store) -> dict[str, Any] | None:
     return dict(found[0].values) if found else None
 
 
-def measured_profile(store: Store, *, now: float | None = None) -> dict[str, Any]:
-    """The profile, measured now (a few seconds) if it never was. Raises Unavailable if measuring fails."""
-    known = known_profile(store)
+def measured_profile(store: Store, *, again: bool = False, now: float | None = None) -> dict[str, Any]:
+    """The profile, measured now (a few seconds) if it never was, or `again`. Raises Unavailable if measuring fails."""
+    known = None if again else known_profile(store)
     if known is not None:
         return known
     command = [sys.executable, "-P", "-m", "trainer.runtime.measure", "--json"]

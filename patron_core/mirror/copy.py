@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from patron_core.mirror.position import Point, Position, flatten
-from patron_core.rundir.rundir import RunDir
+from patron_core.rundir.rundir import RunDir, logged_of
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, hosts, labs, mirrors, runs
 from patron_core.store.records import Run
@@ -124,10 +124,12 @@ class Copy:
         self.num_events = len(events)
         self.send(tracked_id, self.position.missing_points(events))
         self.position.keep_samples(events)
+        self.position.logged = logged_of(events) or self.position.logged
         if not self.behind and (events or self.position.cursor):  # without either, the folder is not there just now
             self.position.cursor = cursor
             self.promote(tracked_id)
         self.describe(tracked_id, extra)
+        self.tell_logged(tracked_id)
         self.upload(tracked_id)
         self.commit()
 
@@ -209,7 +211,7 @@ class Copy:
         if tags or figures:
             step = self.position.highest_step or 0
             points = [Point(key, value, int(self.now * 1000), step) for key, value in figures.items()]
-            params = {} if "patron.state" in self.position.sent else flatten(self.run.spec)
+            params = {} if "patron.state" in self.position.sent else self._params()
             self.tracker.log(tracked_id, points, params=params, tags=tags)
             self.position.sent.update(tags)
             self.position.extra.update(figures)
@@ -217,6 +219,22 @@ class Copy:
             self.sweep(tracked_id)
             self.tracker.end(tracked_id, _STATUS[self.run.state], now=self.now)
             self.position.finished = True
+
+    def _params(self) -> dict[str, str]:
+        """Of foreign code beside its own, which it may log under any name."""
+        return flatten(self.run.spec, "patron/" if self.run.workload == "foreign" else "")
+
+    def tell_logged(self, tracked_id: str) -> None:
+        """What foreign code logged of itself; a parameter once, since MLflow lets none change."""
+        logged, sent = self.position.logged or {}, self.position.sent
+        params = {
+            key: value for key, value in flatten(logged.get("params") or {}).items() if f"param:{key}" not in sent
+        }
+        tags = {key: value for key, value in flatten(logged.get("tags") or {}).items() if sent.get(key) != value}
+        tags = {key: value for key, value in tags.items() if not key.startswith(("patron.", "mlflow."))}
+        if params or tags:
+            self.tracker.log(tracked_id, params=params, tags=tags)
+            sent.update({f"param:{key}": "" for key in params} | tags)
 
     def _place(self) -> dict[str, str]:
         """Where it runs: its machine by name and id, or the zone that was rented."""

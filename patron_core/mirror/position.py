@@ -39,9 +39,13 @@ class Position:
     artifacts_after: float = 0.0
     samples: dict[str, Any] | None = None  # of the newest sample event: an artifact, once its turn comes
 
+    logged: dict[str, Any] | None = None  # of the newest event of foreign code on itself
+
     def fresh(self, starts: list[list[Any]], *, rewinding_to: int | None) -> Position:
         """For another, empty MLflow run. What these starts undid is left out there, so they rewind it no further."""
-        return Position(version=self.version, starts=starts, rewinding_to=rewinding_to, extra=self.extra)
+        return Position(
+            version=self.version, starts=starts, rewinding_to=rewinding_to, extra=self.extra, logged=self.logged
+        )
 
     @property
     def highest_step(self) -> int | None:

@@ -88,6 +88,14 @@ class RunDir:
                 next="make a new run for the changed spec",
             )
 
+    def put_file(self, name: str, content: bytes) -> None:
+        """What the run is started with. Again, it changes nothing; other content raises Conflict."""
+        if not self._place.create(name, content) and self._place.read(name) != content:
+            raise Conflict(f"{join(self.where, name)} is another file than the one planned", next="make a new run")
+
+    def file(self, name: str) -> bytes | None:
+        return self._place.read(name)
+
     def spec(self) -> dict[str, Any] | None:
         return shapes.object_of(self._place.read(SPEC))
 
@@ -224,6 +232,12 @@ def lineage(events: Sequence[Event]) -> list[Event]:
             limit = min(limit, resumed_step if isinstance(resumed_step, int) else -1)
     kept.reverse()
     return kept
+
+
+def logged_of(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
+    """What the newest word of foreign code on itself says: params, tags, and artifacts with their bytes."""
+    newest = next((event.data for event in reversed(events) if event.kind == "logged"), {})
+    return {name: dict(newest[name]) for name in ("params", "tags", "artifacts") if isinstance(newest.get(name), dict)}
 
 
 def _copied(cursor: Cursor | None) -> Cursor:

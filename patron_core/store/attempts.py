@@ -146,6 +146,16 @@ def for_run(store: Store | Connection, run_id: str) -> list[Attempt]:
         return [_attempt(row) for row in conn.execute(query)]
 
 
+def for_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, list[Attempt]]:
+    """By run, as `for_run` gives them, in one query."""
+    found: dict[str, list[Attempt]] = {run_id: [] for run_id in run_ids}
+    query = sa.select(attempts).where(attempts.c.run_id.in_(list(found)))
+    with reading(store) as conn:
+        for row in conn.execute(query.order_by(attempts.c.kind, attempts.c.number)):
+            found[row.run_id].append(_attempt(row))
+    return found
+
+
 def newest_of_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, Attempt]:
     """By run, the newest attempt of each that has one, in one query."""
     query = sa.select(attempts).where(attempts.c.run_id.in_(list(run_ids)))

@@ -32,6 +32,7 @@ _SHOWN_CANDIDATES = 5
 class Filters(TypedDict, total=False):
     project: str | None
     ids: Iterable[str] | None
+    key_starts: str | None  # the beginning of the key that made it
     states: Iterable[RunState] | None
     limit: int | None  # 100 unless given; None is all
     offset: int
@@ -143,6 +144,8 @@ def _listing(columns: Sequence[Any], filters: Filters) -> sa.Select[Any]:
     query = query.limit(filters.get("limit", 100)).offset(filters.get("offset", 0))
     project, states, text = filters.get("project"), filters.get("states"), filters.get("text")
     ids = filters.get("ids")
+    if key_starts := filters.get("key_starts"):
+        query = query.where(runs.c.key.startswith(key_starts, autoescape=True))
     if ids is not None:
         query = query.where(runs.c.id.in_(list(ids)))
     if project is not None:

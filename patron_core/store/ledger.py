@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, Refused
 from patron_core.money import check_usd_micros, format_usd, typed_usd
@@ -163,7 +163,7 @@ def find(store: Store | Connection, *, project: str, key: str) -> LedgerEntry | 
     query = sa.select(transfers).where(transfers.c.project == project, transfers.c.key == key)
     with reading(store) as conn:
         row = conn.execute(query).first()
-    return None if row is None else _entry(row)
+    return None if row is None else LedgerEntry(**row._mapping)
 
 
 def wallet(store: Store | Connection, project: str) -> Wallet:
@@ -186,12 +186,15 @@ def runs_money(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, R
     return {run_id: _money(by_kind) for run_id, by_kind in books.sums_of_runs(store, run_ids).items()}
 
 
-def statement(store: Store | Connection, project: str, limit: int = 100) -> list[LedgerEntry]:
-    """What moved, newest first."""
+def statement(
+    store: Store | Connection, project: str, limit: int | None = 100, *, run_id: str | None = None
+) -> list[LedgerEntry]:
+    """What moved, newest first; of one run, or of all."""
     moved = (transfers.c.project == project) & (transfers.c.usd_micros > 0)
+    moved &= sa.true() if run_id is None else transfers.c.run_id == run_id
     query = sa.select(transfers).where(moved).order_by(transfers.c.id.desc()).limit(limit)
     with reading(store) as conn:
-        return [_entry(row) for row in conn.execute(query)]
+        return [LedgerEntry(**row._mapping) for row in conn.execute(query)]
 
 
 def _question(
@@ -220,7 +223,7 @@ def _first_answer(conn: Connection, question: dict[str, Any]) -> LedgerEntry | N
     if differs:
         was = ", ".join(f"{name} {row._mapping[name]}, now {question[name]}" for name in differs)
         raise Conflict(f"key {key!r} of project {project!r} was used before: {was}", next="use a new key")
-    return _entry(row)
+    return LedgerEntry(**row._mapping)
 
 
 def _post(
@@ -249,7 +252,7 @@ def _post(
             sa.insert(entries),
             [dict(**shared, account=account, book=account.split(":")[0], usd_micros=sign) for account, sign in lines],
         )
-    return _entry(row)
+    return LedgerEntry(**row._mapping)
 
 
 def _lock_wallet(conn: Connection, project: str) -> None:
@@ -284,7 +287,3 @@ def _money(by_kind: dict[str, int]) -> RunMoney:
         funded_usd_micros=funded,
         by_kind_usd_micros=by_charge,
     )
-
-
-def _entry(row: Row[Any]) -> LedgerEntry:
-    return LedgerEntry(**row._mapping)

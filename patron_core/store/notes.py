@@ -17,6 +17,7 @@ from patron_core.store.records import Note, NoteRevision
 from patron_core.store.runs import lock, new_id
 from patron_core.store.schema import note_revisions, notes
 
+MOST_LINKED = 200  # ids that are looked for in links at once
 KINDS = ("note", "hypothesis", "result", "decision", "failed")
 
 
@@ -83,16 +84,22 @@ def list_notes(
     run_id: str | None = None,
     kind: str | None = None,
     text: str | None = None,
+    about: Iterable[str] = (),
     limit: int | None = 200,
 ) -> list[Note]:
-    """Last changed first. `text` is looked for in title and body."""
+    """Last changed first. Every word of `text` is looked for in title and body; `about`: ids of runs or searches, that
+    a note is of or links to."""
     query = sa.select(notes).order_by(notes.c.updated_at.desc(), notes.c.id.desc()).limit(limit)
     for column, value in ((notes.c.project, project), (notes.c.run_id, run_id), (notes.c.kind, kind)):
         if value is not None:
             query = query.where(column == value)
-    if text:
+    for word in (text or "").split():
         sought = (notes.c.title, notes.c.body)
-        query = query.where(sa.or_(*(column.icontains(text, autoescape=True) for column in sought)))
+        query = query.where(sa.or_(*(column.icontains(word, autoescape=True) for column in sought)))
+    if ids := list(about):
+        linked = sa.cast(notes.c.links, sa.String)
+        links_to = [linked.contains(f'"{each}"', autoescape=True) for each in ids[:MOST_LINKED]]
+        query = query.where(sa.or_(notes.c.run_id.in_(ids), *links_to))
     with reading(store) as conn:
         return [_note(row) for row in conn.execute(query)]
 

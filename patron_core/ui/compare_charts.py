@@ -93,13 +93,13 @@ def law_chart(fit: Fit, rows: Sequence[Comparison], *, width: int = charts.WIDTH
     points = [point for point in points if point["run"] not in chosen]
     points += [
         {
-            "flops": 6.0 * row.num_params_scaling * row.train_tokens,
+            "flops": 6.0 * (row.num_params_scaling or 0) * (row.train_tokens or 0),
             "val_bpb": row.val_bpb,
             "run": inert.vega(row.name),
             "whose": "chosen",
         }
         for row in rows
-        if row.val_bpb is not None
+        if row.val_bpb is not None and row.depth is not None  # of foreign code nobody knows its FLOPs
     ]
     schema = {"flops": pl.Float64, "val_bpb": pl.Float64, "run": pl.String, "whose": pl.String}
     frame = pl.DataFrame(points, schema=schema)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from patron_core import verbs
-from patron_core.ui import inert, show, spec_flags, target_flags
+from patron_core.ui import code_flags, inert, show, spec_flags, target_flags
+from patron_core.ui.code_flags import CodeArguments
 
 if TYPE_CHECKING:
     from patron_core.estimate import Estimate
@@ -16,15 +17,37 @@ Say = Callable[[str], object]
 
 
 def plan(
-    store: Store, given: Mapping[str, Any], *, depth: int | None, file: str, name: str, actor: str, key: str, say: Say
+    store: Store,
+    given: Mapping[str, Any],
+    *,
+    flags: CodeArguments,
+    depth: int | None,
+    file: str,
+    name: str,
+    try_anyway: bool,
+    actor: str,
+    key: str,
+    say: Say,
 ) -> str:
-    """The id of a draft. `given`: what is in the fields `place`, `plan`, `others` and `depth` of the form; `depth`: the
-    one that a flag asked for. The same key plans it once.
+    """The id of a draft. `given`: what is in the fields `place`, `plan`, `others`, `depth` and `code` of the form;
+    `depth`: the one that a flag asked for; `flags`: what else there is to say of foreign code. The same key plans it
+    once.
 
-    Raises what `verbs.plan` does, and InvalidInput for a field that cannot be read.
+    Raises what `verbs.plan` and `verbs.plan_code` do, and InvalidInput for a field that cannot be read.
     """
     say("Planning.")
     target = target_flags.target_of(given["place"])
+    if given["code"]["workload"].strip():
+        return verbs.plan_code(
+            store,
+            question=code_flags.question_of(flags, given["code"]),
+            project=given["place"]["project"],
+            name=name or None,
+            target=target,
+            **target_flags.limits_of(given["place"]),
+            actor=actor,
+            key=f"dryrun:{key}",
+        ).id
     fields = spec_flags.with_depth(spec_flags.of_form(given["plan"], given["others"], file=file), depth, given["depth"])
     return verbs.plan(
         store,
@@ -33,6 +56,7 @@ def plan(
         name=name or None,
         target=target,
         **target_flags.limits_of(given["place"]),
+        try_anyway=try_anyway,
         actor=actor,
         key=f"dryrun:{key}",
     ).id

@@ -301,7 +301,7 @@ def comparison_columns(link: Callable[[str], str | None] = lambda run: None) -> 
     return [
         Column("run", lambda r: Mark(r.name, href=link(r.run)), "left"),
         Column("state", lambda r: mark(r.state), "left"),
-        Column("depth", lambda r: str(r.depth)),
+        Column("depth", lambda r: r.workload if r.depth is None else str(r.depth)),
         Column("params", lambda r: count(r.num_params_scaling)),
         Column("tokens", lambda r: count(r.train_tokens)),
         Column("predicted bpb", lambda r: _predicted(r)),

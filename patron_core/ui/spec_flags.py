@@ -76,7 +76,7 @@ def run_problems(model: type[Arguments], given: Mapping[str, Any]) -> list[str]:
     said = ", ".join("--" + name.replace("_", "-") for name in of_spec if name != "json")
     if given.get("run") and said and not given.get("amend"):
         return [f"run: it is planned already; {said} would change it: add --amend, or leave --run out"]
-    if given.get("amend") and not (given.get("run") and said):
+    if given.get("amend") and not (given.get("run") and (said or given.get("param"))):
         return ["amend: name the run (--run) and what is to change, for instance --steps 400 or --set lr_scale=2"]
     return []
 

@@ -162,18 +162,6 @@ def history() -> list[Column]:
     ]
 
 
-def notes() -> list[Column]:
-    return [
-        Column("changed", lambda n: show.moment(n.updated_at), "left"),
-        Column("kind", lambda n: n.kind, "left"),
-        Column("title", lambda n: n.title or n.body[:60].replace("\n", " "), "left"),
-        Column("run", lambda n: n.run_id or show.DASH, "left"),
-        Column("by", lambda n: n.actor, "left"),
-        Column("rev", lambda n: str(n.revision)),
-        Column("id", lambda n: n.id, "left"),
-    ]
-
-
 def accuracy() -> list[Column]:
     """How good the forecasts of each quantity were."""
     return [
@@ -194,7 +182,7 @@ def forecasts() -> list[Column]:
         Column("run", lambda f: f.name, "left"),
         Column("device", lambda f: f.device, "left"),
         Column("corpus", lambda f: f.corpus, "left"),
-        Column("depth", lambda f: str(f.depth)),
+        Column("depth", lambda f: show.DASH if f.depth is None else str(f.depth)),
         Column("forecast of", lambda f: _QUANTITIES[f.quantity][0], "left"),
         Column("made", lambda f: _STAGES[f.stage], "left"),
         Column("said", lambda f: show.between((f.low, f.mid, f.high), _QUANTITIES[f.quantity][1])),

@@ -32,9 +32,10 @@ class LimitArguments(Arguments):
 
     max_usd: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars that the run may ever cost")
     minutes: float | None = Field(default=None, gt=0, le=1e6, description="minutes that the run should be done in")
+    try_anyway: bool = Field(default=False, description="also where memory may run out: the dryrun tells")
 
 
-FROM_ADDRESS = {*TargetArguments.model_fields, *LimitArguments.model_fields} - {"json_output"}
+FROM_ADDRESS = {*TargetArguments.model_fields, *LimitArguments.model_fields} - {"json_output", "try_anyway"}
 
 
 def rentable(asked: str = "") -> list[str]:

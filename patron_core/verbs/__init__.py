@@ -32,17 +32,19 @@ from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.course import Course, course
 from patron_core.verbs.curves import Followed, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
-from patron_core.verbs.dryrun import dryrun, repriced, startup_s
+from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
+from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
-from patron_core.verbs.journal import KINDS, read_note, read_notes, write_note
+from patron_core.verbs.journal import KINDS, notes_of, read_note, read_notes, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
+from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
 from patron_core.verbs.run_table import (
     GROUPS,
     PINNED,
@@ -78,6 +80,7 @@ from patron_core.verbs.watch import (
     wait,
 )
 from patron_core.verbs.write_off import write_off
+from patron_core.workloads.asking import CodeQuestion, parameters_of
 from trainer.contract.ranks import WorldSize
 
 __all__ = [
@@ -97,6 +100,7 @@ __all__ = [
     "TERMINAL",
     "AlertKind",
     "Check",
+    "CodeQuestion",
     "Comparison",
     "Course",
     "Diagnosis",
@@ -107,10 +111,12 @@ __all__ = [
     "Placed",
     "Question",
     "RunGroup",
+    "RunReport",
     "RunRow",
     "RunState",
     "RunView",
     "SearchReport",
+    "SearchReportOfRuns",
     "Sweep",
     "SweepEstimate",
     "SweepReport",
@@ -167,23 +173,29 @@ __all__ = [
     "most_pressing",
     "next_step",
     "noise_sentence",
+    "notes_of",
     "num_runs",
     "offer",
     "open_lab",
     "overview",
+    "parameters_of",
     "pause",
     "place",
     "place_depths",
     "place_estimates",
     "plan",
     "plan_again",
+    "plan_code",
     "plan_command",
     "prices",
     "project_to_show",
     "projects",
     "read_note",
     "read_notes",
+    "report_of_run",
+    "report_of_search",
     "repriced",
+    "repriced_any",
     "revoke_token",
     "run_table",
     "scaling_fit",

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from patron_core.errors import InvalidInput, Refused
-from patron_core.lifecycle.workload import check_spec
+from patron_core.lifecycle.workload import FOREIGN, check_spec, foreign_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
-from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.dryrun import repriced_any
+from patron_core.workloads.asking import checked
+from trainer.contract.foreign import ForeignSpec
 from trainer.contract.spec import FIELDS, UNMEASURED, TrainSpec, unknown_field
 
 
@@ -25,22 +27,48 @@ def amend(store: Store, run_id: str, *, changes: Mapping[str, Any], actor: str, 
     """The run with other values of these fields, repriced. Raises InvalidInput for a field that a dryrun measures,
     Refused unless the run awaits funding and its data lasts."""
     now = time.time() if now is None else now
-    _check_changes(changes)
     run = runs.get_run(store, run_id)
+    if run.workload != FOREIGN:
+        _check_changes(changes)
     if run.state is not RunState.AWAITING_FUNDING or not run.dryrun:
         raise Refused(
             f"run {run.id} is {run.state}; its spec can change only between dryrun and funding",
             next="plan a new run",
         )
+    code = foreign_spec(run)
+    if code is not None:
+        return _amend_code(store, run, code, changes, actor=actor, now=now)
     changed = with_proven_data(check_spec(run.spec), changes, run.dryrun["measured"])
+    return _amended(store, run, changed, changes, actor=actor, now=now)
+
+
+def _amend_code(
+    store: Store, run: Run, spec: ForeignSpec, changes: Mapping[str, Any], *, actor: str, now: float
+) -> Run:
+    """Of foreign code the parameter that a burst shortens may change: how long it trains."""
+    problems = [
+        f"{name}: the dryrun measured it; without a new proof may change {spec.steps_parameter}"
+        for name in changes
+        if name != spec.steps_parameter
+    ]
+    if problems or not changes:
+        raise InvalidInput(problems or ["nothing to change was given"], next="plan a new run with other values")
+    given = {name: int(value) if str(value).isdigit() else value for name, value in changes.items()}
+    changed = checked(spec.to_dict() | {"parameters": spec.parameters | given})
+    return _amended(store, run, changed, changes, actor=actor, now=now)
+
+
+def _amended(
+    store: Store, run: Run, changed: TrainSpec | ForeignSpec, changes: Mapping[str, Any], *, actor: str, now: float
+) -> Run:
     if changed.hash() == run.spec_hash:
         return run
-    proof: dict[str, Any] = run.dryrun | {"spec_hash": changed.hash()}
+    proof: dict[str, Any] = (run.dryrun or {}) | {"spec_hash": changed.hash()}
     with store.begin() as conn:
         runs.amend(conn, run.id, spec=changed.to_dict(), spec_hash=changed.hash(), dryrun=proof, now=now)
         runs.add_event(conn, run.id, kind="amended", actor=actor, now=now, detail=dict(changes))
     amended = runs.get_run(store, run.id)
-    row = repriced(store, amended)
+    row = repriced_any(store, amended)
     with store.begin() as conn:
         return runs.set_fields(conn, run.id, now=now, estimate=(run.estimate or {}) | row.to_dict())
 

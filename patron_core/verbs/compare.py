@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from patron_core.lifecycle.workload import foreign_spec
 from patron_core.scaling import Fit, outside, predict
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, ledger, runs
@@ -27,9 +28,10 @@ class Comparison:
     state: str
     reason: str | None
     spec: dict[str, Any]
-    depth: int
-    num_params_scaling: int
-    train_tokens: int
+    workload: str  # trainer, or the name of foreign code
+    depth: int | None  # of foreign code nobody here knows, nor what it trains
+    num_params_scaling: int | None
+    train_tokens: int | None
     predicted_bpb_low: float | None
     predicted_bpb: float | None
     predicted_bpb_high: float | None
@@ -100,24 +102,25 @@ def scaling_fit(store: Store, corpus: str) -> Fit:
 
 def where_next(fit: Fit, rows: Sequence[Comparison]) -> str:
     """Which depth the loss law would train with the compute that the best run had."""
-    done = [row for row in rows if row.val_bpb is not None]
+    done = [row for row in rows if row.val_bpb is not None and row.depth is not None]
     if not done:
         return "Nothing has finished yet."
     best = min(done, key=lambda row: row.val_bpb or 0.0)
-    flops = 6.0 * best.num_params_scaling * best.train_tokens
+    best_depth, best_tokens = best.depth or 1, best.train_tokens or 1
+    flops = 6.0 * (best.num_params_scaling or 1) * best_tokens
     options = []
-    for depth in range(1, 2 * best.depth + 2):
+    for depth in range(1, 2 * best_depth + 2):
         num_params = _recipe_of(best.spec, depth).num_params.scaling
         options.append((predict(fit, num_params, flops / (6.0 * num_params)), depth, num_params))
     expected, depth, num_params = min(options, key=lambda option: option[0].mid)
-    if depth == best.depth or expected.mid > 0.99 * (best.val_bpb or 0.0):
+    if depth == best_depth or expected.mid > 0.99 * (best.val_bpb or 0.0):
         return (
-            f"Depth {best.depth} is about right for its compute: the next gain is in more time, or in another recipe."
+            f"Depth {best_depth} is about right for its compute: the next gain is in more time, or in another recipe."
         )
     guess = ", an extrapolation" if outside(fit, num_params, flops / (6.0 * num_params)) > 0 else ""
     return (
-        f"With the compute of that depth {best.depth}, the law would train depth {depth} on "
-        f"{flops / (6.0 * num_params) / best.train_tokens:.1f}x as many tokens: val_bpb {expected.mid:.3f} "
+        f"With the compute of that depth {best_depth}, the law would train depth {depth} on "
+        f"{flops / (6.0 * num_params) / best_tokens:.1f}x as many tokens: val_bpb {expected.mid:.3f} "
         f"({expected.low:.3f} to {expected.high:.3f}{guess})."
     )
 
@@ -128,7 +131,8 @@ def _recipe_of(spec: Mapping[str, Any], depth: int) -> Recipe:
 
 
 def _row(store: Store, run: Run) -> Comparison:
-    recipe = TrainSpec.from_dict(run.spec).recipe()
+    code = foreign_spec(run)
+    recipe = TrainSpec.from_dict(run.spec).recipe() if code is None else None
     money = ledger.run_money(store, run.id)
     made = [a for a in attempts.for_run(store, run.id) if a.kind == "train"]
     estimate = run.estimate or {}
@@ -140,9 +144,10 @@ def _row(store: Store, run: Run) -> Comparison:
         state=run.state.value,
         reason=run.reason.value if run.reason else None,
         spec=run.spec,
-        depth=recipe.depth,
-        num_params_scaling=recipe.num_params.scaling,
-        train_tokens=recipe.train_tokens,
+        workload=run.workload if code is None else code.name,
+        depth=recipe.depth if recipe else None,
+        num_params_scaling=recipe.num_params.scaling if recipe else None,
+        train_tokens=recipe.train_tokens if recipe else None,
         predicted_bpb_low=bpb.get("low"),
         predicted_bpb=bpb.get("mid"),
         predicted_bpb_high=bpb.get("high"),

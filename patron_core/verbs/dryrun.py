@@ -12,6 +12,7 @@ from patron_core.errors import Refused
 from patron_core.estimate import Estimate, estimate
 from patron_core.interval import Interval, total
 from patron_core.lifecycle import holds
+from patron_core.lifecycle.workload import foreign_spec
 from patron_core.machines.target import target_of
 from patron_core.money import format_usd
 from patron_core.states import RunState
@@ -19,9 +20,11 @@ from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import free_checks, moving
 from patron_core.verbs.access import asks
+from patron_core.verbs.foreign import foreign_repriced
 from patron_core.verbs.here import check_here
 from patron_core.verbs.measured import fit_of, proven_calibration
 from patron_core.verbs.refusals import kept_with_the_run
+from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.spec import TrainSpec
 
 BURST_STEPS = 8
@@ -98,6 +101,12 @@ def startup_s(estimated: Mapping[str, Any]) -> Interval:
     """Seconds from launch to the first step, of an estimate as it is kept."""
     phases = estimated.get("phases_s", {})
     return total(Interval(**phases[name]) for name in holds.startup_phases(estimated))
+
+
+def repriced_any(store: Store, run: Run) -> Estimate | ForeignEstimate:
+    """Of the built-in trainer or of foreign code. Raises Refused where there is no dryrun."""
+    code = foreign_spec(run)
+    return repriced(store, run) if code is None else foreign_repriced(store, run, code)
 
 
 def repriced(store: Store, run: Run) -> Estimate:

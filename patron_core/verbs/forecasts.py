@@ -26,6 +26,15 @@ def forecasts(store: Store, *, project: str | None = None, limit: int = 1000) ->
     return [row for run in reversed(found) for row in _of(run, _actual(run, *trained.get(run.id, (0.0, 0))))]
 
 
+def forecasts_of(store: Store, run: Run) -> list[Forecast]:
+    """Of one run; nothing before it came to its last step."""
+    if run.state is not RunState.SUCCEEDED:
+        return []
+    with store.read() as conn:
+        trained = attempts.train_totals(conn, [run.id])
+    return list(_of(run, _actual(run, *trained.get(run.id, (0.0, 0)))))
+
+
 def planned(estimate: Mapping[str, Any] | None) -> dict[str, Any]:
     """What is kept of a run's first estimate when funding replaces it, under PLANNED; {} where it was kept before."""
     if not estimate or PLANNED in estimate:
@@ -57,8 +66,8 @@ def _of(run: Run, actual: Mapping[Quantity, Any]) -> Iterator[Forecast]:
                 run=run.id,
                 name=run.name,
                 device=str(estimate.get("device", run.executor)),
-                corpus=str(run.spec["data"]),
-                depth=int(run.spec["depth"]),
+                corpus=str(run.spec.get("data") or run.spec.get("name")),  # of foreign code: which it is
+                depth=run.spec.get("depth"),
                 quantity=quantity,
                 stage=stage,
                 low=interval["low"],

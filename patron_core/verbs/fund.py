@@ -18,7 +18,7 @@ from patron_core.estimate import Estimate
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.deadline import hold_usd_micros, terms_of
-from patron_core.lifecycle.workload import ONE, check_spec, environment_command, workload_env
+from patron_core.lifecycle.workload import ONE, WORKLOAD, environment_command, spec_of, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.rundir.rundir import RunDir
@@ -27,11 +27,12 @@ from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import moving
 from patron_core.verbs.access import asks
-from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.dryrun import repriced, repriced_any
 from patron_core.verbs.forecasts import planned
 from patron_core.verbs.here import check_here
 from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
+from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.keys import dryrun_folder, kind_and_number
 from trainer.contract.ranks import WorldSize
 from trainer.contract.remote import join
@@ -118,7 +119,7 @@ def fund_together(
 @dataclass(frozen=True, kw_only=True)
 class _Offer:
     usd_micros: int
-    row: Estimate | None  # None: a top-up, which changes neither state nor forecast
+    row: Estimate | ForeignEstimate | None  # None: a top-up, which changes neither state nor forecast
 
 
 def _offer_for(store: Store, run: Run, usd_micros: int | None) -> _Offer:
@@ -129,7 +130,7 @@ def _offer_for(store: Store, run: Run, usd_micros: int | None) -> _Offer:
         raise Refused(f"run {run.id} is {run.state}, not awaiting funding", next=next_step(run))
     check_here(store, run)
     check_proof(run)
-    row = repriced(store, run)
+    row = repriced_any(store, run)
     return _Offer(usd_micros=hold_for(run, row) if usd_micros is None else usd_micros, row=row)
 
 
@@ -145,10 +146,10 @@ def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, no
     return runs.transition(conn, run.id, old=run.state, new=RunState.FUNDED, actor=actor, now=now, detail=detail)
 
 
-def hold_for(run: Run, row: Estimate) -> int:
+def hold_for(run: Run, row: Estimate | ForeignEstimate) -> int:
     """The upper bound of what is left to do, and the margin in which a run that meets its limit saves a checkpoint."""
     newest = RunDir(run.run_dir).newest_checkpoint()
-    left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.recipe.num_steps)
+    left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.num_steps)
     stop_s = holds.stop_s(run.run_dir, is_rented=not row.local)
     target, finish_s = target_of(run), (run.estimate or {}).get("finish_s")
     quote = moving.with_transfer({}, replace(run, estimate=row.to_dict()), target)
@@ -177,7 +178,7 @@ def check_proof(run: Run, *, seen: dict[str, dict[str, Any]] | None = None) -> N
     again = f"patron dryrun --run {run.id} --yes"
     if not run.dryrun:
         raise Refused(f"run {run.id} has no dryrun; its cost is a guess", next=again)
-    if check_spec(run.spec).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:
+    if spec_of(run).hash() != run.spec_hash or run.dryrun["spec_hash"] != run.spec_hash:
         raise Refused(f"the spec of run {run.id} is not the one that its dryrun proved", next=again)
     if not target_of(run).is_local:
         _check_setup(run, again)
@@ -185,7 +186,7 @@ def check_proof(run: Run, *, seen: dict[str, dict[str, Any]] | None = None) -> N
     proof = proof_folder(run)
     recorded = RunDir(proof).environment() or {}
     seen = {} if seen is None else seen
-    current = seen[proof] = seen.get(proof) or current_environment(proof, target_of(run).world)
+    current = seen[proof] = seen.get(proof) or current_environment(proof, target_of(run).world, workload=run.workload)
     if current.get("hash") != run.dryrun["environment_hash"]:
         names = sorted({*recorded, *current} - {"hash", "num_devices"})
         changed = [name for name in names if recorded.get(name) != current.get(name)]
@@ -208,11 +209,12 @@ def _check_setup(run: Run, again: str) -> None:
         )
 
 
-def current_environment(run_dir: str, world: WorldSize = ONE) -> dict[str, Any]:
-    """What the trainer would record now, on this machine, for the run in `run_dir`."""
+def current_environment(run_dir: str, world: WorldSize = ONE, *, workload: str = WORKLOAD) -> dict[str, Any]:
+    """What the workload would record now, on this machine, for the run in `run_dir`."""
+    command = environment_command(run_dir, workload=workload)
     try:
         done = subprocess.run(
-            environment_command(run_dir),
+            command,
             env=os.environ | workload_env(world),
             capture_output=True,
             text=True,
@@ -224,6 +226,6 @@ def current_environment(run_dir: str, world: WorldSize = ONE) -> dict[str, Any]:
         said = getattr(error, "stderr", "") or str(error)
         said = said if isinstance(said, str) else said.decode(errors="replace")  # bytes where the time was over
         raise Unavailable(
-            f"the environment could not be read: {said.strip()[-300:]}", next=shlex.join(environment_command(run_dir))
+            f"the environment could not be read: {said.strip()[-300:]}", next=shlex.join(command)
         ) from error
     return dict(found)

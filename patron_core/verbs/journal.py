@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from patron_core.errors import InvalidInput
-from patron_core.store import Store, notes
+from patron_core.store import Store, notes, runs
 from patron_core.store.records import Note
 from patron_core.verbs.access import asks
 
@@ -71,3 +71,9 @@ def read_notes(
 ) -> list[Note]:
     """Newest first. `kind="failed"` lists what was tried and did not work: ask it before proposing the same again."""
     return notes.list_notes(store, project=project, run_id=run_id, kind=kind, text=text)
+
+
+def notes_of(store: Store, run_id: str) -> list[Note]:
+    """Those about one run, newest first. Raises NotFound."""
+    run = runs.get_run(store, run_id)
+    return notes.list_notes(store, project=run.project, run_id=run.id)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from patron_core.estimate import Estimate
+from patron_core.lifecycle.workload import foreign_spec
 from patron_core.machines.target import LOCAL_DEVICE, Target, target_of
 from patron_core.money import typed_usd
 from patron_core.prices import LOCAL_SOURCE
@@ -16,6 +17,7 @@ from patron_core.states import EndReason, RunState
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.spec_door import words_of
+from trainer.contract.foreign import ForeignSpec
 from trainer.contract.spec import SpecError, TrainSpec
 
 _BY_STATE = {
@@ -72,10 +74,23 @@ def _number(last_word: Mapping[str, Any], part: str, name: str) -> int | None:
 
 def plan_again(run: Run, **changes: int) -> str:
     """The command that plans and proves a run like this one, with other values of the spec."""
+    code = foreign_spec(run)
+    if code is not None:
+        return command("dryrun", *_words_of_code(code), *_project(run), *target_words(target_of(run)), "--yes")
     spec = TrainSpec.from_dict(run.spec | changes)
     recipe = spec.recipe()  # what it chose is kept: another number of steps would choose another batch
     kept = replace(spec, num_steps=recipe.num_steps, batch_tokens=recipe.batch_tokens)
     return plan_command(kept, target_of(run), project=run.project)
+
+
+def _words_of_code(spec: ForeignSpec) -> list[str]:
+    """The words of a command line that plan it from where it came."""
+    origin = spec.origin
+    where = f"{origin['url']}@{origin.get('ref') or origin['commit']}" if "url" in origin else origin.get("folder", ".")
+    words = ["--workload", where, "--entry-point", spec.entry_point]
+    for name, value in spec.parameters.items():
+        words += ["--param", f"{name}={value}"]
+    return words
 
 
 def target_for(row: Estimate) -> Target:

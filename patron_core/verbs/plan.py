@@ -25,7 +25,7 @@ from patron_core.verbs.measured import calibration_for, fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
-from trainer.contract.devices import DEVICES, Device, find_device
+from trainer.contract.devices import DEVICES, KNOWN_GPUS, Device, find_device
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
@@ -41,8 +41,8 @@ def device_named(store: Store | None, name: str) -> Device:
     found = find_device(name)
     if found is None:
         raise InvalidInput(
-            [f"device: {name!r}; allowed {LOCAL_DEVICE}, {', '.join(DEVICES)}"],
-            next=f"name one of them, for instance {LOCAL_DEVICE}",
+            [f"device: {name!r}; allowed {LOCAL_DEVICE}, {', '.join(KNOWN_GPUS)}"],
+            next=f"name one of them, for instance {LOCAL_DEVICE}; of this machine's own card: patron measure",
         )
     return found
 
@@ -114,11 +114,15 @@ def plan(
     target: Target = Target(),  # noqa: B008  # frozen
     max_usd_micros: int | None = None,
     budget_s: float | None = None,
+    try_anyway: bool = False,
     actor: str,
     key: str | None = None,
     now: float | None = None,
 ) -> Run:
-    """A draft run with its estimate. The same key and question give the same run again; spends nothing."""
+    """A draft run with its estimate. The same key and question give the same run again; spends nothing.
+
+    Raises InvalidInput where it may run out of memory; `try_anyway`: a dryrun shall say whether it does.
+    """
     if max_usd_micros is not None:
         check_usd_micros(max_usd_micros, "max_usd_micros")
     target.check()
@@ -126,8 +130,11 @@ def plan(
     target.check_data(checked.data)
     now = time.time() if now is None else now
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
-    if row.verdict is Verdict.OUT_OF_MEMORY:
-        raise InvalidInput([row.sentence], next="take a smaller device_batch_size or depth")
+    if row.verdict is Verdict.OUT_OF_MEMORY and not try_anyway:
+        raise InvalidInput(
+            [row.sentence],
+            next="take a smaller device_batch_size or depth, or try it all the same: a dryrun with --try-anyway tells",
+        )
     host = this_host() if target.executor == ownership.LOCAL else None
     if host is not None:
         hosts.heard(store, host)

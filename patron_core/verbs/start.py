@@ -14,11 +14,12 @@ from patron_core.store import Store, ledger, requests, runs
 from patron_core.store.records import Run, Wallet
 from patron_core.verbs.access import asks
 from patron_core.verbs.control import launch
-from patron_core.verbs.dryrun import repriced
+from patron_core.verbs.dryrun import repriced_any
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.here import check_here
 from patron_core.verbs.money import deposit
 from patron_core.verbs.next_steps import next_step
+from patron_core.workloads.forecast import ForeignEstimate
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})
 _OPEN = _FUNDABLE | {RunState.FUNDED}
@@ -30,7 +31,7 @@ class Offer:
     """What launching a run would hold, before anybody presses anything."""
 
     run: Run
-    estimate: Estimate
+    estimate: Estimate | ForeignEstimate
     hold_usd_micros: int
     wallet: Wallet
 
@@ -62,7 +63,7 @@ def offer(store: Store, run_id: str, *, usd_micros: int | None = None, key: str 
         raise Refused(f"run {run.id} is {run.state}; there is nothing to launch", next=next_step(run))
     if not is_done and run.state in _OPEN:
         check_here(store, run)
-    row = repriced(store, run)
+    row = repriced_any(store, run)
     hold = 0 if is_done else usd_micros
     if hold is None:
         hold = hold_for(run, row) if run.state in _FUNDABLE else 0

@@ -11,7 +11,7 @@ from patron_core.lifecycle import ownership, supervisor, trouble
 from patron_core.lifecycle.evidence import words
 from patron_core.lifecycle.observe import attempt_dir
 from patron_core.rundir.record import record_of
-from patron_core.rundir.rundir import Event, RunDir
+from patron_core.rundir.rundir import Event, RunDir, logged_of
 from patron_core.states import ACTIVE, TERMINAL, EndReason, RunState, why
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Attempt, Run, RunEvent, RunMoney, RunSummary
@@ -52,6 +52,7 @@ class RunView:
     place: str  # which other machine it runs on or belongs to, or whose account pays for a rented one; else empty
     warnings: list[str]
     samples: list[Sample]  # the latest
+    logged: dict[str, dict[str, Any]]  # what foreign code says of itself: params, tags, artifacts with their bytes
     sentence: str
     next: str
 
@@ -105,6 +106,7 @@ class RunView:
             "mirror_lag_s": self.health.mirror_lag_s,
             "warnings": self.warnings,
             "samples": [asdict(sample) for sample in self.samples],
+            "logged": self.logged,
             "next": self.next,
         }
 
@@ -145,6 +147,7 @@ def view(store: Store, run_id: str) -> RunView:
         health=around,
         warnings=[*warnings[-5:], *around.warnings],
         samples=_samples(record.marks("sample")),
+        logged=logged_of(record.marks("logged")),
         place=place,
         sentence=_sentence(run, made[-1] if made else None) + (f" It {place}." if place else ""),
         next=_next(run, made[-1] if made else None, history, is_elsewhere=around.is_elsewhere),

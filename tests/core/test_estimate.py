@@ -23,7 +23,7 @@ from patron_core.estimate import (
 )
 from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
-from trainer.contract.devices import DEVICES, cpu_device
+from trainer.contract.devices import DEVICES, cpu_device, find_device
 from trainer.contract.footprint import memory_parts
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
@@ -457,6 +457,45 @@ def test_import_is_light():
     heavy = "{'numpy', 'polars', 'pydantic', 'sqlalchemy', 'torch', 'mlflow', 'sky'}"
     code = f"import sys, patron_core.estimate; assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["RTX4070", "L40S", "A10G", "RTX3090", "MI300X", "H100-PCIe"])
+def test_a_card_beyond_the_table_is_estimated_by_its_datasheet(name):
+    device, price = find_device(name), Price(device=name, usd_micros_per_hour=1_000_000, source="given", as_of="today")
+    row, on_a100 = estimate(d10(), device, price=price), estimate(d10(), A100, price=A100_PRICE)
+    assert row.wall_s.high / row.wall_s.low > 1.5 * on_a100.wall_s.high / on_a100.wall_s.low
+    assert any("datasheet" in sentence for sentence in row.assumptions)
+
+
+def test_the_published_run_on_a_card_beyond_the_table_is_inside():
+    """Depth 12 on an RTX 4070, window L, micro-batch 8, steps of 65536 tokens: 55,700 tokens a second."""
+    spec = TrainSpec(
+        depth=12, data="climbmix", window_pattern="L", device_batch_size=8, batch_tokens=65536, num_steps=100
+    )
+    price = Price(device="RTX4070", usd_micros_per_hour=1_000_000, source="given", as_of="today")
+    row = estimate(spec, find_device("NVIDIA GeForce RTX 4070"), price=price)
+    assert row.step_s.low <= 65536 / 55_700 <= row.step_s.high
+    assert row.memory.peak_bytes.low < row.device.memory_bytes  # it ran
+
+
+def test_pcie_nvl_and_sxm_are_different_cards():
+    price = Price(device="H100", usd_micros_per_hour=3_000_000, source="given", as_of="today")
+    names = ("NVIDIA H100 80GB HBM3", "NVIDIA H100 NVL", "NVIDIA H100 PCIe")
+    rows = [estimate(d10(), find_device(name), price=price) for name in names]
+    assert [row.device.name for row in rows] == ["H100", "H100-NVL", "H100-PCIe"]
+    assert rows[0].step_s.mid < rows[1].step_s.mid < rows[2].step_s.mid
+    assert rows[1].memory.usable_bytes > rows[0].memory.usable_bytes
+
+
+def test_memory_that_may_run_out_says_with_what_probability():
+    roomy, tight, hopeless = (
+        estimate(d10(device_batch_size=size), A100, price=A100_PRICE).memory for size in (8, 64, 128)
+    )
+    assert roomy.oom_probability < 0.01 < hopeless.oom_probability
+    assert roomy.oom_probability < tight.oom_probability < hopeless.oom_probability
+    assert hopeless.oom_probability > 0.5
+    row = estimate(d10(device_batch_size=128), A100, price=A100_PRICE)
+    assert "so it runs out with " in row.sentence
 
 
 def test_many_ranks_divide_the_batch_and_the_optimizers_state_and_cost_what_all_machines_cost() -> None:

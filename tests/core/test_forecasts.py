@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patron_core import verbs
+from patron_core.errors import InvalidInput
 from patron_core.estimate.accuracy import ENOUGH, Forecast, accuracy, stretch
+from patron_core.machines.target import Target
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.verbs.forecasts import PLANNED, planned
@@ -92,3 +94,17 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         ("whole", "peak_memory_bytes", "plan", False),
         ("whole", "val_bpb", "funding", True),
     ]
+
+
+def test_what_may_run_out_of_memory_can_be_tried_all_the_same(home: Path):
+    spec = {"depth": 40, "data": "stdlib", "num_steps": 20, "device_batch_size": 64, "batch_tokens": 64 * 2048}
+    with closing(Store.open()) as store:
+        with pytest.raises(InvalidInput, match=r"runs out with \d+%") as refused:
+            verbs.plan(store, spec=spec, actor="ada")
+        assert "--try-anyway" in refused.value.next
+        assert verbs.plan(store, spec=spec, actor="ada", try_anyway=True).state is RunState.DRAFT
+
+
+def test_a_card_known_by_its_datasheet_is_not_rented():
+    with pytest.raises(InvalidInput, match="L40S is estimated by its datasheet"):
+        Target(executor="sky", device="L40S").check()

@@ -5,13 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from scripted import World
 
 from patron_core import verbs
+from patron_core.executors import skypilot
+from patron_core.executors.base import Handle, Observation
+from patron_core.executors.fake import Script
+from patron_core.lifecycle import bill, ownership, post
+from patron_core.lifecycle.supervisor import Supervisor
 from patron_core.states import RunState
-from patron_core.store import Run, Store, books, ledger, runs
+from patron_core.store import Run, Store, books, leases, ledger, runs
 from patron_core.verbs import shared
 
 
@@ -129,3 +136,132 @@ def test_one_look_serves_all_sessions(
     monkeypatch.setattr(shared, "FRESH_S", 0.0)
     verbs.shared_view(sqlite_store, run.id)
     assert len(looks) == 3
+
+
+def test_a_round_asks_as_much_for_many_runs_as_for_few(world: World) -> None:
+    """Of the database; each run's machine is asked once."""
+    world.machine.default_script = Script(run_s=1e9)
+
+    def quiet_round() -> tuple[int, int]:
+        for _ in range(3):
+            world.tick()
+        polls = world.machine.num_polls
+        with statements(world.store) as seen:
+            assert not world.tick().errors
+        return len(seen), world.machine.num_polls - polls
+
+    for _ in range(3):
+        world.launched(held_s=1000)
+    few, polls = quiet_round()
+    assert polls == 3
+    for _ in range(27):
+        world.launched(held_s=100)
+    many, polls = quiet_round()
+    assert polls == 30
+    assert many <= few + 27  # the plain tick renews its lease before each run; a post has a clock for that
+
+
+def test_a_lost_lease_ends_the_round(world: World) -> None:
+    """A tick that lasted longer than its lease let several supervisors act at once."""
+    for _ in range(3):
+        world.launched(held_s=1000)
+    world.tick()
+    polls = world.machine.num_polls
+    mine, other = post.SUPERVISOR.lease(), Supervisor(store=world.store)
+    poll = world.machine.poll
+
+    def slow(handle: Handle) -> Observation:
+        leases.release(world.store, mine, holder=world.supervisor.holder)
+        assert leases.acquire(world.store, mine, holder=other.holder, ttl_s=30.0)
+        return poll(handle)
+
+    world.machine.poll = slow  # type: ignore[method-assign]
+    tick = world.tick()
+    assert world.machine.num_polls == polls + 1
+    assert "lease was lost" in tick.errors[-1]
+    current = leases.current(world.store, mine)
+    assert current is not None
+    assert current.holder == other.holder
+
+
+def test_a_post_knows_that_its_lease_went(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = post.Watch(post=post.SUPERVISOR, store=sqlite_store, lock=None)
+    assert watch.keep()
+    with statements(sqlite_store) as seen:
+        assert all(watch.still_here() for _ in range(100))
+    assert seen == []
+    leases.release(sqlite_store, post.SUPERVISOR.lease(), holder=watch.holder)
+    assert leases.acquire(sqlite_store, post.SUPERVISOR.lease(), holder="another/1/m/host/x", ttl_s=30.0)
+    monkeypatch.setattr(post, "FRESH_S", 0.0)
+    assert not watch.still_here()
+    watch.step_down()
+
+
+def test_charges_are_spread_over_ticks_and_each_is_as_often() -> None:
+    ids = [f"r{number:010d}" for number in range(1000)]
+    charged = dict.fromkeys(ids, 0.0)
+    at_once = []
+    for second in range(1, 61):
+        due = [run for run in ids if bill.is_due(run_id=run, charged_s=charged[run], uptime_s=float(second))]
+        charged |= dict.fromkeys(due, float(second))
+        at_once.append(len(due))
+    assert sum(at_once) == 4 * len(ids)
+    assert max(at_once) < 2 * len(ids) / bill.CHARGE_EVERY_S
+    assert bill.is_due(run_id="r1", charged_s=0.0, uptime_s=bill.CHARGE_EVERY_S)
+
+
+class Jobs:
+    """SkyPilot's queue, which answers about those jobs that it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def jobs(self, *, job_ids: list[int]) -> list[dict[str, Any]]:
+        self.asked.append(job_ids)
+        return [{"job_id": job_id, "status": "RUNNING"} for job_id in job_ids if job_id != 7]
+
+
+def test_skypilot_is_asked_once_for_all_jobs() -> None:
+    queue = Jobs()
+    watch = skypilot.Watch(queue)  # type: ignore[arg-type]
+    ids = list(range(100))
+    watch.expect(ids)
+    found = [watch.job(job_id, max_age_s=60.0) for job_id in ids]
+    assert [job["job_id"] for job in found if job] == [job_id for job_id in ids if job_id != 7]
+    assert watch.job(7, max_age_s=60.0) is None
+    assert queue.asked == [ids]
+    assert watch.job(100, max_age_s=60.0) is not None
+    assert len(queue.asked) == 2
+
+
+def test_rented_runs_are_looked_at_side_by_side_and_no_oftener_than_they_have_news(
+    world: World, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at each in the time of an answer's age, whatever the tick; a wish is seen at once."""
+    monkeypatch.setattr(ownership, "is_local", lambda run: False)
+    world.machine.default_script = Script(run_s=1e9)
+    found = [world.launched(held_s=1000) for _ in range(8)]
+    with world.store.begin() as conn:
+        for run in found:
+            conn.execute(
+                sa.text("UPDATE runs SET run_dir = :d WHERE id = :r"), {"d": f"{bucket}/{run.id}", "r": run.id}
+            )
+    for _ in range(3):
+        world.tick()
+    world.machine.look_every_s = 10.0
+    world.tick(10.0)
+    polls, together = world.machine.num_polls, threading.Barrier(8, timeout=20.0)
+    poll = world.machine.poll
+
+    def meeting(handle: Handle) -> Observation:
+        together.wait()
+        return poll(handle)
+
+    world.machine.poll = meeting  # type: ignore[method-assign]
+    for _ in range(4):
+        world.tick(3.0)
+    assert world.machine.num_polls == polls + 8
+    world.machine.poll = poll  # type: ignore[method-assign]
+    verbs.pause(world.store, found[3].id, actor="ada")
+    world.tick(1.0)
+    assert world.machine.num_polls > polls + 8

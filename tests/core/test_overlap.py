@@ -94,6 +94,7 @@ class Interrupted:
     def __init__(self, machine: FakeExecutor, interrupt: Callable[[], None]):
         self.machine, self.interrupt = machine, interrupt
         self.name, self.recovers_itself = machine.name, machine.recovers_itself
+        self.look_every_s = machine.look_every_s
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self.machine, name)
@@ -160,6 +161,7 @@ class Slow:
     def __init__(self, machine: FakeExecutor):
         self.machine, self.lock = machine, threading.Lock()
         self.name, self.recovers_itself = machine.name, machine.recovers_itself
+        self.look_every_s = machine.look_every_s
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:

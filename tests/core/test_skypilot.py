@@ -126,6 +126,22 @@ def test_a_cloud_needs_a_run_directory_that_its_machines_reach(monkeypatch: pyte
     assert Target().run_dir("r1") == f"{home}/runs/r1"
 
 
+def test_a_job_that_was_over_is_asked_again_once_something_was_started() -> None:
+    """A new server gives the numbers of an old one's jobs again: a new run had been judged by an old one's end."""
+    status = "SUCCEEDED"
+
+    class OneJob(Client):
+        def jobs(self, **_: object) -> list[dict[str, object]]:
+            return [{"job_id": 1, "status": status}]
+
+    watch = Watch(OneJob())
+    assert watch.job(1, max_age_s=60.0) == {"job_id": 1, "status": "SUCCEEDED"}
+    status = "RUNNING"
+    assert watch.job(1, max_age_s=0.0) == {"job_id": 1, "status": "SUCCEEDED"}  # over is over, and not asked
+    watch.forget()
+    assert watch.job(1, max_age_s=60.0) == {"job_id": 1, "status": "RUNNING"}
+
+
 def test_time_without_a_machine_costs_nothing() -> None:
     waiting = observe_job({"status": "STARTING", "job_duration": 0.0}, [])
     assert (waiting.status, waiting.uptime_s) == (ObservedStatus.PENDING, None)

@@ -11,7 +11,7 @@ import pytest
 
 from patron_core import settings, verbs
 from patron_core.errors import InvalidInput, PatronError, Refused
-from patron_core.lifecycle.post import _Masked
+from patron_core.lifecycle.own_log import Masked
 from patron_core.store import Store, runs
 from trainer.contract.remote import Remote, RemoteError
 from trainer.contract.urls import mask, secret_of
@@ -67,7 +67,7 @@ def test_every_error_and_every_log_line_is_masked() -> None:
         assert SECRET not in f"{error} {error.to_dict()} {error.next}"
         assert isinstance(error, PatronError)
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "cannot open %s", (url,), None)
-    assert SECRET not in _Masked().format(record)
+    assert SECRET not in Masked().format(record)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.gpus import DEVICES, Device, find_device
+from trainer.contract.datasheet import SHEETS, find_device, measured_device
+from trainer.contract.gpus import DEVICES, Device
 
 __all__ = [
     "DEVICES",
+    "KNOWN_GPUS",
     "Device",
     "cpu_device",
     "describe_cpu",
@@ -22,6 +24,9 @@ __all__ = [
     "local_device",
     "peak_flops",
 ]
+
+
+KNOWN_GPUS = (*DEVICES, *(sheet.name for sheet in SHEETS))  # those that can be rented first
 
 
 def peak_flops(device_name: str, dtype: str) -> float | None:
@@ -62,11 +67,14 @@ def cpu_device(profile: Mapping[str, Any] | None = None) -> Device:
 
 
 def local_device(profile: Mapping[str, Any] | None = None) -> Device:
-    """What a run started here uses: the first GPU of the profile that the table knows, else the CPU."""
+    """What a run started here uses: the first GPU of the profile that is known or was measured, else the CPU."""
     for gpu in (profile or {}).get("cuda", ()):
         device = find_device(gpu["name"])
         if device is not None:
             return device
+        if gpu.get("bf16_flops") and gpu.get("f32_flops") and gpu.get("memory_bytes"):
+            peaks = {key: gpu[key] for key in ("memory_bytes", "bf16_flops", "f32_flops")}
+            return measured_device(str(gpu["name"]), **peaks)
     return cpu_device(profile)
 
 

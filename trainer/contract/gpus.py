@@ -5,7 +5,7 @@ Peaks are dense bf16 without sparsity, the figure that model FLOPs utilisation (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 GIB = 2**30
 
@@ -26,8 +26,6 @@ class Device:
     mfu_source: str
     cores: int = 12  # of the machine around it; they tokenize
     matches: tuple[str, ...] = ()  # parts of torch's device name, lower case
-    # (part of torch's name, bf16 peak, f32 peak) of slower cards that go by the same name
-    variants: tuple[tuple[str, float, float], ...] = ()
     measured: bool = True  # False: the peaks are a guess
     native_bf16: bool = True  # the trainer's `auto` then means bfloat16
 
@@ -83,7 +81,6 @@ DEVICES: dict[str, Device] = {
             mfu_source=f"{_PUBLISHED} (39.8 % at depth 8 to 50 % at depth 24)",
             cores=26,
             matches=("h100",),
-            variants=(("pcie", 756e12, 51e12), ("nvl", 835e12, 60e12)),
         ),
         Device(
             name="H200",
@@ -98,7 +95,6 @@ DEVICES: dict[str, Device] = {
             mfu_source="published nanochat runs on H100, the same chip with faster memory",
             cores=26,
             matches=("h200",),
-            variants=(("nvl", 835e12, 60e12),),
         ),
         Device(
             name="B200",
@@ -146,27 +142,7 @@ DEVICES: dict[str, Device] = {
 }
 
 
-def find_device(name: str) -> Device | None:
-    """The device a person, SkyPilot or torch calls `name`; None when the table has none."""
-    wanted = name.strip().lower()
-    for device in DEVICES.values():
-        if wanted in (device.name.lower(), (device.accelerator or "").lower()):
-            return device
-    for device in DEVICES.values():
-        if any(_is_part(part, wanted) for part in device.matches):
-            return _variant(device, wanted)
-    return None
-
-
-def _variant(device: Device, torch_name: str) -> Device:
-    """The device with the peaks of the very card: PCIe and NVL cards are slower than SXM ones of the same name."""
-    for part, bf16_flops, f32_flops in device.variants:
-        if part in torch_name.split():
-            return replace(device, bf16_flops=bf16_flops, f32_flops=f32_flops)
-    return device
-
-
-def _is_part(part: str, wanted: str) -> bool:
+def is_part(part: str, wanted: str) -> bool:
     """Whole words: `nvidia l4` is no part of `nvidia l40s`, nor `b200` of `gb200`; laptop chips are slower ones."""
     at = wanted.find(part)
     around = wanted[max(0, at - 1) : at] + wanted[at + len(part) : at + len(part) + 1]

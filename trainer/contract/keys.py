@@ -9,6 +9,7 @@ import re
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _NUMBERED = re.compile(r"(?:.*-)?(?P<kind>[a-z]+)-(?P<number>\d+)")
+JOB_VARIABLE = "PATRON_JOB"  # holds it in every process of a job, even in those that left its group
 KEY_WORDS = "1 to 100 letters, digits, - or _"
 
 

@@ -14,8 +14,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from trainer.contract.devices import describe_cpu
-from trainer.contract.gpus import DEVICES, find_device
+from trainer.contract.devices import describe_cpu, find_device
+from trainer.contract.gpus import DEVICES
 
 
 def measure_cpu_peak(dtype: str, *, budget_s: float = 1.2) -> float:
@@ -77,6 +77,7 @@ def measure() -> dict[str, Any]:
         )
     if cuda:
         cuda[0]["bf16_flops"] = _gemm_peak("bfloat16", "cuda", sizes=(4096, 8192), budget_s=1.0)
+        cuda[0]["f32_flops"] = _gemm_peak("float32", "cuda", sizes=(2048, 4096), budget_s=1.0)
     cpu = describe_cpu() | {"threads": torch.get_num_threads(), "f32_flops": f32, "bf16_flops": bf16}
     cpu["busy"] = os.getloadavg()[0] > cpu["cores"]  # others were running: the peaks may be too low
     return {"cpu": cpu, "cuda": cuda, "torch": torch.__version__, "measured_s": time.perf_counter() - start}

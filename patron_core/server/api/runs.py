@@ -37,6 +37,7 @@ class NewRun(Where):
     name: Word | None = None
     max_usd_micros: Micros | None = None
     budget_s: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None = None
+    try_anyway: bool = Field(default=False, description="also where it may run out of memory: the dryrun tells")
 
 
 class Estimate(Body):
@@ -104,6 +105,7 @@ def plan(body: NewRun, caller: Asker, key: Key) -> Answer:
         target=target,
         max_usd_micros=body.max_usd_micros,
         budget_s=body.budget_s,
+        try_anyway=body.try_anyway,
         actor=caller.actor,
         key=caller.key(key),
     )

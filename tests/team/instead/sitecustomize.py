@@ -15,9 +15,9 @@ def _workload(module: ModuleType) -> None:
     def commands(*what: str):
         return (sys.executable, "-P", os.environ["TEAM_WORKLOAD"], *what)
 
-    module.train_command = lambda run_dir, attempt, *more: commands("train", run_dir, attempt)
-    module.dryrun_command = lambda run_dir, attempt, *more: commands("dryrun", run_dir, attempt)
-    module.environment_command = lambda run_dir: commands("environment", run_dir, "")
+    module.train_command = lambda run_dir, attempt, *more, **_: commands("train", run_dir, attempt)
+    module.dryrun_command = lambda run_dir, attempt, *more, **_: commands("dryrun", run_dir, attempt)
+    module.environment_command = lambda run_dir, **_: commands("environment", run_dir, "")
 
 
 def _no_mirror(module: ModuleType) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from patron_core import verbs
 from patron_core.store import Store
-from patron_core.ui import drafts, note_view
-from patron_core.ui.drafts import open_draft
+from patron_core.ui import notes
+from patron_core.ui.notes import open_draft
 from patron_core.ui.script import Arguments, Session
 
 
@@ -77,11 +77,11 @@ def test_a_refused_note_keeps_its_draft(store: Store, session: Session[Arguments
 
 def test_saved_notes_are_rendered(store: Store) -> None:
     verbs.write_note(store, project="lab", body="**two** wins", title="<b>", kind="result", actor="ada")
-    shown = note_view.note_cards(verbs.read_notes(store, project="lab"))
+    shown = notes.note_cards(verbs.read_notes(store, project="lab"))
     assert "<strong>two</strong> wins" in shown
     assert "&lt;b&gt;" in shown
-    assert note_view.note_cards([]) != shown
+    assert notes.note_cards([]) != shown
 
 
 def test_drafts_lie_in_the_home(store: Store, home: Path) -> None:
-    assert drafts.open_draft(store, "x", actor="ada").file.parent == home / "drafts"
+    assert notes.open_draft(store, "x", actor="ada").file.parent == home / "drafts"

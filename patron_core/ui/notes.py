@@ -1,10 +1,11 @@
-"""A note while it is written: kept at every keystroke, found again after a reload, gone once it is saved.
+"""Notes on a page: as they are read, their Markdown rendered; and while they are written, kept at every keystroke.
 
-    draft = drafts.open_draft(store, "watch:r1", actor="ada")
-    mo.ui.text_area(draft.body, debounce=False, on_change=draft.keeper("body"))     # what is in the field
-    mo.ui.button(on_click=lambda _: set_saved(draft.save(session, store, project="lab")))     # is what is saved
+    draft = notes.open_draft(store, "watch:r1", actor="ada")
+    fields = draft.elements(mo.ui, lambda: set_saved(draft.save(session, store, run_id="r1")))
 
-It lies in a file of its own under PATRON_HOME, on the machine that serves the page; once it is saved it is in the lab.
+What is in the fields is what is saved, whenever it is pressed, and a second press saves nothing twice. A draft is found
+again after a reload, and gone once it is saved. It lies in a file of its own under PATRON_HOME, on the machine that
+serves the page; once it is saved it is in the lab.
 """
 
 from __future__ import annotations
@@ -12,19 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patron_core import settings, verbs
+from patron_core.ui import inert, show
 from trainer.contract.files import write_atomic
 
 if TYPE_CHECKING:
     from patron_core.store import Store
     from patron_core.store.records import Note
     from patron_core.ui.script import Outcome, Session
+
+_CARD = "border-left:3px solid {};padding:.25rem 0 .25rem .9rem;margin:.75rem 0;max-width:52rem"
+_COLOURS = {"hypothesis": "#b7791f", "result": "#2f855a", "decision": "#2b6cb0", "failed": "#c53030"}
 
 
 @dataclass
@@ -50,13 +55,34 @@ class Draft:
 
         return keep
 
-    def save(self, session: Session[Any], store: Store, *, project: str, run_id: str | None = None) -> Outcome[Note]:
+    def elements(self, ui: Any, save: Callable[[], object], *, words: str = "Save", rows: int = 3) -> dict[str, Any]:
+        """The fields and the button of a page, by name. `ui` is marimo's; whoever keeps them alive refers to no value
+        of theirs, so that nothing is drawn anew while somebody types."""
+        return {
+            "kind": ui.dropdown(list(verbs.KINDS), value=self.kind, label="Kind", on_change=self.keeper("kind")),
+            "title": ui.text(
+                self.title, label="Title", full_width=True, debounce=False, on_change=self.keeper("title")
+            ),
+            "body": ui.text_area(
+                self.body,
+                placeholder="What do you see? Markdown, if you like.",
+                rows=rows,
+                full_width=True,
+                debounce=False,
+                on_change=self.keeper("body"),
+            ),
+            "save": ui.button(label=words, kind="success", on_click=lambda _: save()),
+        }
+
+    def save(
+        self, session: Session[Any], store: Store, *, project: str = "", run_id: str | None = None
+    ) -> Outcome[Note]:
         """Save what is in the fields, and forget the draft. A second press is answered as the first, and saves nothing
         twice. Where somebody else saved meanwhile it is a conflict, and the draft stays."""
         saved = session.call(
             verbs.write_note,
             store,
-            project=project,
+            project=project or verbs.find_run(store, run_id or "").project,
             body=self.body,
             title=self.title,
             kind=self.kind,
@@ -88,7 +114,14 @@ _TEXTS = ("key", "body", "title", "kind")
 
 
 def open_draft(
-    store: Store, about: str, *, actor: str, note: Note | None = None, kind: str = "note", title: str = ""
+    store: Store,
+    about: str,
+    *,
+    actor: str,
+    note: Note | None = None,
+    kind: str = "note",
+    title: str = "",
+    body: str = "",
 ) -> Draft:
     """The draft of this writer about this, as it was left; else a new one, of `note` where one is changed.
 
@@ -96,7 +129,7 @@ def open_draft(
     """
     name = hashlib.sha256("\n".join((str(store.url), actor, about)).encode()).hexdigest()[:32]
     draft = Draft(file=settings.home() / "drafts" / f"{name}.json", actor=actor, key=uuid.uuid4().hex, kind=kind)
-    draft.title = title
+    draft.title, draft.body = title, body
     if note is not None:
         draft.body, draft.title, draft.kind = note.body, note.title, note.kind
         draft.note_id, draft.base_revision = note.id, note.revision
@@ -110,3 +143,22 @@ def open_draft(
             for text, value in kept.items():
                 setattr(draft, text, value)
     return draft
+
+
+def note_cards(notes: Iterable[Note], *, empty: str = "No note yet.") -> str:
+    """HTML of notes, in the order given."""
+    cards = inert.joined(map(_card, notes))
+    return inert.page(cards or inert.html("<p style='color:#718096'>{}</p>", empty))
+
+
+def _card(note: Note) -> inert.Html:
+    changed = f", revision {note.revision}" if note.revision > 1 else ""
+    said = f"{show.plain(note.kind)}, {note.actor}, {show.moment(note.updated_at)}{changed}"
+    return inert.html(
+        "<article class='patron-note' style='{}'><div style='color:#718096;font-size:.8rem'>{}</div>{}"
+        "<div class='prose dark:prose-invert'>{}</div></article>",
+        _CARD.format(_COLOURS.get(note.kind, "#a0aec0")),
+        said,
+        inert.html("<strong>{}</strong>", note.title) if note.title else inert.html(""),
+        inert.rendered(note.body),
+    )

@@ -1,0 +1,228 @@
+"""Where foreign code comes from: a folder or a git repository, snapshotted as one archive that is named by its content.
+
+    snapshot("~/my-project")                          as it is now, with what differs from its last commit
+    snapshot("https://github.com/a/b@COMMIT")         or a branch, or a tag; nothing of the repository is executed
+    snapshot("~/my-project@experiment", patch=text)   another branch of a local repository, with a patch on it
+
+Nothing that a repository configures is run: it is read by way of a bare clone of our own, without hooks, filters or
+submodules. Untracked hidden files, such as .env, stay where they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import hashlib
+import io
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from patron_core import settings
+from patron_core.errors import InvalidInput, Refused, Unavailable
+from trainer.contract.foreign import MAX_SOURCES_BYTES
+
+MAX_FILE_BYTES = 64 * 2**20
+MAX_DIFF_CHARS = 5000  # what is kept to be read; its hash is of all of it
+_URL = re.compile(r"(https|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+")
+_NOT_CODE = {"__pycache__", ".git", ".venv", "venv", "node_modules", "mlruns", "wandb"}
+_GIT_S = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    files: dict[str, tuple[bytes, bool]]  # name with slashes -> (content, executable)
+    origin: dict[str, str]  # for people: url or folder, commit, ref, diff, diff_sha256, patch_sha256
+
+    def text(self, name: str) -> str | None:
+        found = self.files.get(name)
+        return None if found is None else found[0].decode(errors="replace")
+
+    def archive(self) -> bytes:
+        """The same files give the same bytes. Raises InvalidInput where they are too many."""
+        plain = io.BytesIO()
+        with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for name, (content, executable) in sorted(self.files.items()):
+                info = tarfile.TarInfo(name)
+                info.size, info.mode = len(content), 0o755 if executable else 0o644
+                archive.addfile(info, io.BytesIO(content))
+        packed = gzip.compress(plain.getvalue(), compresslevel=6, mtime=0)
+        if len(packed) > MAX_SOURCES_BYTES:
+            largest = sorted(self.files, key=lambda name: -len(self.files[name][0]))[:3]
+            words = f"its files are {len(packed):,} bytes packed, most are {MAX_SOURCES_BYTES:,}"
+            raise InvalidInput(
+                [f"{words}; the largest: {', '.join(largest)}"],
+                next="leave out what is no code, by .gitignore; data is fetched by the code where it runs",
+            )
+        return packed
+
+
+def snapshot(where: str, *, patch: str | None = None) -> Snapshot:
+    """Raises InvalidInput for a place that is none, Unavailable where git does not answer."""
+    folder, ref = _folder_and_ref(where)
+    if folder is not None and ref is None:
+        found = _of_folder(folder)
+    else:
+        url, _, named = (str(folder), "", ref) if folder is not None else _url_and_ref(where)
+        found = _of_git(url, named or "HEAD")
+    return _patched(found, patch) if patch else found
+
+
+def _folder_and_ref(where: str) -> tuple[Path | None, str | None]:
+    path = Path(where).expanduser()
+    if path.is_dir():
+        return path.resolve(), ("HEAD" if (path / "HEAD").is_file() and (path / "objects").is_dir() else None)
+    before, at, ref = where.rpartition("@")
+    path = Path(before).expanduser()
+    return (path.resolve(), ref) if at and before and ref and path.is_dir() else (None, None)
+
+
+def _url_and_ref(where: str) -> tuple[str, str, str]:
+    before, at, ref = where.rpartition("@")
+    if at and _URL.fullmatch(before) and "/" not in ref.split(":")[0]:
+        return before, at, ref
+    if _URL.fullmatch(where):
+        return where, "", ""
+    raise InvalidInput(
+        [f"workload: {where!r:.200} is neither a folder here nor a git repository"],
+        next="give a folder, or https://HOST/OWNER/NAME@COMMIT",
+    )
+
+
+def _of_git(url: str, ref: str) -> Snapshot:
+    """By way of a bare clone that is kept."""
+    if ref.startswith("-"):
+        raise InvalidInput([f"workload: {ref!r:.100} is no commit, branch or tag"], next="name one after the @")
+    clone = settings.make_home() / "git" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    if not (clone / "HEAD").exists():
+        clone.parent.mkdir(parents=True, exist_ok=True)
+        _git("clone", "--quiet", "--bare", "--no-hardlinks", "--", url, str(clone), why=f"{url} cannot be cloned")
+    else:
+        heads = "+refs/heads/*:refs/heads/*"
+        _git("fetch", "--quiet", "--tags", "--", url, heads, at=clone, why=f"{url} cannot be fetched")
+    asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
+    commit = _git(*asked, at=clone, why=f"{url} has no commit, branch or tag {ref!r}").decode().strip()
+    content = _git("archive", "--format=tar", commit, at=clone, why="its files cannot be read")
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        files = dict(_plain_members(archive))
+    return Snapshot(files=files, origin={"url": url, "commit": commit} | ({"ref": ref} if ref != "HEAD" else {}))
+
+
+def _plain_members(archive: tarfile.TarFile) -> Iterator[tuple[str, tuple[bytes, bool]]]:
+    """Files alone: links may lead anywhere."""
+    for member in archive:
+        file = archive.extractfile(member) if member.isreg() and member.size <= MAX_FILE_BYTES else None
+        if file is not None:
+            yield member.name, (file.read(), bool(member.mode & 0o100))
+
+
+def _of_folder(folder: Path) -> Snapshot:
+    files = {}
+    for name in sorted(_names(folder)):
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+            continue
+        files[name] = (path.read_bytes(), os.access(path, os.X_OK))
+    origin = {"folder": str(folder)}
+    if (folder / ".git").exists():
+        try:
+            committed = _of_git(str(folder), "HEAD")
+        except (Unavailable, Refused):  # no commit yet
+            return Snapshot(files=files, origin=origin)
+        diff = _diff(committed.files, files)
+        origin["commit"] = committed.origin["commit"]
+        if diff:
+            origin |= {"diff": diff[:MAX_DIFF_CHARS], "diff_sha256": hashlib.sha256(diff.encode()).hexdigest()}
+    return Snapshot(files=files, origin=origin)
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Tracked files, and untracked ones that are neither ignored nor hidden; without git, all that are not hidden."""
+    if (folder / ".git").exists():
+        tracked = _git("ls-files", "-z", at=folder, why="its files cannot be listed")
+        others = _git("ls-files", "-z", "--others", "--exclude-standard", at=folder, why="its files cannot be listed")
+        yield from (name for name in tracked.decode(errors="surrogateescape").split("\0") if name)
+        untracked: Iterator[str] = (name for name in others.decode(errors="surrogateescape").split("\0") if name)
+    else:
+        untracked = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    for name in untracked:
+        parts = name.split("/")
+        if not any(part.startswith(".") or part in _NOT_CODE for part in parts):
+            yield name
+
+
+def _diff(before: dict[str, tuple[bytes, bool]], after: dict[str, tuple[bytes, bool]]) -> str:
+    lines: list[str] = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name, (b"", False))[0], after.get(name, (b"", False))[0]
+        if old == new:
+            continue
+        if b"\0" in old + new:
+            lines.append(f"Binary file {name} differs\n")
+            continue
+        was, now = (part.decode(errors="replace").splitlines(keepends=True) for part in (old, new))
+        lines += difflib.unified_diff(was, now, f"a/{name}", f"b/{name}")
+    return "".join(lines)
+
+
+def _patched(found: Snapshot, patch: str) -> Snapshot:
+    """Raises InvalidInput where the patch does not apply."""
+    with tempfile.TemporaryDirectory(prefix="patron-patch-") as made:
+        folder = Path(made)
+        for name, (content, executable) in found.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o755 if executable else 0o644)
+        done = subprocess.run(
+            ["git", "apply", "--whitespace=nowarn", "-"],
+            cwd=folder,
+            env=_environ() | {"GIT_CEILING_DIRECTORIES": str(folder.parent)},
+            input=patch,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_S,
+            check=False,
+        )
+        if done.returncode:
+            raise InvalidInput(
+                [f"patch: it does not apply: {done.stderr.strip()[:500]}"], next="give one of these files"
+            )
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+        paths = {name: folder / name for name in names}
+        files = {
+            name: (path.read_bytes(), os.access(path, os.X_OK))
+            for name, path in paths.items()
+            if path.is_file() and not path.is_symlink()
+        }
+    origin = found.origin | {
+        "patch": patch[:MAX_DIFF_CHARS],
+        "patch_sha256": hashlib.sha256(patch.encode()).hexdigest(),
+    }
+    return Snapshot(files=files, origin=origin)
+
+
+def _git(*words: str, why: str, at: Path | None = None) -> bytes:
+    quiet = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"]
+    where = ["-C", str(at)] if at is not None else []
+    try:
+        done = subprocess.run(
+            ["git", *quiet, *where, *words], env=_environ(), capture_output=True, timeout=_GIT_S, check=False
+        )
+    except FileNotFoundError as error:
+        raise Unavailable("git is not on the path", next="install git") from error
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(f"{why}: no answer within {_GIT_S:.0f} s", next="try again") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
+    return done.stdout
+
+
+def _environ() -> dict[str, str]:
+    return os.environ | {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_OPTIONAL_LOCKS": "0"}

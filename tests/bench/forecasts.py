@@ -1,0 +1,168 @@
+"""Small real runs, each forecast before it: predicted against actual, and their curves, as one small JSON file.
+
+python -m tests.bench.forecasts --runs 40 --minutes 60 --out tests/bench/results/forecasts.json
+python -m tests.bench.forecasts --table tests/bench/results/forecasts.json     # the table of an earlier one
+
+Depth 1 and 2 on three corpora that every installation has: the standard library, the Python sources of installed
+packages, and their licences and notes. The first run of a corpus and depth makes a dryrun; the others share its proof.
+The home is kept (PATRON_HOME, or a temporary folder), so that a second call goes on with what the first one learned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from patron_core import verbs
+from patron_core.errors import PatronError
+from patron_core.estimate.accuracy import Forecast, accuracy
+from patron_core.rundir.record import record_of
+from patron_core.rundir.rundir import RunDir
+from patron_core.states import RunState
+from patron_core.store import Store, runs
+from patron_core.store.records import Run
+from patron_core.verbs.adopt import adopt
+from trainer.contract.devices import describe_cpu
+
+BASE: dict[str, Any] = {
+    "sequence_len": 128, "vocab_size": 1024, "batch_tokens": 2048, "device_batch_size": 16, "eval_every_steps": 20,
+    "eval_tokens": 16384, "device": "cpu", "checkpoint_every_s": 0,
+}  # fmt: skip
+STEPS = (40, 60, 80, 120)
+CORPUS_BYTES = 6_000_000
+CURVE_POINTS = 40
+
+
+def corpora(folder: Path) -> dict[str, str]:
+    """The name of each and its `data`."""
+    packages = Path(sysconfig.get_paths()["purelib"])
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"stdlib": "stdlib"}
+    for name, patterns in (("packages", ("*.py",)), ("notes", ("*.md", "*.rst", "*.txt", "METADATA", "LICENSE*"))):
+        file = folder / f"{name}.txt"
+        if not file.exists():
+            files = sorted(path for pattern in patterns for path in packages.rglob(pattern) if path.is_file())
+            random.Random(0).shuffle(files)
+            texts, size = [], 0
+            for path in files:
+                texts.append(path.read_text(encoding="utf-8", errors="ignore"))
+                size += len(texts[-1])
+                if size > CORPUS_BYTES:
+                    break
+            file.write_text("\n\n\n".join(texts))
+        found[name] = f"path:{file}"
+    return found
+
+
+def specs(data: dict[str, str], count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(corpus, spec), in an order that mixes all; seeds count up."""
+    rng = random.Random(1)
+    for number in range(count):
+        corpus = list(data)[number % len(data)]
+        depth = 1 + (number // len(data)) % 2
+        yield corpus, BASE | {"data": data[corpus], "depth": depth, "num_steps": rng.choice(STEPS), "seed": number}
+
+
+def make(store: Store, spec: dict[str, Any], proven: dict[tuple[str, int], str], number: int) -> Run:
+    """One run from its plan to its end."""
+    run = verbs.plan(store, spec=spec, actor="bench", name=f"forecast {number}")
+    shape = (spec["data"], spec["depth"])
+    if shape in proven:
+        adopt(store, run.id, proven[shape], actor="bench")
+    else:
+        verbs.dryrun(store, run.id, actor="bench")
+        verbs.wait(store, run.id, timeout_s=300)
+        proven[shape] = run.id
+    verbs.fund(store, run.id, actor="bench", key="fund")
+    verbs.launch(store, run.id, actor="bench")
+    return verbs.wait(store, run.id, timeout_s=600).run
+
+
+def described(store: Store, run: Run, corpus: str, forecasts: list[Forecast]) -> dict[str, Any]:
+    record = record_of(RunDir(run.run_dir))
+    steps = run.spec["num_steps"]
+    bins: dict[int, list[tuple[int, float]]] = {}
+    for step, loss in record.curve("train/loss"):
+        bins.setdefault((step - 1) * CURVE_POINTS // steps, []).append((step, loss))
+    curve = [[round(sum(s for s, _ in some) / len(some), 1), round(sum(v for _, v in some) / len(some), 4)]
+             for some in bins.values()]  # fmt: skip
+    said = [
+        {"quantity": f.quantity, "stage": f.stage}
+        | {k: float(f"{getattr(f, k):.5g}") for k in ("low", "mid", "high", "actual")}
+        for f in forecasts
+        if f.run == run.id
+    ]
+    return {
+        "corpus": corpus,
+        "depth": run.spec["depth"],
+        "num_steps": steps,
+        "seed": run.spec["seed"],
+        "forecasts": said,
+        "train_loss": curve,
+        "val_bpb": [[step, round(value, 4)] for step, value in record.curve("val/bpb")],
+    }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    rows = [
+        Forecast(run=str(n), name="", device="cpu", corpus=run["corpus"], depth=run["depth"], **said)
+        for n, run in enumerate(found)
+        for said in run["forecasts"]
+    ]
+    lines = [f"{'':18} {'stage':8} {'runs':>4} {'error':>6} {'bias':>7} {'inside':>7}"]
+    lines += [
+        f"{a.quantity:18} {a.stage:8} {a.runs:4} {a.mean_abs_error:6.1%} {a.bias:+7.1%} {a.coverage:7.0%}"
+        for a in accuracy(rows)
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--minutes", type=float, default=60.0, help="no run is begun after so long")
+    parser.add_argument("--out", type=Path, default=Path("tests/bench/results/forecasts.json"))
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of these runs and make none")
+    args = parser.parse_args()
+    if args.table:
+        print(table(json.loads(args.table.read_text())["runs"]))
+        return
+    home = Path(os.environ.setdefault("PATRON_HOME", tempfile.mkdtemp(prefix="patron-forecasts-")))
+    end = time.monotonic() + 60 * args.minutes
+    data = corpora(home / "corpora")
+    store = Store.open()
+    verbs.deposit(store, usd_micros=900_000_000, key="bench", actor="bench")
+    proven: dict[tuple[str, int], str] = {}
+    made: list[tuple[str, str]] = []
+    loads: list[float] = []
+    for number, (corpus, spec) in enumerate(specs(data, args.runs)):
+        if time.monotonic() > end:
+            break
+        try:
+            run = make(store, spec, proven, number)
+        except PatronError as error:
+            print(f"run {number}: {error}")
+            continue
+        print(f"run {number}: {corpus} d{spec['depth']} {spec['num_steps']} steps: {run.state}", flush=True)
+        loads.append(round(os.getloadavg()[0], 1))
+        if run.state is RunState.SUCCEEDED:
+            made.append((run.id, corpus))
+            forecasts = verbs.forecasts(store)
+            found = [described(store, runs.get_run(store, one), of, forecasts) for one, of in made]
+            cpu = {key: describe_cpu()[key] for key in ("model", "cores")}
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps({"cpu": cpu, "load": loads, "runs": found}, separators=(",", ":")) + "\n")
+    store.close()
+    print(table(json.loads(args.out.read_text())["runs"]))
+
+
+if __name__ == "__main__":
+    main()
