@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Quantity = Literal["val_bpb", "wall_s", "cost_usd_micros", "peak_memory_bytes"]
+Quantity = Literal["val_bpb", "step_s", "wall_s", "cost_usd_micros", "peak_memory_bytes"]
 Stage = Literal["plan", "funding"]  # before anything was measured; after the dryrun, when the money was held
 
-QUANTITIES: tuple[Quantity, ...] = ("val_bpb", "wall_s", "cost_usd_micros", "peak_memory_bytes")
+QUANTITIES: tuple[Quantity, ...] = ("val_bpb", "step_s", "wall_s", "cost_usd_micros", "peak_memory_bytes")
 PROMISED = 0.9  # of outcomes lie inside an interval
 ENOUGH = 10  # outcomes, before a coverage says anything
 

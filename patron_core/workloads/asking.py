@@ -48,13 +48,13 @@ def ask(question: CodeQuestion) -> Asked:
         )
     point = project.entry_points[name]
     values = mlproject.chosen(point, question.parameters)
-    steps = question.steps_parameter or mlproject.steps_parameter(values)
+    extra = nanochat.extra() if nanochat.is_nanochat(found.files) else dict(project.extra)
+    steps = question.steps_parameter or extra.pop("steps_parameter", "") or mlproject.steps_parameter(values)
     if not steps:
         raise InvalidInput(
             [f"which parameter shortens it is not to be seen among {', '.join(values) or 'none'}"],
             next="name it: --steps-parameter NAME",
         )
-    extra = nanochat.extra(name, values) if nanochat.is_nanochat(found.files) else {}
     return Asked(
         spec=checked(
             {
@@ -106,7 +106,9 @@ def _project(found: Snapshot, question: CodeQuestion) -> Project:
         known = mlproject.read(text, texts) if text is not None else None
         point = mlproject.of_command(question.command, question.parameters)
         environment = known.environment if known else mlproject.of_files(texts)
-        return Project(name=known.name if known else name, entry_points={"command": point}, environment=environment)
+        points = {"command": point}
+        extra = known.extra if known else {}
+        return Project(name=known.name if known else name, entry_points=points, environment=environment, extra=extra)
     if text is not None:
         return mlproject.read(text, texts)
     if nanochat.is_nanochat(found.files):

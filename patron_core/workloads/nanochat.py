@@ -7,7 +7,7 @@ h100_preset     d12 on an H100
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from patron_core.workloads.mlproject import EntryPoint, Parameter, Project
@@ -56,7 +56,7 @@ def project() -> Project:
     )  # fmt: skip
 
 
-def extra(entry_point: str, values: Mapping[str, Value]) -> dict[str, Any]:
+def extra() -> dict[str, Any]:
     """What a spec says beside its command."""
     return {
         "log": "nanochat",

@@ -64,8 +64,9 @@ def test_an_interval_is_measured_on_its_own_side():
 
 def test_what_was_said_at_planning_survives_funding():
     first = {"val_bpb": {"mid": 2.0}, "wall_s": {"mid": 1.0}, "cost_usd_micros": {"mid": 3}, "step_s": {"mid": 4}}
+    first["eval_s"] = {"mid": 5}
     kept = planned(first)
-    assert set(kept[PLANNED]) == {"val_bpb", "wall_s", "cost_usd_micros"}
+    assert set(kept[PLANNED]) == {"val_bpb", "step_s", "wall_s", "cost_usd_micros"}
     assert planned(first | kept) == {}
     assert planned(None) == {}
 
@@ -76,6 +77,7 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         "device": "cpu",
         "val_bpb": {"low": 1.8, "mid": 1.9, "high": 2.0},
         "wall_s": {"low": 50, "mid": 60, "high": 80},
+        "step_s": {"low": 1.0, "mid": 1.2, "high": 1.4},
         PLANNED: {
             "val_bpb": {"low": 1.5, "mid": 1.7, "high": 1.8},
             "memory": {"peak_bytes": {"low": 1, "mid": 2, "high": 3}},
@@ -85,7 +87,7 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         for name, state in (("whole", RunState.SUCCEEDED), ("cut", RunState.PAUSED)):
             run = verbs.plan(store, spec={"depth": 1, "data": "stdlib", "num_steps": 20}, name=name, actor="ada")
             with store.begin() as conn:
-                result = {"val_bpb": 1.85, "peak_memory_bytes": 4}
+                result = {"val_bpb": 1.85, "peak_memory_bytes": 4, "train_s": 30.0, "step": 20}
                 runs.set_fields(conn, run.id, now=1.0, estimate=said, result=result)
                 conn.exec_driver_sql("UPDATE runs SET state = ? WHERE id = ?", (state.value, run.id))
         found = verbs.forecasts(store)
@@ -93,6 +95,7 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         ("whole", "val_bpb", "plan", False),
         ("whole", "peak_memory_bytes", "plan", False),
         ("whole", "val_bpb", "funding", True),
+        ("whole", "step_s", "funding", False),
     ]
 
 
