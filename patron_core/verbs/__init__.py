@@ -30,7 +30,7 @@ from patron_core.verbs.contrasts import (
 )
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.course import Course, course
-from patron_core.verbs.curves import Followed, curves
+from patron_core.verbs.curves import Followed, curve_series, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
@@ -140,6 +140,7 @@ __all__ = [
     "comparison_frame",
     "count_notes",
     "course",
+    "curve_series",
     "curves",
     "decide",
     "defaults_for",
