@@ -16,7 +16,10 @@ MAKERS = {
 }  # fmt: skip
 TEMPLATES = {"md", "html"}  # their first argument is a literal
 INERT_TABLES = {"run_table.frame"}  # marimo's own table takes these: words without addresses, drawn as inert HTML
-HTML_MAKERS = {"show.html_table", "show.facts_table", "price_view.price_table", "notes.note_cards"}  # of inert.html
+HTML_MAKERS = {  # made by inert.html
+    "show.html_table", "show.facts_table", "price_view.price_table", "notes.note_cards", "notes.threads",
+    "notes.revisions",
+}  # fmt: skip
 RENDERED = {"mo.md", "mo.Html", "mo.plain_text", "mo.callout"}  # what they are given is obeyed
 LABELS = {"label", "placeholder", "submit_button_label", "clear_button_label", "tooltip"}  # mo.stat shows text
 FORBIDDEN = {

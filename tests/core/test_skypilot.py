@@ -282,6 +282,18 @@ def test_a_place_that_was_named_costs_what_it_costs_there(
     assert "--usd-per-hour" in refused.value.message
 
 
+def test_a_place_in_the_buckets_region_is_preferred_to_a_cheaper_one_that_pays_for_the_way(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(executor="sky", device="H100", spot=True, checkpoint_bytes=6e9)
+    monkeypatch.setenv("PATRON_RUNS", "gs://b/runs")
+    for region, first in (("gcp/us-east1", "gcp/us-east1/us-east1-b"), ("aws/us-east-1", "aws/us-east-1/us-east-1a")):
+        monkeypatch.setenv("PATRON_RUNS_REGION", region)
+        assert target.places()[0] == first
+    assert len(target.places()) == 1  # from GCP, at $2.00 an hour, the way to AWS costs more than $1
+    assert replace(target, checkpoint_bytes=0.0).places()[0].startswith("gcp/us-east1")
+
+
 def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +348,8 @@ def test_several_gpus_and_machines_are_asked_for_and_paid_for_together(monkeypat
         assert ("recover_on_exit_codes" in task["resources"]["job_recovery"]) == (kind == "train")
         assert (task["envs"]["PET_NPROC_PER_NODE"], task["envs"]["PET_NNODES"]) == ("8", "2")
         assert "OMP_NUM_THREADS" not in task["envs"]  # a share of this machine's cores
+    disks = [make_task(job(accelerator="H100", disk_bytes=num_bytes)) for num_bytes in (24e9, 83e9, None)]
+    assert [task["resources"]["disk_size"] for task in disks] == [80, 140, 100]  # with the image; the file's own
     with pytest.raises(Refused, match=r"offers 4 x H100 spot; it is sold by 1, 8"):
         replace(target, num_gpus=4).find_price()
     dear = replace(target, usd_micros_per_hour=20_000_000)
