@@ -16,10 +16,9 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, compare_charts, inert, onward, run_table, show, tables
+    from patron_core.ui import charts, compare_charts, inert, onward, run_panels, run_table, show, tables
     from patron_core.ui.script import Arguments, open_session
 
-    METRICS = {"val_bpb": "val/bpb", "training loss": "train/loss", "tokens per second": "train/tokens_per_s"}
     ALL = "all"  # every project
     MOST_DRAWN = 24  # runs in one chart: more cover each other
 
@@ -196,17 +195,9 @@ def outcomes(rows, session):
 
 
 @app.cell
-def which_curve(session):
-    metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
-    None if session.is_script else metric
-    return (metric,)
-
-
-@app.cell
-def curves(metric, rows, session, store):
+def curves(rows, session, store):
     mo.stop(session.is_script or not rows)
-    _frames = {row.name: verbs.curves(store, row.run, [METRICS[metric.value]]) for row in rows[:MOST_DRAWN]}
-    _drawn = [charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)]
+    _drawn = [run_panels.comparison_board({row.name: verbs.curve_series(store, row.run) for row in rows[:MOST_DRAWN]})]
     _left = len(rows) - MOST_DRAWN
     mo.vstack(
         [*_drawn, *([mo.md(inert.md("{} runs more are compared, but not drawn.", f"{_left:,}"))] if _left > 0 else [])]

@@ -9,8 +9,9 @@ Prices: patron_core.prices. Loss: patron_core.scaling.
 """
 
 from patron_core.estimate.calibration import Calibration
-from patron_core.estimate.estimating import Estimate, Money, compute_dtype, estimate, micro_batch_size
+from patron_core.estimate.estimating import Estimate, Money, estimate
 from patron_core.estimate.memory import Memory
+from patron_core.estimate.on_device import compute_dtype, micro_batch_size, size_of_checkpoints
 from patron_core.estimate.planning import BudgetFit, TooLittleText, estimate_table, eval_cadence, fit_to_budget
 from patron_core.estimate.verdict import Verdict
 from patron_core.estimate.wall import corpus_train_tokens, count_evals, eval_steps
@@ -34,4 +35,5 @@ __all__ = [
     "eval_steps",
     "fit_to_budget",
     "micro_batch_size",
+    "size_of_checkpoints",
 ]

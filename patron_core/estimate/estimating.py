@@ -8,12 +8,12 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from patron_core.errors import InvalidInput
 from patron_core.estimate import wall
 from patron_core.estimate.assumptions import assumptions_of
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.lateness import AROUND, ON_TIME
 from patron_core.estimate.memory import Memory, estimate_memory
+from patron_core.estimate.on_device import compute_dtype, micro_batch_size
 from patron_core.estimate.verdict import Budget, Verdict, check_budget, explain, judge
 from patron_core.interval import Interval, total
 from patron_core.money import cost_usd_micros
@@ -22,8 +22,8 @@ from patron_core.scaling import Fit, corpus_fit, predict, regime
 from trainer.contract.devices import Device
 from trainer.contract.ranks import WorldSize
 from trainer.contract.recipe import Recipe, make_recipe
-from trainer.contract.spec import SpecError, TrainSpec
-from trainer.contract.storage import checkpoint_bytes
+from trainer.contract.spec import TrainSpec
+from trainer.contract.storage import checkpoint_bytes, disk_bytes
 
 GB = 1e9
 
@@ -104,6 +104,13 @@ class Estimate:
         return self.recipe.flops_per_token * self.tokens_per_s / peak
 
     @property
+    def disk_bytes(self) -> float:
+        """Of each machine, without its image."""
+        spec, item_bytes = self.spec, 2 if self.dtype == "bfloat16" else 4
+        keep, tokens = spec.checkpoint_keep, spec.eval_tokens
+        return disk_bytes(self.recipe, item_bytes=item_bytes, checkpoint_keep=keep, eval_tokens=tokens)
+
+    @property
     def assumptions(self) -> tuple[str, ...]:
         return tuple(assumptions_of(self))
 
@@ -134,6 +141,7 @@ class Estimate:
             "said_s": dict(self.said_s),
             "egress_usd_micros_per_gb": self.egress_usd_micros_per_gb,
             "checkpoint_bytes": self.checkpoint_bytes,
+            "disk_bytes": self.disk_bytes,
             "checkpoint_interval_s": self.checkpoint_interval_s if math.isfinite(self.checkpoint_interval_s) else None,
             "wall_s": self.wall_s.to_dict(),
             "cost_usd_micros": self.cost_usd_micros.to_dict(),
@@ -141,6 +149,7 @@ class Estimate:
             "price": self.price.to_dict(),
             "memory": self.memory.to_dict(),
             "val_bpb": self.val_bpb.to_dict(),
+            "bpb_stretch": self.fit.stretch,
             "loss_law_of_this_corpus": self.fit.measured,
             "calibration": self.calibration.source if self.calibration else None,
             "budget_s": self.budget.s,
@@ -180,14 +189,6 @@ def _micro_batch_size(spec: TrainSpec, recipe: Recipe, world: WorldSize) -> int:
         return spec.device_batch_size
     rows = recipe.batch_tokens // recipe.sequence_len
     return min(16, rows & -rows)
-
-
-def micro_batch_size(spec: TrainSpec, world: WorldSize) -> int:
-    """Sequences of one rank. Raises InvalidInput for a batch that cannot be divided over the ranks."""
-    try:
-        return spec.micro_batch_size(world.ranks)
-    except SpecError as error:
-        raise InvalidInput(error.problems, next="take another number of --gpus, or another --batch-tokens") from error
 
 
 def estimate(
@@ -312,10 +313,3 @@ def _add_work(
     phases["evals"] = evals_s
     phases["checkpoints"] = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)
     phases["recovery"] = wall.recovery_seconds(total(phases.values()), startup, interval_s, spot)
-
-
-def compute_dtype(spec: TrainSpec, device: Device) -> str:
-    """What the trainer takes for `auto`: bfloat16 wherever the hardware has it."""
-    if spec.dtype != "auto":
-        return spec.dtype
-    return "bfloat16" if device.native_bf16 else "float32"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import re
 import shlex
@@ -20,7 +21,9 @@ from patron_core.executors.base import Job
 from patron_core.executors.staging import stage
 from patron_core.machines.credentials import carried
 from trainer.contract.code import code_hash
+from trainer.contract.foreign import IMAGE_VARIABLE
 
+IMAGE_GB = 50  # the larger of SkyPilot's default images at GCP (50) and AWS (45), on the same disk
 _NO_SPOT = ("slurm", "k8s", "kubernetes", "ssh")  # where SkyPilot knows of no spot machines
 
 
@@ -69,6 +72,9 @@ def make_task(job: Job) -> dict[str, Any]:
         "PATRON_COMMAND": shlex.join(["python" if word == sys.executable else word for word in job.command]),
         "PATRON_PYTHON": python,
     }
+    if image := job.machine.get("image"):  # all of the task runs in it, and its own python is not ours
+        task["resources"]["image_id"] = f"docker:{image}"
+        task["envs"][IMAGE_VARIABLE] = image
     if cache := os.environ.get("PATRON_SKY_CACHE"):
         task["envs"]["PATRON_CACHE"] = cache
     return task
@@ -112,6 +118,8 @@ def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[
         found["accelerators"] = f"{machine['accelerator']}:{count}"
     elif machine:  # a machine without GPUs
         found.pop("accelerators", None)
+    if machine.get("disk_bytes"):
+        found["disk_size"] = disk_gb(float(machine["disk_bytes"]))
     only = settings.sky_infra()
     places = [_place(place, count) for place in machine.get("places") or ([only] if only else ())]
     if places:
@@ -122,6 +130,11 @@ def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[
         found["any_of"] = [{"infra": place["infra"]} for place in kept]
     found["use_spot"] = spot and not any(place["infra"].startswith(_NO_SPOT) for place in places)
     return found
+
+
+def disk_gb(num_bytes: float) -> int:
+    """The disk to ask for: what the run needs beside the image that the machine boots from, in steps of ten."""
+    return 10 * math.ceil((num_bytes / 1e9 + IMAGE_GB) / 10)
 
 
 def _place(place: str | dict[str, Any], count: int) -> dict[str, Any]:

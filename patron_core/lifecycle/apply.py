@@ -14,10 +14,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from patron_core.errors import Conflict, OnItsWay, PatronError
-from patron_core.executors.base import Executor, Job, Observation
+from patron_core.executors.base import Executor, Observation
 from patron_core.lifecycle import bill, drift, holds, learned, off_forecast, ownership, trouble, workload
 from patron_core.lifecycle.deadline import on_the_other
 from patron_core.lifecycle.decide import Action, ActionKind
+from patron_core.lifecycle.job import job_of
 from patron_core.lifecycle.observe import Scene, attempt_dir
 from patron_core.lifecycle.verdict import failures_after
 from patron_core.rundir.record import record_of
@@ -25,7 +26,6 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, EndReason, RunState
 from patron_core.store import Store, attempts, labs, ledger, runs
 from patron_core.store.records import Attempt, Run
-from trainer.contract import control
 from trainer.contract.grace import kill_after_s
 
 SUPERVISOR = "supervisor"
@@ -124,41 +124,12 @@ def _submit(store: Store, run: Run, attempt: Attempt, executor: Executor, *, now
     grace_s = kill_after_s(directory)
     deadline_s = holds.deadline_s(hold, attempt.usd_micros_per_hour, stop_s=grace_s)
     workload.prepare(run, directory)
-    handle = executor.submit(
-        Job(
-            key=attempt.id,
-            command=_command(run, attempt, directory, deadline_s),
-            run_dir=directory,
-            env=workload.workload_env(workload.world_of(attempt.price))
-            | _pace_of_saves(run, attempt)
-            | ({control.KEY_VARIABLE: attempt.control_key} if attempt.control_key else {}),
-            deadline_s=deadline_s,
-            grace_s=grace_s,
-            kind=attempt.kind,
-            lab=labs.lab_id(store),
-            machine=attempt.price.get("machine") or {},
-        )
-    )
+    job = job_of(run, attempt, directory, deadline_s=deadline_s, grace_s=grace_s, lab=labs.lab_id(store))
+    handle = executor.submit(job)
     with store.begin() as conn:
         made = attempts.submitted(conn, attempt.id, handle=handle, deadline_s=deadline_s, now=now)
     if made.state == "ended":  # while this process slept, somebody else ended what had not been submitted
         executor.cancel(handle, grace_s=0.0)
-
-
-def _pace_of_saves(run: Run, attempt: Attempt) -> dict[str, str]:
-    """Where each checkpoint that goes up costs something, none comes sooner than was counted with."""
-    interval_s = (run.estimate or {}).get("checkpoint_interval_s")
-    return {"PATRON_SAVE_AT_LEAST_S": f"{interval_s:.0f}"} if attempt.price.get("transfer") and interval_s else {}
-
-
-def _command(run: Run, attempt: Attempt, directory: str, deadline_s: float) -> tuple[str, ...]:
-    device = (attempt.price.get("machine") or {}).get("device")
-    if attempt.kind == "dryrun":
-        steps = int(attempt.price["burst_steps"])
-        return workload.dryrun_command(directory, attempt.id, deadline_s, steps, device, workload=run.workload)
-    expected = (run.dryrun or {}).get("environment_hash")
-    world = workload.world_of(attempt.price)
-    return workload.train_command(directory, attempt.id, deadline_s, expected, device, world, workload=run.workload)
 
 
 def _stop(store: Store, run: Run, attempt: Attempt, action: Action, executor: Executor, *, now: float) -> None:

@@ -71,6 +71,13 @@ def prepare(run: Run, directory: str) -> None:
     RunDir(directory).put_file(SOURCES, content)
 
 
+def machine_for(run: Run, price: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attempt asks for where machines are made: as it was priced, in the image that foreign code names."""
+    machine, code = dict(price.get("machine") or {}), foreign_spec(run)
+    image = code.environment.image if code is not None else None
+    return machine | ({"image": image} if image and machine else {})
+
+
 def train_command(
     run_dir: str,
     attempt_id: str,

@@ -7,6 +7,7 @@ Target(executor="sky", device="H100", num_gpus=8, num_nodes=2)      two machines
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from patron_core.errors import InvalidInput, Refused
 from patron_core.executors import executor_names
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.machines import catalog, this_machine
+from patron_core.market import transfer
 from patron_core.money import format_usd
 from patron_core.prices import Price, checked_price, fallback_price
 from patron_core.store import Store
@@ -41,6 +43,7 @@ class Target:
     num_nodes: int = 1  # machines
     usd_micros_per_hour: int | None = None  # of each machine; None: from SkyPilot's catalog
     only: str = ""  # a place as SkyPilot writes it: gcp, gcp/us-central1; empty: PATRON_SKY_INFRA, else the cheapest
+    checkpoint_bytes: float = 0.0  # of the run that is planned: moving them to the bucket counts in choosing the place
     wait_s: float | None = None  # how long to look for a machine; None: PATRON_CAPACITY_WAIT_S
     fallback: bool = False  # the dated table in the place of the catalog
 
@@ -108,7 +111,7 @@ class Target:
             one = fallback_price(self.device, spot=self.spot)
             hourly = self.num_gpus * one.usd_micros_per_hour
             return self._of_all_nodes(replace(one, usd_micros_per_hour=hourly, num_gpus=self.num_gpus))
-        dearest = self._market()[-1]
+        dearest = max(self._market(), key=lambda price: price.usd_micros_per_hour)
         return replace(dearest, cloud=None, region=None, zone=None, note=f"the dearest of {', '.join(self.places())}")
 
     def _of_all_nodes(self, price: Price) -> Price:
@@ -117,8 +120,8 @@ class Target:
         return replace(price, usd_micros_per_hour=hourly, num_gpus=gpus)
 
     def _market(self) -> list[Price]:
-        """The cheapest zone, and those that cost little more: any of them may be where the machine is found. Of several
-        machines: prices of all together."""
+        """The cheapest zone with the way to the bucket, and those that cost little more: any of them may be where the
+        machine is found. Of several machines: prices of all together."""
         device = self.find_device(None).name
         only = self._only()
         market = catalog.read_market([device], clouds=_usable_clouds(only))
@@ -137,9 +140,16 @@ class Target:
                 "another --device or number of --gpus, or give its real price: --usd-per-hour",
                 next=f"patron estimate --devices {device} --prices",
             )
-        found.sort(key=lambda price: price.usd_micros_per_hour)
-        near = [p for p in found if p.usd_micros_per_hour <= _NEAR * found[0].usd_micros_per_hour][:_MOST_PLACES]
-        return [self._of_all_nodes(price) for price in near]
+        found = sorted(map(self._of_all_nodes, found), key=self._with_egress)
+        return [p for p in found if self._with_egress(p) <= _NEAR * self._with_egress(found[0])][:_MOST_PLACES]
+
+    def _with_egress(self, price: Price) -> int:
+        """Micro-dollars of an hour there, with the way of its checkpoints to the bucket."""
+        hourly, bucket = price.usd_micros_per_hour, transfer.bucket_place(settings.runs_place(), os.environ)
+        if bucket is None or not self.checkpoint_bytes or not price.infra:
+            return hourly
+        per_gb = transfer.egress_usd_micros_per_gb(transfer.Place.of(price.infra), bucket)
+        return hourly + transfer.checkpoints_usd_micros_per_hour(self.checkpoint_bytes, per_gb, hourly)
 
     def _within_cap(self, price: Price) -> Price:
         cap = settings.max_usd_micros_per_hour()

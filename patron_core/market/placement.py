@@ -12,7 +12,18 @@ from typing import Any
 
 from patron_core.errors import Refused
 from patron_core.market.spot_cost import ASSUMED_RATE, ReclaimRate
-from patron_core.market.ways import Limits, Option, Way, Work, duration, on_demand, spot, spot_then_on_demand
+from patron_core.market.transfer import Place
+from patron_core.market.ways import (
+    Limits,
+    Option,
+    Way,
+    Work,
+    duration,
+    on_demand,
+    spot,
+    spot_then_on_demand,
+    with_egress,
+)
 from patron_core.money import format_usd
 from patron_core.prices import Price
 
@@ -41,13 +52,15 @@ def choose(
     *,
     limits: Limits | None = None,
     rates: Mapping[str, ReclaimRate] | None = None,
+    bucket: Place | None = None,
 ) -> Placement:
     """The cheapest way that fits. `works` is by device name; `rates` by cloud, or cloud/region, else the assumed one.
+    `bucket`: where the runs are kept; a machine elsewhere pays for the way there.
 
     Raises Refused where nothing fits, with how many failed of what and what to change.
     """
     limits = limits or Limits()
-    options = rank(works, prices, limits=limits, rates=rates)
+    options = rank(works, prices, limits=limits, rates=rates, bucket=bucket)
     fitting = [option for option in options if not option.refused_for]
     refused = tuple(option for option in options if option.refused_for)
     if not fitting:
@@ -67,6 +80,7 @@ def rank(
     *,
     limits: Limits,
     rates: Mapping[str, ReclaimRate] | None = None,
+    bucket: Place | None = None,
 ) -> list[Option]:
     """Every way on every price, cheapest expected cost first, refused ones with their reason last."""
     options = []
@@ -76,14 +90,14 @@ def rank(
             continue
         rate = rate_at(price, rates)
         if not price.spot:
-            options.append(_judged(on_demand(work, price), work, limits))
+            options.append(_judged(with_egress(on_demand(work, price), work, bucket), work, limits))
             continue
         fallback = _fallback(price, prices, limits)
         if limits.deadline_s is not None and fallback is not None:
             option = spot_then_on_demand(work, price, fallback, rate, limits.deadline_s)
         else:
             option = spot(work, price, rate)
-        options.append(_judged(option, work, limits))
+        options.append(_judged(with_egress(option, work, bucket), work, limits))
     return sorted(options, key=lambda o: (bool(o.refused_for), o.cost_usd_micros, o.wall_s, o.price.infra or ""))
 
 

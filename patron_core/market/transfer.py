@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from patron_core.estimate.wall import best_interval_s
+
 GB = 1e9
 MONTH_S = 30 * 86_400.0
 _TO_OTHERS = {"aws": 90_000, "gcp": 120_000, "azure": 87_000}  # micro-dollars a GB, to the internet and other clouds
@@ -69,6 +71,15 @@ def egress_usd_micros_per_gb(source: Place, target: Place) -> int:
         return 0
     near = all(not r or r.startswith(_NEAR_REGIONS) for r in (source.region, target.region))
     return _NEAR if near else _FAR
+
+
+def checkpoints_usd_micros_per_hour(checkpoint_bytes: float, usd_micros_per_gb: int, machine: int) -> int:
+    """What checkpoints on their way to the bucket cost in an hour, at the pace that their egress leaves them.
+
+    `machine`: micro-dollars of its hour.
+    """
+    one = move_usd_micros(checkpoint_bytes, usd_micros_per_gb)
+    return round(3600 * one / best_interval_s(3600 * one / machine))
 
 
 def storage_usd_micros_per_gb_month(place: Place) -> int:

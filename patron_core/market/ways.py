@@ -7,7 +7,7 @@ new starts. Spot, then on demand, with a deadline: what `spot_policy` does on av
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from patron_core.interval import ZERO, Interval, total
 from patron_core.market.simulate import Expected, expect
 from patron_core.market.spot_cost import ReclaimRate, SpotTime, spot_time
 from patron_core.market.spot_policy import Terms
+from patron_core.market.transfer import Place, checkpoints_usd_micros_per_hour, egress_usd_micros_per_gb
 from patron_core.money import cost_usd_micros, format_usd
 from patron_core.prices import Price
 
@@ -41,6 +42,7 @@ class Work:
     interval_s: float  # between checkpoints
     fits_memory: bool
     sentence: str  # of the estimate
+    checkpoint_bytes: float = 0.0
     num_gpus: int = 1  # of each machine
     num_nodes: int = 1  # machines, each at the price
 
@@ -66,6 +68,7 @@ def work_of(row: Estimate) -> Work:
         interval_s=wall.checkpoint_interval_s(row.spec, save_s, row.step_s.mid),
         fits_memory=row.memory.fits,
         sentence=row.sentence,
+        checkpoint_bytes=row.checkpoint_bytes,
         num_gpus=row.world.per_node,
         num_nodes=row.world.nodes,
     )
@@ -102,6 +105,7 @@ class Option:
     cost_usd_micros: int  # expected
     hold_usd_micros: int  # at worst
     reclaims: float
+    egress_usd_micros: int = 0  # of that: checkpoints on their way to the bucket
     refused_for: str = ""  # memory, gpus, hourly cap, kind, deadline, budget
     why_not: str = ""
 
@@ -110,9 +114,10 @@ class Option:
         lost = f", {self.reclaims:.1f} reclaims expected" if self.way is not Way.ON_DEMAND else ""
         place = f" in {self.price.infra}" if self.price.infra else ""
         hourly = format_usd(self.price.usd_micros_per_hour)
+        moved = f", {format_usd(self.egress_usd_micros)} of it egress to the bucket" if self.egress_usd_micros else ""
         return (
             f"{self.price.machine} {self.price.kind}{place} at {hourly} an hour{end}: "
-            f"{format_usd(self.cost_usd_micros)} and {duration(self.wall_s)} expected{lost}"
+            f"{format_usd(self.cost_usd_micros)} and {duration(self.wall_s)} expected{moved}{lost}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +130,7 @@ class Option:
             "longest_s": self.longest_s,
             "cost_usd_micros": self.cost_usd_micros,
             "hold_usd_micros": self.hold_usd_micros,
+            "egress_usd_micros": self.egress_usd_micros,
             "reclaims": self.reclaims,
             "refused_for": self.refused_for or None,
             "why_not": self.why_not,
@@ -199,6 +205,24 @@ def _expected(work: Work, rate: ReclaimRate, deadline_s: float) -> Expected:
         loss_s=work.interval_s if math.isfinite(work.interval_s) else stays.mid,
     )
     return expect(terms, reclaims_per_hour=rate.mid, away_s=rate.away_s, step_s=step_s)
+
+
+def with_egress(option: Option, work: Work, bucket: Place | None) -> Option:
+    """The option with what its checkpoints' way to the bucket costs, where they leave the machine's region."""
+    price = option.price
+    if bucket is None or not price.infra:
+        return option
+    per_gb = egress_usd_micros_per_gb(Place.of(price.infra), bucket)
+    machines = work.num_nodes * price.usd_micros_per_hour
+    an_hour = checkpoints_usd_micros_per_hour(work.checkpoint_bytes, per_gb, machines)
+    moved = cost_usd_micros(option.wall_s, an_hour) if an_hour and math.isfinite(option.wall_s) else 0
+    longest = cost_usd_micros(option.longest_s, an_hour) if an_hour and math.isfinite(option.longest_s) else 0
+    return replace(
+        option,
+        cost_usd_micros=option.cost_usd_micros + moved,
+        hold_usd_micros=option.hold_usd_micros + longest,
+        egress_usd_micros=moved,
+    )
 
 
 def _time(work: Work, rate: ReclaimRate, bound: Literal["mid", "high"]) -> SpotTime:

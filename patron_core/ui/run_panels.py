@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patron_core.ui.plot.lines import Band, Mark, Panel
     from patron_core.ui.plot.pane import Pane
     from patron_core.verbs import Course, Followed, RunView
+    from patron_core.verbs.axes import Axes
     from patron_core.verbs.series import Series
 
 NAMES = {  # key -> title, unit
@@ -37,6 +38,7 @@ NAMES = {  # key -> title, unit
 }
 LEARNING = ("train/loss", "val/bpb")
 MACHINE = ("train/tokens_per_s", "train/mfu", "train/step_s", "train/peak_memory_bytes")
+COMPARED = ("val/bpb", "train/loss", "train/tokens_per_s")
 MAX_TICKS = 200
 FORECAST = "forecast"
 TROUBLE = frozenset(EndReason) - {EndReason.COMPLETED, EndReason.PAUSED, EndReason.SWITCHED}
@@ -91,6 +93,28 @@ def run_panels(
     machine = [*MACHINE, *sorted(key for key in found if key.startswith("system/"))]
     rest = sorted(found.keys() - {*LEARNING, *machine})
     return RunPanels(learning=panels(LEARNING), machine=panels(machine), others=panels(rest))
+
+
+def comparison_board(runs: Mapping[str, tuple[Mapping[str, Series], Axes]]) -> Board:
+    """What runs learned and how fast, each metric in a chart with a line a run, by its name."""
+    from patron_core.ui.plot.board import Board
+    from patron_core.ui.plot.lines import Line, Panel
+
+    return Board(
+        [
+            Panel(
+                title=NAMES[key][0],
+                unit=NAMES[key][1],
+                lines=[
+                    Line(name=name, series=series[key], axes=axes, colour=number)
+                    for number, (name, (series, axes)) in enumerate(runs.items())
+                    if key in series
+                ],
+            )
+            for key in COMPARED
+            if any(key in series for series, _ in runs.values())
+        ]
+    )
 
 
 def _bands(*named: tuple[str, list[tuple[float, Interval]]]) -> list[Band]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
-from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table
+from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table, size_of_checkpoints
 from patron_core.estimate.verdict import judge
 from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import ONE, WORKLOAD, check_spec
@@ -128,6 +128,8 @@ def plan(
     target.check()
     checked = check_spec(spec)
     target.check_data(checked.data)
+    if not target.is_local:
+        target = replace(target, checkpoint_bytes=size_of_checkpoints(checked, target.find_device(store)))
     now = time.time() if now is None else now
     row = estimate_on(target, store, checked, budget_s=budget_s, budget_usd_micros=max_usd_micros)
     if row.verdict is Verdict.OUT_OF_MEMORY and not try_anyway:

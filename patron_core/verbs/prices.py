@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from patron_core.machines.target import LOCAL_DEVICE
 from patron_core.market.offers import Market, fallback_market
 from patron_core.market.placement import Placement, choose
 from patron_core.market.spot_cost import ReclaimRate
+from patron_core.market.transfer import bucket_place
 from patron_core.market.ways import Limits, work_of
 from patron_core.store import Store
 from patron_core.verbs.plan import estimates
@@ -81,7 +83,8 @@ def place_estimates(
     cap = settings.max_usd_micros_per_hour() if max_usd_micros_per_hour is None else max_usd_micros_per_hour
     limits = Limits(deadline_s=deadline_s, max_usd_micros_per_hour=cap, budget_usd_micros=budget_usd_micros, spot=spot)
     works = {row.device.name: work_of(row) for row in rows}
-    return choose(works, market.by_region(), limits=limits, rates=rates)
+    bucket = bucket_place(settings.runs_place(), os.environ)
+    return choose(works, market.by_region(), limits=limits, rates=rates, bucket=bucket)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,8 @@ from trainer.contract.spec import unknown_field
 FILE = "MLproject"
 _MAX_CHARS = 1_000_000
 _TYPES: dict[str, type] = {"int": int, "integer": int, "float": float, "bool": bool}  # else it is a text
+# of a spec, what the section `patron` may say: MLflow passes over it
+EXTRA = {"checkpoints", "log", "shared", "steps_parameter", "variables"}
 # what shortens a run, the most telling name first
 STEPS = (
     "num_iterations", "num-iterations", "num_steps", "n_steps", "max_steps", "total_steps", "train_steps", "max_iters",
@@ -41,6 +43,7 @@ class Project:
     name: str
     entry_points: dict[str, EntryPoint]
     environment: Environment
+    extra: dict[str, Any] = field(default_factory=dict)  # fields of a spec, from its section `patron`
 
 
 def read(text: str, files: Mapping[str, str | None]) -> Project:
@@ -64,9 +67,13 @@ def read(text: str, files: Mapping[str, str | None]) -> Project:
     if not found and not problems:
         problems.append(f"{FILE}: it has no entry_points")
     environment = _environment(values, files, problems)
+    extra = values.get("patron") or {}
+    if not isinstance(extra, Mapping) or set(extra) - EXTRA:
+        problems.append(f"{FILE}: its section patron may name {', '.join(sorted(EXTRA))}")
     if problems:
         raise InvalidInput(problems, next=f"correct the {FILE}")
-    return Project(name=str(values.get("name") or "mlproject")[:100], entry_points=found, environment=environment)
+    name = str(values.get("name") or "mlproject")[:100]
+    return Project(name=name, entry_points=found, environment=environment, extra=dict(extra))
 
 
 def chosen(point: EntryPoint, given: Mapping[str, str | Value]) -> dict[str, Value]:

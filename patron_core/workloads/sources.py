@@ -73,6 +73,11 @@ def snapshot(where: str, *, patch: str | None = None) -> Snapshot:
     return _patched(found, patch) if patch else found
 
 
+def is_remote(where: str) -> bool:
+    """Whether it names a repository on another machine, and nothing on this one."""
+    return re.match(r"(https|ssh|git)://[^/\s]|[\w.-]+@[\w.-]+:", where) is not None
+
+
 def _folder_and_ref(where: str) -> tuple[Path | None, str | None]:
     path = Path(where).expanduser()
     if path.is_dir():

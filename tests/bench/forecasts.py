@@ -81,7 +81,7 @@ def make(store: Store, spec: dict[str, Any], proven: dict[tuple[str, int], str],
         verbs.dryrun(store, run.id, actor="bench")
         verbs.wait(store, run.id, timeout_s=300)
         proven[shape] = run.id
-    verbs.fund(store, run.id, actor="bench", key="fund")
+    verbs.fund(store, run.id, usd_micros=5_000_000, actor="bench", key="fund")  # a busy machine may take far longer
     verbs.launch(store, run.id, actor="bench")
     return verbs.wait(store, run.id, timeout_s=600).run
 

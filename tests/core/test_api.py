@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import foreign
 import httpx
 import pytest
 import schemathesis
@@ -108,6 +109,23 @@ def test_estimate_plan_dryrun_and_what_happened(agent: httpx.Client, lab: Lab) -
     assert agent.get(f"/api/runs/{run}", params={"fields": "state,next"}).json()["state"] == "dryrun"  # until it ended
     log = [(entry.verb, entry.origin) for entry in verbs.audit_log(lab.store, actor="agent")]
     assert ("dryrun", "api 127.0.0.1") in log
+
+
+def test_code_of_others_is_planned_by_a_person_and_a_token_is_no_shell(
+    agent: httpx.Client, lab: Lab, tmp_path: Path
+) -> None:
+    foreign.write(tmp_path / "toy", {"MLproject": foreign.MLPROJECT, "train.py": "1\n"})
+    folder = str(tmp_path / "toy")
+    for where in (folder, f"file://{folder}", "https://example.org/a/b@main"):
+        refused = agent.post("/api/runs", json={"code": {"workload": where}}, headers=key("shell"))
+        assert error(refused) == "refused", refused.text
+        assert "as good as a shell" in refused.json()["error"]["message"]
+    person = {"authorization": f"Bearer {lab.token('owner', 'admin')}"} | key("code")
+    body = {"code": {"workload": folder, "parameters": {"lr": 0.125}}}
+    made = httpx.post(f"{lab.base}/api/runs", json=body, headers=person)
+    assert made.status_code == 201, made.text
+    shown = agent.get(f"/api/runs/{made.json()['run']}").json()
+    assert (shown["spec"]["parameters"]["lr"], shown["spec"]["origin"]) == (0.125, {"folder": folder})
 
 
 def test_lists_have_filters_and_cursors(agent: httpx.Client, reader: httpx.Client) -> None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from patron_core.errors import InvalidInput, Refused
 from patron_core.estimate import estimate
 from patron_core.interval import Interval
-from patron_core.market.placement import choose, rank
+from patron_core.market.placement import Placement, choose, rank
 from patron_core.market.simulate import simulate
 from patron_core.market.spot_cost import ASSUMED_RATE, ReclaimRate, spot_time
 from patron_core.market.spot_policy import Terms, choose_machine
+from patron_core.market.transfer import Place
 from patron_core.market.ways import Limits, Way, Work, work_of
 from patron_core.prices import Price, fallback_price
 from trainer.contract.devices import DEVICES
@@ -307,3 +308,19 @@ def test_an_estimate_becomes_work_and_back() -> None:
     )
     assert work_of(never).wall_s.mid > 0
     assert ASSUMED_RATE.high > ASSUMED_RATE.mid > 0
+
+
+def test_a_machine_beside_the_bucket_beats_a_cheaper_one_whose_checkpoints_have_to_travel() -> None:
+    offers = [price(3.0, where="gcp/us-central1"), price(2.8, where="aws/us-east-1")]
+    big = work(checkpoint_bytes=6e9)
+
+    def found(bucket: str | None) -> Placement:
+        return choose({big.device: big}, offers, bucket=Place.of(bucket) if bucket else None)
+
+    assert found(None).chosen.price.infra == "aws/us-east-1"
+    assert found(None).chosen.egress_usd_micros == 0
+    assert found("gcp/us-central1").chosen.price.infra == "gcp/us-central1"
+    (away,) = found("gcp/us-central1").alternatives
+    assert away.egress_usd_micros > 500_000
+    assert "of it egress to the bucket" in away.sentence()
+    assert away.cost_usd_micros - away.egress_usd_micros == found(None).chosen.cost_usd_micros

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from patron_core import settings, verbs
+from patron_core.executors.sky_task import disk_gb
 from patron_core.executors.skypilot import SkyExecutor, _client, _watch
 from patron_core.lifecycle.supervisor import Supervisor
 from patron_core.machines.target import Target
@@ -105,6 +106,7 @@ def test_nothing_of_a_rented_run_holds_a_secret(
 
     # what was sent, what is kept here and in the bucket, what is shown
     (task,) = stub.tasks
+    assert task["resources"]["disk_size"] == disk_gb((run.estimate or {})["disk_bytes"]) < 100  # which the file has
     staged = {path: path.read_bytes() for path in Path(task["workdir"]).rglob("*") if path.is_file()}
     kept = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     remote = Remote(f"{bucket}/runs")

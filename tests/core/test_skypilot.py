@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import foreign
 import pytest
 
 from patron_core import verbs
@@ -21,13 +22,14 @@ from patron_core.executors.sky_task import job_name, make_task
 from patron_core.executors.sky_view import observe_job
 from patron_core.executors.skypilot import SkyExecutor, Watch
 from patron_core.executors.skypilot_client import Client
-from patron_core.lifecycle.workload import workload_env, world_of
+from patron_core.lifecycle.workload import machine_for, train_command, workload_env, world_of
 from patron_core.machines import catalog
 from patron_core.machines.target import Target
 from patron_core.market.offers import CATALOG_SOURCE, Market
 from patron_core.prices import Price
 from patron_core.store import Store, runs
 from patron_core.verbs.fund import check_proof
+from patron_core.workloads.asking import CodeQuestion
 from trainer.contract.spec import TrainSpec
 
 
@@ -66,6 +68,23 @@ def test_the_task_file_is_filled_in() -> None:
     assert sorted(path.name for path in Path(task["workdir"]).iterdir()) == [
         "LICENSE", "README.md", "patron_core", "pyproject.toml", "skypilot", "trainer",
     ]  # fmt: skip
+
+
+def test_foreign_code_runs_in_its_image_there(sqlite_store: Store, tmp_path: Path) -> None:
+    """By the task that SkyPilot would be given; nothing is launched."""
+    foreign.write(tmp_path / "toy", {"MLproject": foreign.MLPROJECT, "train.py": "1\n"})
+    question = CodeQuestion(where=str(tmp_path / "toy"))
+    run = verbs.plan_code(sqlite_store, question=question, actor="ada")
+    price = {"machine": {"accelerator": "H100", "spot": True, "places": ["gcp/us-central1"]}}
+    command = train_command("s3://bucket/r1", "r1-train-1", 60.0, None, workload=run.workload)
+    task = make_task(replace(job(**machine_for(run, price)), command=command))
+    assert task["resources"]["image_id"] == "docker:example.org/toy:1"
+    assert task["envs"]["PATRON_IMAGE"] == "example.org/toy:1"
+    assert shlex.split(task["envs"]["PATRON_COMMAND"])[:4] == ["python", "-P", "-m", "trainer.foreign.run"]
+    assert (Path(task["workdir"]) / "trainer" / "foreign" / "run.py").exists()
+    assert not (Path(task["workdir"]) / "train.py").exists()  # its files come from the run directory
+    assert machine_for(run, {"machine": {}}) == {}  # this machine asks for nothing
+    assert "image_id" not in make_task(job(accelerator="H100", spot=True))["resources"]
 
 
 def test_without_places_it_goes_where_the_file_says_if_that_is_the_same_machine() -> None:
@@ -263,6 +282,18 @@ def test_a_place_that_was_named_costs_what_it_costs_there(
     assert "--usd-per-hour" in refused.value.message
 
 
+def test_a_place_in_the_buckets_region_is_preferred_to_a_cheaper_one_that_pays_for_the_way(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(executor="sky", device="H100", spot=True, checkpoint_bytes=6e9)
+    monkeypatch.setenv("PATRON_RUNS", "gs://b/runs")
+    for region, first in (("gcp/us-east1", "gcp/us-east1/us-east1-b"), ("aws/us-east-1", "aws/us-east-1/us-east-1a")):
+        monkeypatch.setenv("PATRON_RUNS_REGION", region)
+        assert target.places()[0] == first
+    assert len(target.places()) == 1  # from GCP, at $2.00 an hour, the way to AWS costs more than $1
+    assert replace(target, checkpoint_bytes=0.0).places()[0].startswith("gcp/us-east1")
+
+
 def test_another_setup_than_the_proven_one_is_refused_before_any_money_is_held(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +348,8 @@ def test_several_gpus_and_machines_are_asked_for_and_paid_for_together(monkeypat
         assert ("recover_on_exit_codes" in task["resources"]["job_recovery"]) == (kind == "train")
         assert (task["envs"]["PET_NPROC_PER_NODE"], task["envs"]["PET_NNODES"]) == ("8", "2")
         assert "OMP_NUM_THREADS" not in task["envs"]  # a share of this machine's cores
+    disks = [make_task(job(accelerator="H100", disk_bytes=num_bytes)) for num_bytes in (24e9, 83e9, None)]
+    assert [task["resources"]["disk_size"] for task in disks] == [80, 140, 100]  # with the image; the file's own
     with pytest.raises(Refused, match=r"offers 4 x H100 spot; it is sold by 1, 8"):
         replace(target, num_gpus=4).find_price()
     dear = replace(target, usd_micros_per_hour=20_000_000)

@@ -25,6 +25,7 @@ SOURCES = "sources.tar.gz"  # in the run directory
 MAX_SOURCES_BYTES = 24 * 2**20
 RESUME = "resume"  # the placeholder of what makes the command go on, empty at the first start
 PLACES = ("work", "cache")  # placeholders: the folder of its files, one that outlives its runs
+IMAGE_VARIABLE = "PATRON_IMAGE"  # of a machine whose tasks run in an image: which one
 MAX_COMMAND_CHARS = 20_000
 LOGS = ("mlflow", "nanochat")  # how what it says is read; whatever it logs to MLflow is read in any case
 
@@ -74,7 +75,7 @@ class ForeignSpec:
     variables: dict[str, str] = field(default_factory=dict)  # of its process, beside those that it is always given
     shared: tuple[str, ...] = ()  # folders in its work folder that all its runs on a machine share
     log: str = "mlflow"
-    checkpoints: Checkpoints | None = None
+    checkpoints: Checkpoints | None = None  # None: what it saves is its own affair
     deadline_s: float | None = None
 
     @property

@@ -4,6 +4,7 @@ spec.json  environment.json  tokenizer.json  result.json
 events/<attempt>-000012.jsonl                  closed; .jsonl.part while it is being written
 checkpoints/step-000300/manifest.json, ...     the manifest, written last, states the size of every other file
 logs/<attempt>.log
+core/step-000300.json                          the CORE metric of a checkpoint, as far as it is computed
 
 Beside the runs, for all of them:
 .data/sources/<name>.json                      the revision of a remote source that is read
@@ -21,7 +22,7 @@ from typing import Any
 from trainer.contract.shapes import stated_files
 
 SPEC, ENVIRONMENT, TOKENIZER, RESULT = "spec.json", "environment.json", "tokenizer.json", "result.json"
-EVENTS, CHECKPOINTS = "events", "checkpoints"
+EVENTS, CHECKPOINTS, CORE = "events", "checkpoints", "core"
 MANIFEST, STATE = "manifest.json", "state.json"
 
 _SEGMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})-([0-9]{1,12})\.jsonl")

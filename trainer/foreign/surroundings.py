@@ -22,7 +22,7 @@ from typing import Any
 
 from trainer.contract.exits import UserError
 from trainer.contract.files import cache_folder
-from trainer.contract.foreign import Environment, ForeignSpec
+from trainer.contract.foreign import IMAGE_VARIABLE, Environment, ForeignSpec
 from trainer.contract.keys import JOB_VARIABLE
 from trainer.contract.masking import known_secrets
 from trainer.contract.spec import canonical_json
@@ -37,7 +37,7 @@ _MAKE_S = 3600.0
 class Surroundings:
     """How lines are run, and what is to be said of it."""
 
-    how: str  # image, lock, requirements, current
+    how: str  # image, inside (of it already), lock, requirements, current
     said: str | None = None  # what was asked for and is not there
     python_folder: str | None = None  # of an environment, put first on the path
     image: str | None = None
@@ -55,6 +55,9 @@ class Surroundings:
 
     def environ(self, variables: Mapping[str, str]) -> dict[str, str]:
         found = harmless(os.environ) | dict(variables)
+        if self.how == "inside":  # our own python is on the path of this machine's tasks
+            ours = str(Path(sys.executable).parent)
+            found["PATH"] = os.pathsep.join(p for p in found.get("PATH", "").split(os.pathsep) if p != ours)
         if self.python_folder and self.image is None:
             found["PATH"] = self.python_folder + os.pathsep + found.get("PATH", os.defpath)
         return found
@@ -81,6 +84,8 @@ def has_docker() -> bool:
 def find(environment: Environment) -> Surroundings:
     """What there is here for it, without making anything."""
     kind = environment.kind()
+    if kind == "image" and os.environ.get(IMAGE_VARIABLE) == environment.image:
+        return Surroundings(how="inside")
     if kind == "image" and has_docker():
         return Surroundings(how="image", image=environment.image)
     if kind in ("lock", "requirements"):
@@ -107,7 +112,9 @@ def make(environment: Environment, work: Path) -> Surroundings:
 def record(spec: ForeignSpec, found: Surroundings) -> dict[str, Any]:
     """environment.json. Its hash is that of a lock, of requirements, of an image by its digest, or of all packages."""
     of: dict[str, Any] = {"how": found.how}
-    if found.how == "image":
+    if found.how == "inside":
+        of["image"] = spec.environment.image
+    elif found.how == "image":
         of["image"] = _digest(str(found.image)) or found.image
     elif found.how in ("lock", "requirements"):
         of["lock"] = spec.environment.hash()
@@ -145,7 +152,7 @@ def _make_environment(environment: Environment, work: Path) -> None:
         if whole.exists():
             return
         python = ["--python", environment.python] if environment.python else []
-        uv = shutil.which("uv")
+        uv = shutil.which("uv") or shutil.which(str(Path.home() / ".local" / "bin" / "uv"))  # where SkyPilot has it
         if environment.lock:
             if uv is None:
                 raise UserError("its uv.lock needs uv, which is not on the path: install uv, or name an image")

@@ -29,10 +29,30 @@ class Where(Body):
         )
 
 
+class Code(Body):
+    workload: Annotated[str, Field(min_length=1, max_length=500)] = Field(
+        description="GIT_URL@COMMIT; a folder for persons alone"
+    )
+    entry_point: Annotated[str, Field(max_length=200)] = ""
+    parameters: dict[str, int | float | str] = Field(default_factory=dict, max_length=200)
+    steps_parameter: Annotated[str, Field(max_length=100)] = Field(
+        default="", description="the parameter that shortens it; else found by its name"
+    )
+    command: Annotated[str, Field(max_length=20_000)] = ""
+    patch: Annotated[str, Field(max_length=1_000_000)] = ""
+
+    def question(self) -> verbs.CodeQuestion:
+        given = self.model_dump(exclude={"workload"})
+        return verbs.CodeQuestion(where=self.workload, **given)
+
+
 class NewRun(Where):
     spec: dict[str, Any] = Field(
-        description="fields of a spec; depth is needed", examples=[{"depth": 2, "num_steps": 100}]
+        default_factory=dict,
+        description="fields of a spec; depth is needed",
+        examples=[{"depth": 2, "num_steps": 100}],
     )
+    code: Code | None = Field(default=None, description="training code of others, in the place of a spec")
     project: Word = DEFAULT
     name: Word | None = None
     max_usd_micros: Micros | None = None
@@ -97,18 +117,20 @@ def estimate(body: Estimate, caller: Asker, fields: Fields = "") -> Answer:
 def plan(body: NewRun, caller: Asker, key: Key) -> Answer:
     target = body.target()
     target.check()
-    run = verbs.plan(
-        caller.store,
-        spec=verbs.spec_on(target.find_device(caller.store), body.spec).to_dict(),
-        project=body.project,
-        name=body.name,
-        target=target,
-        max_usd_micros=body.max_usd_micros,
-        budget_s=body.budget_s,
-        try_anyway=body.try_anyway,
-        actor=caller.actor,
-        key=caller.key(key),
-    )
+    rest: dict[str, Any] = {
+        "project": body.project,
+        "name": body.name,
+        "target": target,
+        "max_usd_micros": body.max_usd_micros,
+        "budget_s": body.budget_s,
+        "actor": caller.actor,
+        "key": caller.key(key),
+    }
+    if body.code is not None:
+        run = verbs.plan_code(caller.store, question=body.code.question(), **rest)
+    else:
+        spec = verbs.spec_on(target.find_device(caller.store), body.spec).to_dict()
+        run = verbs.plan(caller.store, spec=spec, try_anyway=body.try_anyway, **rest)
     return Answer(summary(run) | {"estimate": run.estimate, "next": verbs.next_step(run)}, status_code=201)
 
 
