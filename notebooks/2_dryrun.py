@@ -238,7 +238,7 @@ def act_as_script(args, get_run, make, page, prove, session, store, values):
                 get_run(),
                 until=frozenset(verbs.RunState) - {verbs.RunState.DRYRUN},
                 timeout_s=args.timeout_s,
-                on_view=lambda now: session.status(show.progress_line(now)),
+                on_view=session.progress,
             )
     acted = True
     return (acted,)
