@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
 from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
-from patron_core.ui import inert, show
+from patron_core.ui import inert, progress, show
 from patron_core.ui.commands import LOOK, as_typed, is_command, is_same, name_of, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, Usd, of_address, parse_arguments
 from trainer.contract.masking import masked
@@ -186,7 +186,7 @@ class Session(Generic[A]):
     def progress(self, seen: RunView) -> None:
         """How far a run is, as `status`; with --json its figures, whenever one changed."""
         if self._json:
-            self._tell(show.progress_figures(seen))
+            self._tell(progress.figures(seen))
         else:
             self.status(show.progress_line(seen))
 
@@ -195,7 +195,7 @@ class Session(Generic[A]):
         said = to_json(line)
         if said != self._told:
             self._told = said
-            print(said, file=sys.stderr, flush=True)
+            print(inert.terminal(said), file=sys.stderr, flush=True)
 
     def confirm(self, given: bool, what: str, flag: str) -> None:
         """In a script, end with 4 unless the confirmation flag was given. Elsewhere a button confirms."""

@@ -296,20 +296,6 @@ def progress_line(seen: RunView) -> str:
     return " | ".join(parts)
 
 
-def progress_figures(seen: RunView) -> dict[str, Any]:
-    """The same for a program."""
-    return {
-        "run": seen.run.id,
-        "state": seen.run.state.value,
-        "phase": seen.phase,
-        "step": seen.step,
-        "num_steps": seen.num_steps,
-        "loss": seen.metrics.get("train/loss"),
-        "val_bpb": seen.val_bpb,
-        "charged_usd_micros": seen.money.charged_usd_micros,
-    }
-
-
 def comparison_columns(link: Callable[[str], str | None] = lambda run: None) -> list[Column]:
     """Prediction beside outcome. `link` makes the address of a run."""
     return [
