@@ -52,6 +52,8 @@ with the `cursor` of the answer before; do not poll faster. `?fields=a,b` keeps 
   `around=STEP` has all points there.
 - An Idempotency-Key goes with all that spends or creates: a new one for each intent, the same one for each retry of
   it.
+- Code of your own: `code` in POST /api/runs, or `patron dryrun --workload GIT_URL@BRANCH`, on rented machines. A try:
+  edit on a branch or as a `patch`, dryrun, five minutes, keep or revert, a note of the verdict; several at once.
 - With --json a command prints one JSON object. Each error has code, message, `next` (can be done as it stands) and
   `retryable`.
 """

@@ -83,6 +83,7 @@ from patron_core.verbs.watch import (
 )
 from patron_core.verbs.write_off import write_off
 from patron_core.workloads.asking import CodeQuestion, parameters_of
+from patron_core.workloads.presets import PRESETS
 from trainer.contract.ranks import WorldSize
 
 __all__ = [
@@ -97,6 +98,7 @@ __all__ = [
     "MOST_GPUS",
     "MOST_NODES",
     "PINNED",
+    "PRESETS",
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
