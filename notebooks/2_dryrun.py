@@ -139,8 +139,9 @@ def form(args, get_run, page, place, session, store):
     page.fields.update(depth=depth, plan=plan, others=others, code=code)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
-    _own = {"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": code}
-    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion(_own)])
+    _own = mo.vstack([code[name] for name in _code])
+    _parts = mo.accordion({"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": _own})
+    _planned = mo.vstack([mo.md("### Plan"), _first, _parts])
     None if session.is_script or get_run() else _planned
     return code, depth, others, plan, target
 
