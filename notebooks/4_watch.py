@@ -139,7 +139,7 @@ def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run,
             store,
             chosen.value,
             timeout_s=args.timeout_s or float("inf"),
-            on_view=lambda now: session.status(show.progress_line(now)),
+            on_view=session.progress,
         )
     else:
         _outcome = session.call(verbs.view if session.is_script else verbs.shared_view, store, chosen.value)
