@@ -226,7 +226,7 @@ class Copy:
         figures = {
             key: float(value)
             for key, value in extra.items()
-            if complete and math.isfinite(value) and self.position.extra.get(key) != value
+            if complete and math.isfinite(value) and (self.num_points or self.position.extra.get(key) != value)
         }
         if tags or figures:
             step = self.position.highest_step or 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from patron_core.rundir.record import EVAL_KEYS
-from patron_core.rundir.rundir import Cursor, Event, attempt_order, lineage
+from patron_core.rundir.rundir import MEASURED, Cursor, Event, attempt_order, lineage
 
 ATTEMPT_KEY = "patron/attempt"  # counts the starts, at the step that each went on from: charts draw markers at them
 MAX_PARAM_CHARS, MAX_KEY_CHARS = 6000, 250  # MLflow's limits
@@ -133,7 +133,7 @@ def _resumed(start: Event) -> int:
 
 
 def _values(event: Event) -> Iterator[tuple[str, float]]:
-    if event.kind == "metrics":
+    if event.kind in MEASURED:
         metrics = event.data.get("metrics")
         named = metrics.items() if isinstance(metrics, dict) else ()
     elif event.kind == "eval":

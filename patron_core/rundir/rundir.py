@@ -40,7 +40,8 @@ MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events tha
 SLICE_SEGMENTS = 200  # that are read and parsed at once: what a long record takes of memory does not grow with it
 
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
-REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
+REWOUND = frozenset({"metrics", "system", "eval", "checkpoint", "sample"})
+MEASURED = frozenset({"metrics", "system"})  # named numbers of a step: of the training, and of its machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -298,7 +299,7 @@ def _to_event(item: Any) -> Event | None:
     good = shapes.count(seq) is not None and at is not None and isinstance(attempt, str) and isinstance(kind, str)
     if not good or not (step is None or shapes.count(step) is not None):
         return None
-    if kind == "metrics":
+    if kind in MEASURED:
         named = shapes.metrics(item.pop("metrics", None))
         item = {"metrics": named, **shapes.known(item)} if item else {"metrics": named}
     else:
