@@ -75,7 +75,8 @@ def about(args, params, session, store):
     _word = args.run or params.get("run") or ""
     about_run = session.call(verbs.find_run, store, _word) if _word else None
     run = about_run.value if about_run else None
-    _asked = args.project or params.get("project") or ""
+    _named = params.get("project")
+    _asked = args.project or (_named if _named in verbs.projects(store) else "")  # an address makes no project
     run_id = run.id if run is not None else None
     shown_project = _asked or (run.project if run is not None else verbs.project_to_show(store))
     mo.callout(mo.md(about_run.error_markdown()), kind="warn") if about_run and about_run.failed else None

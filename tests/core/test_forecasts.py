@@ -1,7 +1,9 @@
 """The ledger of errors: what was said of a run before it was paid for stays, and is compared with what came out."""
 
+import math
 import random
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from patron_core import verbs
 from patron_core.errors import InvalidInput
 from patron_core.estimate.accuracy import ENOUGH, Forecast, accuracy, stretch
 from patron_core.machines.target import Target
+from patron_core.scaling import predict
 from patron_core.states import RunState
-from patron_core.store import Store, runs
+from patron_core.store import Store, calibrations, runs
 from patron_core.verbs.forecasts import PLANNED, planned
+from patron_core.verbs.measured import fit_of
 
 
 def forecast(**changes) -> Forecast:
@@ -111,3 +115,32 @@ def test_what_may_run_out_of_memory_can_be_tried_all_the_same(home: Path):
 def test_a_card_known_by_its_datasheet_is_not_rented():
     with pytest.raises(InvalidInput, match="L40S is estimated by its datasheet"):
         Target(executor="sky", device="L40S").check()
+
+
+def test_where_runs_come_out_further_away_than_said_the_next_interval_is_wider(home: Path):
+    """Twelve runs of which each was told an interval a third as wide as it would have had to be."""
+    about = {"corpus": "stdlib", "depth": 1, "num_params": 1e6, "vocab_size": 4096, "sequence_len": 256}
+    rng = random.Random(0)
+    with closing(Store.open()) as store:
+        told = []
+        for number in range(12):
+            tokens = 3e5 * 1.1**number
+            before = fit_of(store, "stdlib")
+            said = predict(before, 1e6, tokens)
+            told.append((before.stretch, said))
+            actual = said.mid * (said.high / said.mid) ** (3 / before.stretch * rng.choice([-1, 1]))
+            values = about | {
+                "num_tokens": tokens,
+                "val_bpb": actual,
+                "said_bpb": said.to_dict(),
+                "stretch": before.stretch,
+            }
+            with store.begin() as conn:
+                calibrations.record(conn, machine="m", kind="run", values=values, now=1.0)
+        fit = fit_of(store, "stdlib")
+        assert {factor for factor, _ in told[:10]} == {1.0}  # ten runs say something, fewer do not
+        assert fit.stretch == pytest.approx(3.0, rel=1e-6)  # of the intervals as they were before any stretching
+        assert "3.0 x as wide" in fit.source
+        wide, plain = predict(fit, 1e6, 1e6), predict(replace(fit, stretch=1.0), 1e6, 1e6)
+        assert math.log(wide.high / wide.mid) == pytest.approx(3 * math.log(plain.high / plain.mid))
+        assert fit_of(store, "climbmix").stretch == 1.0

@@ -9,7 +9,7 @@ from tests.forecasts.leave_one_out import PUBLISHED, forecasts, table
     ("quantity", "runs", "error", "coverage"),
     [
         ("val_bpb", 16, 0.010, 0.85),
-        ("step_s", 7, 0.10, 0.70),  # two lie outside: depth 24 on eight GPUs, and depth 8, by a hair
+        ("step_s", 7, 0.085, 0.85),  # depth 8 lies outside, by a hair
         ("wall_s", 4, 0.10, 0.85),
         ("peak_memory_bytes", 3, 0.07, 0.85),
     ],
