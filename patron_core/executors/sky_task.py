@@ -85,7 +85,8 @@ def probe_task(machine: Mapping[str, Any]) -> dict[str, Any]:
     """As much of a task as says what machines it is to have: enough to ask whether they can be had."""
     resources = _resources(_task_file("train.yaml")["resources"], machine)
     resources.pop("job_recovery")
-    return {"num_nodes": int(machine.get("num_nodes") or 1), "resources": resources, "run": "true"}
+    nodes = int(machine.get("num_nodes") or 1)
+    return {"name": ALL_LABS + "probe", "num_nodes": nodes, "resources": resources, "run": "true"}
 
 
 def quota_rows(machine: Mapping[str, Any]) -> list[dict[str, Any]]:
