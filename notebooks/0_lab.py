@@ -15,7 +15,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import asked, charts, inert, lab_view, report_page, run_table, show, tables
+    from patron_core.ui import asked, charts, inert, lab_view, onward, report_page, run_table, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -199,9 +199,8 @@ def runs(acted, get_pressed, get_stale, project, session, store):
 
 @app.cell
 def table(kept, params, project, rows, store):
-    mo.stop(
-        not rows, mo.md("No run yet. Ask a question: `patron search`, or look at what one takes: `patron estimate`.")
-    )
+    _start = onward.buttons(params, "patron search", "patron estimate")
+    mo.stop(not rows, mo.md(inert.md("No run yet. Ask a question, or look at what one takes.\n\n{}", _start)))
     _chosen = kept.setdefault("chosen", set())
 
     def _choose(frame):

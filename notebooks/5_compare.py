@@ -16,7 +16,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, compare_charts, inert, run_panels, run_table, show, tables
+    from patron_core.ui import charts, compare_charts, inert, onward, run_panels, run_table, show, tables
     from patron_core.ui.script import Arguments, open_session
 
     ALL = "all"  # every project
@@ -112,7 +112,8 @@ def choose(candidates, first, params, session, store):
             page_size=8,
         )
     )
-    mo.md("No run yet. Start with: `patron search`") if not _rows else chosen
+    _start = onward.buttons(params, "patron search", "patron estimate")
+    mo.md(inert.md("No run yet.\n\n{}", _start)) if not _rows else chosen
     return (chosen,)
 
 
@@ -236,6 +237,14 @@ def scaling(advice, corpus, fit, of_corpus, rows, session):
             compare_charts.law_chart(fit, of_corpus),
         ]
     )
+    return
+
+
+@app.cell
+def way_on(params, rows, session):
+    _about = f"--run {rows[0].run}" if len(rows) == 1 else ""
+    _journal = onward.buttons(params, f"patron journal {_about}".strip())
+    None if session.is_script else mo.md(inert.paragraphs([_journal]))
     return
 
 
