@@ -15,7 +15,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, lab_view, report_page, run_table, show, tables
+    from patron_core.ui import asked, charts, inert, lab_view, onward, report_page, run_table, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -63,8 +63,9 @@ def lab(session):
     key = session.key
     get_pressed, set_pressed = mo.state(0)
     get_stale, set_stale = mo.state(None)
+    get_asked, set_asked = mo.state([])
     kept = {}  # of this page: what it last saw, and which runs are selected
-    return actor, get_pressed, get_stale, kept, key, params, set_pressed, set_stale, store
+    return actor, get_asked, get_pressed, get_stale, kept, key, params, set_asked, set_pressed, set_stale, store
 
 
 @app.cell
@@ -87,30 +88,8 @@ def choose(args, params, session, store):
 
 
 @app.cell
-def move_money_as_script(actor, args, key, project, session, store):
-    _wishes = [(verbs.deposit, args.deposit, "a deposit of {} authorises spending")]
-    _wishes += [(verbs.withdraw, args.withdraw, "a withdrawal of {} takes it back")]
-    for _verb, _dollars, _what in _wishes:
-        if session.is_script and _dollars:
-            _micros = verbs.from_usd(_dollars)
-            session.confirm(args.yes, _what.format(show.usd(_micros)), "--yes")
-            session.call(
-                _verb,
-                store,
-                project=project.value,
-                usd_micros=_micros,
-                key=f"{_verb.__name__}:{key}",
-                actor=actor,
-            )
-    if session.is_script and args.write_off:
-        session.confirm(args.yes, f"the write-off of run {args.write_off}", "--yes")
-        session.call(verbs.write_off, store, args.write_off, actor=actor)
-    if session.is_script and (args.tag or args.untag or args.pin or args.unpin):
-        session.require("--runs", args.runs, next="patron lab")
-        for _run in args.runs:
-            _add = [*args.tag, *([verbs.PINNED] if args.pin else [])]
-            _remove = [*args.untag, *([verbs.PINNED] if args.unpin else [])]
-            session.call(verbs.tag, store, _run, add=_add, remove=_remove, actor=actor)
+def act_as_script(actor, args, key, project, session, store):
+    lab_view.act(session, store, args, project=project.value, key=key, actor=actor)
     acted = True
     return (acted,)
 
@@ -162,9 +141,27 @@ def waiting(found, params):
 
 
 @app.cell
-def approvals(found):
-    mo.stop(not found.approvals)
-    mo.vstack([mo.md("## Asked of you"), mo.Html(show.html_table(found.approvals, tables.approvals()))])
+def asked_now(found, kept, set_asked):
+    # what is typed below survives every look that brings nothing new
+    if kept.get("asked") != found.approvals:
+        kept["asked"] = found.approvals
+        set_asked(found.approvals)
+    return
+
+
+@app.cell
+def approvals(actor, get_asked, get_pressed, kept, session, set_pressed, store):
+    mo.stop(session.is_script or not (get_asked() or "decided" in kept))
+
+    def decide(approval, decision, word):
+        kept["decided"] = session.call(verbs.decide, store, approval, decision, word=word, actor=actor)
+        kept["asked"] = None  # said in any case
+        set_pressed(get_pressed() + 1)
+
+    asked_rows = asked.rows(mo.ui, get_asked(), decide)
+    _rows = [mo.hstack([mo.md(inert.md("{}", row.said)), *row.elements], justify="start") for row in asked_rows]
+    _came = [mo.md(inert.md("{}", asked.outcome(kept["decided"])))] if "decided" in kept else []
+    mo.vstack([mo.md("## Asked of you"), *_rows, *_came])
     return
 
 
@@ -202,9 +199,8 @@ def runs(acted, get_pressed, get_stale, project, session, store):
 
 @app.cell
 def table(kept, params, project, rows, store):
-    mo.stop(
-        not rows, mo.md("No run yet. Ask a question: `patron search`, or look at what one takes: `patron estimate`.")
-    )
+    _start = onward.buttons(params, "patron search", "patron estimate")
+    mo.stop(not rows, mo.md(inert.md("No run yet. Ask a question, or look at what one takes.\n\n{}", _start)))
     _chosen = kept.setdefault("chosen", set())
 
     def _choose(frame):

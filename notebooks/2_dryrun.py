@@ -72,10 +72,9 @@ def title():
 @app.cell
 def lab(args, session):
     store, _params = session.open_lab(), mo.query_params()
-    # `address` as it was opened: nothing is drawn anew where it changes. `fields` as they are now: a press reads them,
-    # and its button is not drawn anew while somebody types
-    page = SimpleNamespace(address=_params.to_dict(), set_address=_params.set, fields={}, store=store, unknown=None)
-    page.typed = {}
+    # `address` as it was opened: nothing is drawn anew where it changes. `typed` is what is in the fields now: a press
+    # reads it, and its button is not drawn anew while somebody types
+    page = SimpleNamespace(address=_params.to_dict(), set_address=_params.set, typed={}, presses=0, unknown=None)
     page.keep = lambda name: lambda value: page.typed.update({name: value})
     _asked = args.run or page.address.get("run")
     _found = session.call(verbs.find_run, store, _asked) if _asked else None
@@ -98,9 +97,9 @@ def where(args, get_run, page, session):
             "max_usd": mo.ui.number(0, 1e6, value=args.max_usd or 0, label="May cost at most, $ (0: what is held)"),
             "minutes": mo.ui.number(0, 1e6, value=args.minutes or 0, label="Done in, min (0: any)"),
             "project": mo.ui.text(args.project, label="Project", debounce=False),
-        }
+        },
+        on_change=page.keep("place"),
     )
-    page.fields["place"] = place
     _rows = [("on", "device", "spot", "where"), ("gpus", "nodes", "usd_per_hour", "fallback_prices")]
     _rows += [("max_usd", "minutes", "project")]
     _shown = [mo.hstack([place[n] for n in row], justify="start", wrap=True, align="end") for row in _rows]
@@ -116,31 +115,29 @@ def form(args, get_run, page, place, session, store):
     _device = session.call(verbs.device_named, store, target.device)
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
     _was = page.typed  # another machine changes no word that was typed
-    depth = mo.ui.number(1, 64, value=_was.get("depth", args.depth or 2), label="Depth", on_change=page.keep("depth"))
+    _texts = {name: _was.get("plan", {}).get(name, one.text) for name, one in _fields.items()}
+    _now = {"depth": _was.get("depth", args.depth or 2), "others": _was.get("others", "\n".join(args.set_fields))}
+    _code = code_flags.form(args, _was.get("code", {}))
+    page.typed.update(place=place.value, plan=_texts, code={n: text for n, (_, text) in _code.items()}, **_now)
+    depth = mo.ui.number(1, 64, value=_now["depth"], label="Depth", on_change=page.keep("depth"))
     plan = mo.ui.dictionary(
         {
             name: mo.ui.text(
-                _was.get("plan", {}).get(name, one.text),
-                label=inert.md("{}", one.label),
-                placeholder=inert.vega(one.default),
-                debounce=False,
+                _texts[name], label=inert.md("{}", one.label), placeholder=inert.vega(one.default), debounce=False
             )
             for name, one in _fields.items()
         },
         on_change=page.keep("plan"),
     )
-    _others = _was.get("others", "\n".join(args.set_fields))
-    others = mo.ui.text_area(
-        _others, label=inert.md("{}", OTHERS), rows=2, debounce=False, on_change=page.keep("others")
-    )
-    _code = code_flags.form(args, _was.get("code", {}))
     _boxes = {n: mo.ui.text_area(text, label=inert.md("{}", label), rows=1) for n, (label, text) in _code.items()}
     code = mo.ui.dictionary(_boxes, on_change=page.keep("code"))
-    page.fields.update(depth=depth, plan=plan, others=others, code=code)
+    _keep = page.keep("others")
+    others = mo.ui.text_area(_now["others"], label=inert.md("{}", OTHERS), rows=2, debounce=False, on_change=_keep)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
-    _own = {"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": code}
-    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion(_own)])
+    _own = {"Your own training code, in place of a depth": mo.vstack([code[name] for name in _code])}
+    _parts = mo.accordion({"More": mo.vstack([_more, others])} | _own)
+    _planned = mo.vstack([mo.md("### Plan"), _first, _parts])
     None if session.is_script or get_run() else _planned
     return code, depth, others, plan, target
 
@@ -159,15 +156,19 @@ def estimate(args, code, depth, get_run, others, plan, session, store, target):
 
 
 @app.cell
-def press(args, get_run, get_state, get_work, page, session, store):
-    get_state()
-    _work, _paid = get_work(), "" if session.is_script else f":{uuid.uuid4().hex[:8]}"  # paid in once a press
-    _is_busy = _work is not None and not _work.done
-    _deposit = args.deposit if _work is None else 0
-    page.fields["deposit"] = mo.ui.number(0, 1e6, value=_deposit, step=0.01, label="Deposit first, $")
+def money(args, get_state, page):
+    get_state()  # paid in once: after a press it is empty again
+    page.typed["deposit"] = args.deposit if page.presses == 0 else 0
+    page.presses, page.paid = page.presses + 1, f":{uuid.uuid4().hex[:8]}"
+    _now = {"value": page.typed["deposit"], "on_change": page.keep("deposit")}
+    deposit = mo.ui.number(0, 1e6, step=0.01, label="Deposit first, $", **_now)
+    return (deposit,)
 
-    def values():
-        return {name: field.value for name, field in page.fields.items()}
+
+@app.cell
+def press(args, deposit, get_run, get_state, get_work, page, session, store):
+    get_state()
+    _is_busy = get_work() is not None and not get_work().done
 
     def make(given, say):
         _asked = {"depth": args.depth, "file": args.spec, "name": args.name, "flags": args}
@@ -176,21 +177,22 @@ def press(args, get_run, get_state, get_work, page, session, store):
 
     def prove(run_id, given, say):
         _once = f"dryrun:{args.key}" if args.key else None  # a page's second press proves it again
-        _deposit = {"deposit": given["deposit"], "deposit_key": f"{session.key}{_paid}"}
+        _deposit = {"deposit": given["deposit"], "deposit_key": session.key + ("" if session.is_script else page.paid)}
         return planning.prove(store, run_id, **_deposit, actor=session.actor, key=_once, say=say)
 
     def begin(is_proof):
-        _given, _run = values(), get_run()
+        _run = get_run()
 
         def plan_first(work):
+            _given = dict(page.typed)
             _made = make(_given, work.say)
             if is_proof:
                 background.start(f"dryrun:{_made}", lambda then: prove(_made, _given, then.say))
             return _made
 
         page.set_address("press", session.key)
-        _now = (lambda work: prove(_run, _given, work.say)) if _run else plan_first
-        page.set_work(background.start(f"dryrun:{_run or session.key}", _now))
+        _now = (lambda work: prove(_run, dict(page.typed), work.say)) if _run else plan_first
+        page.set_work(background.pressed(f"dryrun:{_run or session.key}", _now))
 
     _known = session.call(verbs.find_run, store, get_run()).value if get_run() else None
     _is_waiting = _known is None or _known.state in (verbs.RunState.DRAFT, verbs.RunState.AWAITING_FUNDING)
@@ -199,9 +201,9 @@ def press(args, get_run, get_state, get_work, page, session, store):
         label=inert.md("{}", _words), kind="success", disabled=_is_busy, on_click=lambda _: begin(True)
     )
     only_plan = mo.ui.button(label="Only plan it", disabled=_is_busy, on_click=lambda _: begin(False))
-    _row = [page.fields["deposit"], button, *([] if get_run() else [only_plan])]
+    _row = [deposit, button, *([] if get_run() else [only_plan])]
     mo.hstack(_row, justify="start", align="end") if _is_waiting and not session.is_script else None
-    return make, prove, values
+    return make, prove
 
 
 @app.cell
@@ -217,19 +219,18 @@ def progress(get_error, get_state, get_work, page, ticker):
 
 
 @app.cell
-def act_as_script(args, get_run, make, page, prove, session, store, values):
+def act_as_script(args, get_run, make, page, prove, session, store):
     if session.is_script and args.amend:
-        _changes = args.given_fields() | verbs.parameters_of(args.param)
-        session.call(verbs.amend, store, get_run(), changes=_changes, actor=session.actor)
+        session.call(verbs.amend, store, get_run(), changes=code_flags.changes(args), actor=session.actor)
     if session.is_script and args.draft and not get_run():
-        page.set_run(session.call(make, values(), session.status).value)
+        page.set_run(session.call(make, page.typed, session.status).value)
     elif session.is_script:
         _known = session.call(verbs.find_run, store, get_run()).value if get_run() else None
         if args.yes or _known is None or (_known.dryrun is None and not args.draft):
             session.confirm(args.yes, "a dryrun holds and spends a little money", "--yes")
             if not get_run():
-                page.set_run(session.call(make, values(), session.status).value)
-            session.call(prove, get_run(), values(), session.status)
+                page.set_run(session.call(make, page.typed, session.status).value)
+            session.call(prove, get_run(), page.typed, session.status)
             session.on_interrupt = "the dryrun goes on"
             session.look_again = f"patron watch --run {get_run()}"
             session.call(
@@ -238,7 +239,7 @@ def act_as_script(args, get_run, make, page, prove, session, store, values):
                 get_run(),
                 until=frozenset(verbs.RunState) - {verbs.RunState.DRYRUN},
                 timeout_s=args.timeout_s,
-                on_view=lambda now: session.status(show.progress_line(now)),
+                on_view=session.progress,
             )
     acted = True
     return (acted,)

@@ -75,12 +75,18 @@ def choose(args, params, session, set_address, store):
     )
     _problem = [mo.callout(mo.md(_choice.problem.error_markdown()), kind="warn")] if _choice.problem else []
     _fund = args.fund or onward.dollars(params, "fund")
-    amount = mo.ui.number(0, 1e6, value=_fund, step=0.01, label="Hold, $ (0: the upper bound)")
-    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $")
-    _fields = [amount, deposit]
+    _typed = {"amount": _fund, "deposit": args.deposit}
 
-    def asked():  # at a press: what is in the fields then. Nothing that calls it is drawn anew while somebody types
-        _hold, _pay = (verbs.from_usd(field.value) for field in _fields)
+    def _keep(name):
+        return lambda value: _typed.update({name: value})
+
+    amount = mo.ui.number(
+        0, 1e6, value=_fund, step=0.01, label="Hold, $ (0: the upper bound)", on_change=_keep("amount")
+    )
+    deposit = mo.ui.number(0, 1e6, value=args.deposit, step=0.01, label="Deposit first, $", on_change=_keep("deposit"))
+
+    def asked():  # what is in the fields now. Nothing that calls it is drawn anew while somebody types
+        _hold, _pay = verbs.from_usd(_typed["amount"]), verbs.from_usd(_typed["deposit"])
         return {"usd_micros": _hold or None, "deposit_usd_micros": _pay}
 
     _asked = mo.hstack([chosen, amount, deposit], justify="start", gap=1.5, align="end", wrap=True)
@@ -147,21 +153,18 @@ def press(actor, asked, chosen, get_state, get_work, session, set_work, store, w
     _is_done = _work is not None and _work.done and _work.error is None
     _seen = session.call(verbs.view, store, chosen.value).value if chosen.value else None
 
-    def begin(_=None):
+    def start(work):
         _given = asked()
         _key = f"{session.key}-{len(_seen.attempts)}-{_given['usd_micros']}-{_given['deposit_usd_micros']}"
-        _one = {"actor": actor, "key": _key, **_given}
-        set_work(
-            background.start(
-                work_key,
-                lambda work: verbs.fund_and_launch(store, _seen.run.id, **_one, on_progress=work.say),
-            )
-        )
+        return verbs.fund_and_launch(store, _seen.run.id, **_given, actor=actor, key=_key, on_progress=work.say)
 
     _can = _seen is not None and (_seen.run.state in WAITING or (_seen.run.state in MORE and not _is_done))
     _words = "Hold the money and launch" if _seen is None or _seen.run.state in WAITING else "Hold this much more"
     button = mo.ui.button(
-        label=inert.md("{}", "Launching ..." if _is_busy else _words), kind="success", disabled=_is_busy, on_click=begin
+        label=inert.md("{}", "Launching ..." if _is_busy else _words),
+        kind="success",
+        disabled=_is_busy,
+        on_click=lambda _: set_work(background.pressed(work_key, start)),
     )
     button if (_can or _is_busy) and not session.is_script else None
     return

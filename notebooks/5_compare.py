@@ -16,10 +16,9 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, compare_charts, inert, run_table, show, tables
+    from patron_core.ui import charts, compare_charts, inert, onward, run_panels, run_table, show, tables
     from patron_core.ui.script import Arguments, open_session
 
-    METRICS = {"val_bpb": "val/bpb", "training loss": "train/loss", "tokens per second": "train/tokens_per_s"}
     ALL = "all"  # every project
     MOST_DRAWN = 24  # runs in one chart: more cover each other
 
@@ -113,7 +112,8 @@ def choose(candidates, first, params, session, store):
             page_size=8,
         )
     )
-    mo.md("No run yet. Start with: `patron search`") if not _rows else chosen
+    _start = onward.buttons(params, "patron search", "patron estimate")
+    mo.md(inert.md("No run yet.\n\n{}", _start)) if not _rows else chosen
     return (chosen,)
 
 
@@ -195,17 +195,9 @@ def outcomes(rows, session):
 
 
 @app.cell
-def which_curve(session):
-    metric = mo.ui.dropdown(list(METRICS), value="val_bpb", label="Curve")
-    None if session.is_script else metric
-    return (metric,)
-
-
-@app.cell
-def curves(metric, rows, session, store):
+def curves(rows, session, store):
     mo.stop(session.is_script or not rows)
-    _frames = {row.name: verbs.curves(store, row.run, [METRICS[metric.value]]) for row in rows[:MOST_DRAWN]}
-    _drawn = [charts.compare_chart(_frames, METRICS[metric.value], title=metric.value)]
+    _drawn = [run_panels.comparison_board({row.name: verbs.curve_series(store, row.run) for row in rows[:MOST_DRAWN]})]
     _left = len(rows) - MOST_DRAWN
     mo.vstack(
         [*_drawn, *([mo.md(inert.md("{} runs more are compared, but not drawn.", f"{_left:,}"))] if _left > 0 else [])]
@@ -245,6 +237,14 @@ def scaling(advice, corpus, fit, of_corpus, rows, session):
             compare_charts.law_chart(fit, of_corpus),
         ]
     )
+    return
+
+
+@app.cell
+def way_on(params, rows, session):
+    _about = f"--run {rows[0].run}" if len(rows) == 1 else ""
+    _journal = onward.buttons(params, f"patron journal {_about}".strip())
+    None if session.is_script else mo.md(inert.paragraphs([_journal]))
     return
 
 

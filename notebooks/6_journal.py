@@ -1,7 +1,9 @@
 """Journal: what was believed, what came out, what was decided, and what was tried and failed.
 
 patron journal --kind failed                                 ask before proposing the same again
+patron journal --text "warmup rate" --json                   notes that have all these words
 patron journal --add "NaN at step 80" --kind failed --title "lr_scale 4 diverges" --run RUN
+patron journal --out journal.md                              all of it as one Markdown file
 marimo run notebooks/6_journal.py
 """
 
@@ -17,23 +19,26 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import inert, notes, show
+    from patron_core.ui import files, inert, notes, show
     from patron_core.ui.script import Arguments, open_session
 
-    ANY = "any"
+    ANY = "any kind"
+    KINDS = {ANY: ANY, **{words: kind for kind, words in notes.WORDS.items()}}
+    MOST_SHOWN = 50  # threads on the page
 
 
 @app.class_definition
 class JournalArguments(Arguments):
     project: str = Field(default="", description="project of the notes; without it the one that has runs")
     kind: Literal["note", "hypothesis", "result", "decision", "failed"] | None = Field(
-        default=None, description="only this kind; with --add, the kind of the note"
+        default=None, description="only this kind; failed is what was tried and rejected; with --add, the note's kind"
     )
-    text: str = Field(default="", description="only notes with these words in title or body")
+    text: str = Field(default="", description="only notes with all these words in title or body")
     run: str = Field(default="", description="only notes of this run; with --add, the run it is about")
     add: str = Field(default="", description="write a note with this body")
     title: str = Field(default="", description="title of the note that is added")
-    FROM_ADDRESS = frozenset({"project", "kind", "text", "run", "add", "title"})
+    answers: str = Field(default="", description="with --add, the note, a hypothesis say, that it answers")
+    out: str = Field(default="", description="write the notes that are shown into this Markdown file")
 
 
 @app.cell
@@ -42,7 +47,6 @@ def title():
         JournalArguments,
         mode=mo.app_meta().mode,
         request=mo.app_meta().request,
-        address=mo.query_params().to_dict(),
         file=__file__,
         description="Notes of a project: read, find and write. Nothing written is lost.",
     )
@@ -61,22 +65,29 @@ def title():
 def lab(session):
     store = session.open_lab()
     actor = session.actor
+    params = mo.query_params()
     get_saved, set_saved = mo.state(None)
-    return actor, get_saved, set_saved, store
+    return actor, get_saved, params, set_saved, store
 
 
 @app.cell
-def about(args, session, store):
-    _run = session.call(verbs.find_run, store, args.run).value if args.run else None
-    run_id = _run.id if _run is not None else None
-    shown_project = args.project or (_run.project if _run is not None else verbs.project_to_show(store))
-    return run_id, shown_project
+def about(args, params, session, store):
+    _word = args.run or params.get("run") or ""
+    about_run = session.call(verbs.find_run, store, _word) if _word else None
+    run = about_run.value if about_run else None
+    _named = params.get("project")
+    _asked = args.project or (_named if _named in verbs.projects(store) else "")  # an address makes no project
+    run_id = run.id if run is not None else None
+    shown_project = _asked or (run.project if run is not None else verbs.project_to_show(store))
+    mo.callout(mo.md(about_run.error_markdown()), kind="warn") if about_run and about_run.failed else None
+    return run, run_id, shown_project
 
 
 @app.cell
-def add_as_script(actor, args, run_id, session, shown_project, store):
+def add_as_script(actor, args, run, session, shown_project, store):
     added = None
     if session.is_script and args.add:
+        _answered = session.call(verbs.read_note, store, args.answers).value if args.answers else None
         added = session.call(
             verbs.write_note,
             store,
@@ -84,49 +95,83 @@ def add_as_script(actor, args, run_id, session, shown_project, store):
             body=args.add,
             title=args.title,
             kind=args.kind or "note",
-            run_id=run_id,
+            run_id=run.id if run is not None else None,
+            links={"answers": _answered.id} if _answered is not None else None,
             actor=actor,
         ).value
     return (added,)
 
 
 @app.cell
-def filters(args, session, shown_project):
-    kind = mo.ui.dropdown([ANY, *verbs.KINDS], value=args.kind or ANY, label="Kind")
-    text = mo.ui.text(args.text, label="Words", debounce=True)
-    project = mo.ui.text(shown_project, label="Project")
-    None if session.is_script else mo.hstack([kind, text, project], justify="start", gap=1.5)
-    return kind, project, text
+def filters(args, params, run, session, shown_project, store):
+    _first = args.kind or params.get("kind")
+    _kind = next((words for words, kind in KINDS.items() if kind == _first), ANY)
+    kind = mo.ui.dropdown(KINDS, value=_kind, label="Kind")
+    text = mo.ui.text(args.text or params.get("text") or "", label="Words", placeholder="all of them", debounce=300)
+    _names = {show.one_line(name, 100): name for name in sorted({*verbs.projects(store), shown_project})}
+    project = mo.ui.dropdown(_names, value=show.one_line(shown_project, 100), label="Project")
+    only_run = mo.ui.switch(value=run is not None, label="Only notes of the run in the address")
+    _shown = [kind, text, project, *([only_run] if run is not None else [])]
+    None if session.is_script else mo.hstack(_shown, justify="start", gap=1.5, wrap=True)
+    return kind, only_run, project, text
 
 
 @app.cell
-def read(added, get_saved, kind, project, run_id, session, store, text):
+def read(added, get_saved, kind, only_run, project, run, session, store, text):
     added, get_saved()
     _outcome = session.call(
         verbs.read_notes,
         store,
         project=project.value,
-        run_id=run_id,
+        run_id=run.id if run is not None and only_run.value else None,
         kind=None if kind.value == ANY else kind.value,
         text=text.value or None,
+        limit=None,
     )
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    found = _outcome.value
-    return (found,)
+    read_notes = _outcome.value
+    total = verbs.count_notes(store, project=project.value)
+    return read_notes, total
 
 
 @app.cell
-def listing(added, found, project, session):
-    _shown = [added] if added is not None else found
+def together(added, args, project, read_notes, session, store, total):
+    _shown = [added] if added is not None else read_notes
+    found = verbs.threads(store, _shown)
+    _written = None
+    if session.is_script and args.out:
+        _text = verbs.journal_markdown(project.value, found)
+        _written = session.call(files.write, args.out, _text, name="journal.md").value
     session.emit(
-        {"project": project.value, "notes": [vars(note) for note in _shown]},
+        {
+            "project": project.value,
+            "notes": [vars(note) for note in _shown],
+            "total": total,
+            "threads": [thread.to_dict() for thread in found],
+            **({"file": str(_written)} if _written else {}),
+        },
         "\n\n".join(
             f"{show.moment(n.updated_at)}  {n.kind}  {n.id}  {n.run_id or ''}\n{n.title}\n{n.body}".rstrip()
             for n in _shown
         )
         or "No notes.",
     )
-    mo.Html(notes.note_cards(found, empty="No note is like that."))
+    return (found,)
+
+
+@app.cell
+def listing(found, project, read_notes, session, total):
+    _threads = found[:MOST_SHOWN]
+    _cut = f", the newest {MOST_SHOWN} of {len(found):,} threads are shown" if len(found) > MOST_SHOWN else ""
+    _said = inert.md("{} of {} notes{}", f"{len(read_notes):,}", f"{total:,}", _cut)
+    _file = mo.download(
+        lambda: verbs.journal_markdown(project.value, found).encode(),
+        filename="journal.md",
+        mimetype="text/markdown",
+        label="All of these as one Markdown file",
+    )
+    mo.stop(session.is_script)
+    mo.vstack([mo.hstack([mo.md(inert.md("{}", _said)), _file], justify="start"), mo.Html(notes.threads(_threads))])
     return
 
 
@@ -143,11 +188,12 @@ def pick(again, project, store):
     _notes = verbs.read_notes(store, project=project.value)
     _labels = {show.one_line(f"{n.title or n.body[:50]} ({n.id})", 200): n.id for n in _notes}
     opened = mo.ui.dropdown({"A new note": "", **_labels}, value="A new note", label="Open")
-    return (opened,)
+    answered = mo.ui.dropdown({"nothing": "", **_labels}, value="nothing", label="It answers")
+    return answered, opened
 
 
 @app.cell
-def editor(actor, again, args, get_saved, opened, project, run_id, session, set_saved, store):
+def editor(actor, again, answered, args, get_saved, opened, project, run_id, session, set_saved, store):
     # drawn anew by a save: what somebody typed is in the draft
     get_saved(), again.value
     base = verbs.read_note(store, opened.value) if opened.value else None
@@ -158,7 +204,8 @@ def editor(actor, again, args, get_saved, opened, project, run_id, session, set_
     def keep(*, over=None):
         if over is not None:
             draft.merged_with(over)
-        set_saved(draft.save(session, store, project=project.value, run_id=run_id))
+        links = {"answers": answered.value} if answered.value and base is None else None
+        set_saved(draft.save(session, store, project=project.value, run_id=run_id, links=links))
 
     fields = draft.elements(mo.ui, keep, rows=8)
     # what somebody saved meanwhile stands beside the text, and is never overwritten unseen
@@ -170,9 +217,12 @@ def editor(actor, again, args, get_saved, opened, project, run_id, session, set_
     _theirs = [mo.md("**Saved meanwhile**"), mo.Html(notes.note_cards([base]))] if overtaken else []
     _beside = mo.hstack([mo.vstack([*_mine, follow]), mo.vstack(_theirs)], widths="equal", gap=2)
     _text = [_beside] if overtaken else [*_mine, fields["save"]]
-    _head = [mo.md(inert.paragraphs([_left])), mo.hstack([opened, again], justify="start")]
+    _head = [
+        mo.md(inert.paragraphs([_left])),
+        mo.hstack([opened, *([] if base else [answered]), again], justify="start", gap=1.5),
+    ]
     None if session.is_script else mo.vstack([*_head, *_text])
-    return
+    return (base,)
 
 
 @app.cell
@@ -182,6 +232,15 @@ def saved(get_saved):
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)
     mo.callout(mo.md(inert.paragraphs([_words])), kind="success")
+    return
+
+
+@app.cell
+def earlier(base, get_saved, session, store):
+    get_saved()
+    mo.stop(session.is_script or base is None)
+    _all = verbs.revisions(store, base.id)
+    mo.accordion({inert.md("{} revisions", len(_all)): mo.Html(notes.revisions(reversed(_all)))})
     return
 
 

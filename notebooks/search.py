@@ -182,7 +182,8 @@ def identity(args, session, store):
     key = _asked if _is_known and not args.key else session.key
     actor = session.actor
     get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
-    return actor, get_work, key, params, set_work
+    get_refused, set_refused = mo.state(False)  # then it can be asked for again
+    return actor, get_refused, get_work, key, params, set_refused, set_work
 
 
 @app.cell
@@ -199,8 +200,9 @@ def run_as_script(actor, key, project, question, session, store):
 
 
 @app.cell
-def press(actor, get_work, key, params, project, question, session, set_work, store):
+def press(actor, get_refused, get_work, key, params, project, question, session, set_refused, set_work, store):
     def begin(_):
+        set_refused(False)
         params["key"] = key
         set_work(
             background.start(
@@ -210,10 +212,11 @@ def press(actor, get_work, key, params, project, question, session, set_work, st
         )
 
     _spend = show.usd(question.budget_usd_micros)
+    _is_on = get_work() is not None and not get_refused()
     button = mo.ui.button(
-        label=inert.md("Search, spending at most {}", _spend) if get_work() is None else "Search started",
+        label="Search started" if _is_on else inert.md("Search, spending at most {}", _spend),
         kind="success",
-        disabled=get_work() is not None,
+        disabled=_is_on,
         on_click=begin,
     )
     None if session.is_script else button
@@ -228,9 +231,11 @@ def ticking(get_work):
 
 
 @app.cell
-def progress(get_work, ticker):
+def progress(get_refused, get_work, set_refused, ticker):
     ticker
     work = get_work()
+    if work is not None and work.done and work.error and not get_refused():
+        set_refused(True)
     _view = mo.md("")
     if work is not None:
         _said, _now = map(mo.md, background.told(work))

@@ -145,7 +145,8 @@ def identity(args, session, store):
     _is_known = bool(_asked) and (background.find(_asked) is not None or verbs.has_search(store, _asked))
     key = _asked if _is_known and not args.key else session.key
     get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
-    return get_work, key, params, set_work
+    get_refused, set_refused = mo.state(False)  # then it can be asked for again
+    return get_refused, get_work, key, params, set_refused, set_work
 
 
 @app.cell
@@ -164,8 +165,9 @@ def run_as_script(args, estimated, key, question, session, store):
 
 
 @app.cell
-def press(args, get_work, key, params, question, session, set_work, store):
+def press(args, get_refused, get_work, key, params, question, session, set_refused, set_work, store):
     def begin(_):
+        set_refused(False)
         params["key"] = key
         set_work(
             background.start(
@@ -177,10 +179,11 @@ def press(args, get_work, key, params, question, session, set_work, store):
         )
 
     _spend = show.usd(question.budget_usd_micros)
+    _is_on = get_work() is not None and not get_refused()
     button = mo.ui.button(
-        label=inert.md("Sweep, spending at most {}", _spend) if get_work() is None else "Sweep started",
+        label="Sweep started" if _is_on else inert.md("Sweep, spending at most {}", _spend),
         kind="success",
-        disabled=get_work() is not None,
+        disabled=_is_on,
         on_click=begin,
     )
     None if session.is_script else button
@@ -195,9 +198,11 @@ def ticking(get_work):
 
 
 @app.cell
-def progress(get_work, ticker):
+def progress(get_refused, get_work, set_refused, ticker):
     ticker
     work = get_work()
+    if work is not None and work.done and work.error and not get_refused():
+        set_refused(True)
     _view = mo.md("")
     if work is not None:
         _said, _now = map(mo.md, background.told(work))

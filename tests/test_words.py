@@ -16,7 +16,10 @@ MAKERS = {
 }  # fmt: skip
 TEMPLATES = {"md", "html"}  # their first argument is a literal
 INERT_TABLES = {"run_table.frame"}  # marimo's own table takes these: words without addresses, drawn as inert HTML
-HTML_MAKERS = {"show.html_table", "show.facts_table", "price_view.price_table", "notes.note_cards"}  # of inert.html
+HTML_MAKERS = {  # made by inert.html
+    "show.html_table", "show.facts_table", "price_view.price_table", "notes.note_cards", "notes.threads",
+    "notes.revisions",
+}  # fmt: skip
 RENDERED = {"mo.md", "mo.Html", "mo.plain_text", "mo.callout"}  # what they are given is obeyed
 LABELS = {"label", "placeholder", "submit_button_label", "clear_button_label", "tooltip"}  # mo.stat shows text
 FORBIDDEN = {
@@ -158,7 +161,7 @@ CHECKED = {  # lines that are checked where they are made, numbers of ours, and 
 def test_a_terminal_gets_no_control_characters() -> None:
     found = {}
     for path in [*(ROOT / "patron_core").rglob("*.py"), *(ROOT / "trainer").rglob("*.py")]:
-        if "presets" in path.parts:  # it runs as code of others does: what it prints is made printable
+        if "examples" in path.parts:  # it runs as code of others does: what it prints is made printable
             continue
         if raw := list(raw_prints(path.read_text(encoding="utf-8"))):
             found[path.relative_to(ROOT).as_posix()] = raw

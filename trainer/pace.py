@@ -9,6 +9,7 @@ from trainer.contract.events import EventWriter
 from trainer.contract.recipe import Recipe
 from trainer.runtime.console import Console, short_duration
 from trainer.runtime.machine import Machine
+from trainer.runtime.system import SystemSampler
 
 KEPT_STEPS = 1000  # a median of more says nothing else, and a run may have a million
 
@@ -45,6 +46,13 @@ class Pace:
         self.seconds: deque[float] = deque(maxlen=KEPT_STEPS)
         self.first_s: float | None = None
         self._num_steps = 0
+        self._system: SystemSampler | None = None  # from the first step on
+
+    def _system_seen(self) -> dict[str, float]:
+        """How busy the machine is, now and then; looked at by the process that writes the record."""
+        if self._system is None and self._events.attempt:
+            self._system = SystemSampler(with_gpus=self._machine.is_cuda)
+        return self._system.take() if self._system is not None else {}
 
     def settled(self) -> list[float]:
         """Without the first two, which compile and warm up, where there are more."""
@@ -74,6 +82,8 @@ class Pace:
                 "train/peak_memory_bytes": peak_memory_bytes,  # of the process that needs most
             }
             self._events.emit("metrics", step=step, metrics=values)
+            if seen := self._system_seen():
+                self._events.emit("system", step=step, metrics=seen)
         recent = self.settled()[-20:]
         left_s = (self._recipe.num_steps - step) * sum(recent) / len(recent)
         share = f" | MFU {mfu:.1%}" if mfu is not None else ""

@@ -7,13 +7,12 @@ patron report --search KEY --out DIR     a search or a sweep, with every decisio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import Field
 
 from patron_core import verbs
 from patron_core.errors import InvalidInput
-from patron_core.ui import report_page
+from patron_core.ui import files, report_page
 from patron_core.ui.script import Arguments, open_command
 
 
@@ -39,13 +38,7 @@ def main(argv: Sequence[str]) -> int:
         assert search is not None
         made, page, its_id, title = search.to_dict(), report_page.of_search(search), search.search.id, search.title
         verdict = search.verdict
-    where = Path(args.out or ".")
-    file = where / report_page.file_name(title, its_id) if where.is_dir() or args.out.endswith("/") else where
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        session.fail(InvalidInput([f"--out {file}: {error.strerror or error}"], next="patron report --help"))
+    file = session.call(files.write, args.out, page, name=report_page.file_name(title, its_id)).value
     size = len(page.encode())
-    session.emit({"file": str(file.resolve()), "bytes": size} | made, "\n".join([*verdict, "", str(file.resolve())]))
+    session.emit({"file": str(file), "bytes": size} | made, "\n".join([*verdict, "", str(file)]))
     return 0

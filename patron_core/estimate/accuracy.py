@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Quantity = Literal["val_bpb", "wall_s", "cost_usd_micros", "peak_memory_bytes"]
+Quantity = Literal["val_bpb", "step_s", "wall_s", "cost_usd_micros", "peak_memory_bytes"]
 Stage = Literal["plan", "funding"]  # before anything was measured; after the dryrun, when the money was held
 
-QUANTITIES: tuple[Quantity, ...] = ("val_bpb", "wall_s", "cost_usd_micros", "peak_memory_bytes")
+QUANTITIES: tuple[Quantity, ...] = ("val_bpb", "step_s", "wall_s", "cost_usd_micros", "peak_memory_bytes")
 PROMISED = 0.9  # of outcomes lie inside an interval
 ENOUGH = 10  # outcomes, before a coverage says anything
 
@@ -43,10 +43,7 @@ class Forecast:
     @property
     def widths_away(self) -> float:
         """How far the outcome lies from the expectation, in half-widths of its side of the interval; 1 is its edge."""
-        edge = self.high if self.actual >= self.mid else self.low
-        half = abs(math.log(edge / self.mid))
-        away = abs(math.log(self.actual / self.mid))
-        return away / half if half else (0.0 if away == 0 else math.inf)
+        return widths_away((self.low, self.mid, self.high), self.actual)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"error": self.error, "is_inside": self.is_inside}
@@ -93,12 +90,20 @@ def _row(quantity: Quantity, stage: Stage, group: str, of: Sequence[Forecast]) -
     )
 
 
-def stretch(widths_away: Sequence[float]) -> float | None:
+def widths_away(said: tuple[float, float, float], actual: float) -> float:
+    """`said`: low, mid, high. In half-widths of the side that the outcome lies on."""
+    low, mid, high = said
+    half = abs(math.log((high if actual >= mid else low) / mid))
+    away = abs(math.log(actual / mid))
+    return away / half if half else (0.0 if away == 0 else math.inf)
+
+
+def stretch(scores: Sequence[float]) -> float | None:
     """The split-conformal factor: with it nine in ten of these outcomes, and of the next one, would have been inside.
 
     The ceil((n + 1) 0.9)-th smallest of n scores (Vovk; Lei et al. 2018, "Distribution-free predictive inference").
     """
-    n = len(widths_away)
+    n = len(scores)
     if n < ENOUGH:
         return None
-    return sorted(widths_away)[min(n, math.ceil((n + 1) * PROMISED)) - 1]
+    return sorted(scores)[min(n, math.ceil((n + 1) * PROMISED)) - 1]

@@ -149,6 +149,7 @@ class Estimate:
             "price": self.price.to_dict(),
             "memory": self.memory.to_dict(),
             "val_bpb": self.val_bpb.to_dict(),
+            "bpb_stretch": self.fit.stretch,
             "loss_law_of_this_corpus": self.fit.measured,
             "calibration": self.calibration.source if self.calibration else None,
             "budget_s": self.budget.s,

@@ -97,6 +97,8 @@ def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float
         "sequence_len": recipe.sequence_len,
         "batch_tokens": recipe.batch_tokens,
         "eval_tokens": spec.eval_tokens,
+        "said_bpb": (run.estimate or {}).get("val_bpb"),
+        "stretch": (run.estimate or {}).get("bpb_stretch", 1.0),
     }
     calibrations.record(conn, machine=machine_of(run), kind="run", values=values, run_id=run.id, now=now)
 

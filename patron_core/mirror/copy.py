@@ -114,24 +114,44 @@ class Copy:
         self.answered_at = time.monotonic()
         self.deadline = self.answered_at + self.budget_s
         tracked_id = self.tracked_id or self.open([], rewinding_to=None)
-        events, cursor = self.directory.read_events(self.position.cursor)
-        starts, rewind_to = self.position.with_starts(events)
-        if rewind_to is not None:
-            tracked_id = self.open(starts, rewinding_to=rewind_to)
-            events, cursor = self.directory.read_events()
-            starts, _ = self.position.with_starts(events)
-        self.position.starts = starts
-        self.num_events = len(events)
-        self.send(tracked_id, self.position.missing_points(events))
-        self.position.keep_samples(events)
-        self.position.logged = logged_of(events) or self.position.logged
-        if not self.behind and (events or self.position.cursor):  # without either, the folder is not there just now
-            self.position.cursor = cursor
+        while (rewind_to := self.catch_up(tracked_id)) is not None:
+            tracked_id = self.open(self.all_starts(), rewinding_to=rewind_to)
+        if not self.behind and self.position.cursor:  # without one, the folder is not there just now
             self.promote(tracked_id)
         self.describe(tracked_id, extra)
         self.tell_logged(tracked_id)
         self.upload(tracked_id)
         self.commit()
+
+    def catch_up(self, tracked_id: str) -> int | None:
+        """Send what is missing slice by slice, the cursor committed behind each, until the deadline. Returns the step
+        to rewind to where a start went back behind what was sent; nothing of its slice is sent."""
+        for part in self.directory.slices(self.position.cursor):
+            starts, rewind_to = self.position.with_starts(part.events)
+            if rewind_to is not None:
+                return rewind_to
+            self.position.starts = starts
+            self.num_events += len(part.events)
+            self.send(tracked_id, self.position.missing_points(part.events))
+            self.position.keep_samples(part.events)
+            self.position.logged = logged_of(part.events) or self.position.logged
+            if self.behind:
+                return None
+            if part.events or self.position.cursor:
+                self.position.cursor = part.cursor
+            if part.more:
+                self.commit()
+                if time.monotonic() > self.deadline:
+                    self.behind = True
+                    return None
+        return None
+
+    def all_starts(self) -> list[list[Any]]:
+        """Of the whole record: a run that is filled anew is to be rewound by none of them again."""
+        position = Position()
+        for part in self.directory.slices():
+            position.starts, _ = position.with_starts(part.events)
+        return position.starts
 
     def open(self, starts: list[list[Any]], *, rewinding_to: int | None) -> str:
         """Take a fresh tracker run, or the one that a crashed sync made, and commit its id before anything is sent.
@@ -206,7 +226,7 @@ class Copy:
         figures = {
             key: float(value)
             for key, value in extra.items()
-            if complete and math.isfinite(value) and self.position.extra.get(key) != value
+            if complete and math.isfinite(value) and (self.num_points or self.position.extra.get(key) != value)
         }
         if tags or figures:
             step = self.position.highest_step or 0

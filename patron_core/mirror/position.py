@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from patron_core.rundir.record import EVAL_KEYS
-from patron_core.rundir.rundir import Cursor, Event, attempt_order, lineage
+from patron_core.rundir.rundir import MEASURED, Cursor, Event, attempt_order, lineage
 
 ATTEMPT_KEY = "patron/attempt"  # counts the starts, at the step that each went on from: charts draw markers at them
 MAX_PARAM_CHARS, MAX_KEY_CHARS = 6000, 250  # MLflow's limits
@@ -58,7 +58,7 @@ class Position:
 
     def keep_samples(self, events: Sequence[Event]) -> None:
         """What the newest of these events says of them, if one does."""
-        for event in reversed(lineage(events)):
+        for event in reversed(self._true(events)):
             if event.kind == "sample":
                 self.samples = {"step": event.step, **event.data}
                 return
@@ -80,7 +80,7 @@ class Position:
         numbers = {(start[0], start[1]): float(number) for number, start in enumerate(self.starts, 1)}
         newest = max(map(attempt_order, (self.cursor or {}).get("segments", {})), default=None)
         is_late = newest is not None and attempt_order(events[0].attempt) < newest
-        kept = self._late_lineage(events) if is_late else lineage(events)
+        kept = self._true(events)
         highest = dict(self.highest)
         points = []
         for event in kept:
@@ -97,14 +97,18 @@ class Position:
                     points.append(Point(key, value, time_ms, step))
         return points
 
-    def _late_lineage(self, events: Sequence[Event]) -> list[Event]:
-        """The last words of an older attempt came late: the starts after it decide which of them still count."""
+    def _true(self, events: Sequence[Event]) -> list[Event]:
+        """Of these events those that count. Known starts that come after them decide that too: they are an older
+        attempt's last words that came late, or a slice of a history of which all starts are known."""
         present = {(event.attempt, event.seq) for event in events}
+        first = min(((attempt_order(event.attempt), event.seq) for event in events), default=None)
         others = [
             Event(seq=seq, time=time, attempt=attempt, kind="start", step=None, data={"resumed_step": resumed_step})
             for attempt, seq, time, resumed_step in self.starts
-            if (attempt, seq) not in present
+            if (attempt, seq) not in present and first is not None and (attempt_order(attempt), seq) > first
         ]
+        if not others:
+            return lineage(events)
         history = sorted([*events, *others], key=lambda event: (attempt_order(event.attempt), event.seq))
         return [event for event in lineage(history) if (event.attempt, event.seq) in present]
 
@@ -129,7 +133,7 @@ def _resumed(start: Event) -> int:
 
 
 def _values(event: Event) -> Iterator[tuple[str, float]]:
-    if event.kind == "metrics":
+    if event.kind in MEASURED:
         metrics = event.data.get("metrics")
         named = metrics.items() if isinstance(metrics, dict) else ()
     elif event.kind == "eval":

@@ -27,7 +27,11 @@ from patron_core.store.records import Run
 MAX_EXPERIMENT_CHARS, MAX_RUN_CHARS = 500, 250  # MLflow's limits; its database cuts or refuses what is longer
 MAX_FOLDER_BYTES = 200  # of a file system's 255
 
-_lock = threading.RLock()  # guards the environment that MLflow's client reads
+_LOGGERS = ("mlflow", "alembic", "urllib3")
+_lock = threading.RLock()  # guards the environment that MLflow's client reads, and what it was before
+_calm: list[dict[str, str]] = []  # of everybody who uses MLflow now
+_before: dict[str, str | None] = {}
+_levels: dict[str, int] = {}
 _clients: dict[str, Any] = {}
 
 
@@ -161,27 +165,35 @@ def calm(timeout_s: float) -> Iterator[None]:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_DISABLE_TELEMETRY": os.environ.get("MLFLOW_DISABLE_TELEMETRY", "true"),
     }
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3")]
     with _lock:
-        before = {name: os.environ.get(name) for name in wanted}
+        _calm.append(wanted)
+        if len(_calm) == 1:
+            _before.update({name: os.environ.get(name) for name in wanted})
         os.environ.update(wanted)
-        try:
-            import mlflow  # noqa: F401  # sets its own log level when it is first imported
+        import mlflow  # noqa: F401  # sets its own log level when it is first imported
 
-            levels = [logger.level for logger in loggers]
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            try:
-                yield
-            finally:
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        if len(_calm) == 1:
+            _levels.update({name: logging.getLogger(name).level for name in _LOGGERS})
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        with _lock:
+            _calm.remove(wanted)
+            if not _calm:
+                _as_before()
+
+
+def _as_before() -> None:
+    """When the last of those who use MLflow at once is done."""
+    for name, level in _levels.items():
+        logging.getLogger(name).setLevel(level)
+    for name, value in _before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def first_line(error: object) -> str:

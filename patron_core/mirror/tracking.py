@@ -54,7 +54,7 @@ def sync(
     """
     uri = settings.tracking_uri()
     copy = Copy(store, run, Mlflow(), now=now, budget_s=budget_s)
-    if copy.tracked_id is None and not copy.directory.read_events()[0]:
+    if copy.tracked_id is None and not next(copy.directory.slices()).events:
         return copy.report()
     wait_s = _left_alone_until.get(uri, 0.0) - time.monotonic()
     if wait_s > 0:

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from patron_core.rundir.rundir import REWOUND, Cursor, Event, RunDir, attempt_order
+from patron_core.rundir.rundir import MEASURED, REWOUND, Cursor, Event, RunDir, attempt_order
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,10 +111,10 @@ class Record:
             if self._looked_at < asked_at:
                 self._looked_at, self._fault = time.monotonic(), None
                 try:
-                    for events, cursor in self.directory.slices(self._cursor):
+                    for part in self.directory.slices(self._cursor):
                         with self._lock:
-                            self._append(events)
-                        self._cursor = cursor
+                            self._append(part.events)
+                        self._cursor = part.cursor
                 except OSError as fault:
                     self._fault = fault
             if self._fault is not None:
@@ -215,7 +215,7 @@ class Record:
                     limits[event.attempt] = min(map(_back_to, self._starts_after(order)), default=_NEVER)
                 if (event.step or 0) > limits[event.attempt]:
                     continue
-            if event.kind == "metrics":
+            if event.kind in MEASURED:
                 self._add(event, event.data.get("metrics", {}), is_late=is_late)
             elif event.kind == "eval":
                 named = {key: event.data.get(name) for name, key in EVAL_KEYS.items()}

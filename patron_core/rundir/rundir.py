@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from patron_core.errors import Conflict
 from patron_core.rundir.places import Folder, place_of
@@ -40,7 +40,8 @@ MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events tha
 SLICE_SEGMENTS = 200  # that are read and parsed at once: what a long record takes of memory does not grow with it
 
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
-REWOUND = frozenset({"metrics", "eval", "checkpoint", "sample"})
+REWOUND = frozenset({"metrics", "system", "eval", "checkpoint", "sample"})
+MEASURED = frozenset({"metrics", "system"})  # named numbers of a step: of the training, and of its machine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,14 @@ class Event:
     kind: str
     step: int | None
     data: dict[str, Any]  # everything else on its line
+
+
+class Slice(NamedTuple):
+    """A part of the record, and the cursor behind it."""
+
+    events: list[Event]
+    cursor: Cursor
+    more: bool  # is there already
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +167,10 @@ class RunDir:
         and missing_segments (counts so far). What a writer wrote again, since a disk had refused, is given once.
         """
         parts = list(self.slices(cursor))
-        return [event for events, _ in parts for event in events], parts[-1][1]
+        return [event for part in parts for event in part.events], parts[-1].cursor
 
-    def slices(self, cursor: Cursor | None = None) -> Iterator[tuple[list[Event], Cursor]]:
-        """The same in parts of SLICE_SEGMENTS, each with the cursor behind it; at least one."""
+    def slices(self, cursor: Cursor | None = None) -> Iterator[Slice]:
+        """The same in parts of SLICE_SEGMENTS; at least one."""
         cursor = _copied(cursor)
         new = self._new_segments(cursor["segments"])
         for first in range(0, max(1, len(new)), SLICE_SEGMENTS):
@@ -181,7 +190,7 @@ class RunDir:
                 parsed, garbage = _parse_segment(content)
                 events += _unseen(parsed, cursor["seqs"])
                 cursor["garbage_lines"] += garbage
-            yield events, cursor
+            yield Slice(events, cursor, first + SLICE_SEGMENTS < len(new))
             if not new:
                 return
 
@@ -290,7 +299,7 @@ def _to_event(item: Any) -> Event | None:
     good = shapes.count(seq) is not None and at is not None and isinstance(attempt, str) and isinstance(kind, str)
     if not good or not (step is None or shapes.count(step) is not None):
         return None
-    if kind == "metrics":
+    if kind in MEASURED:
         named = shapes.metrics(item.pop("metrics", None))
         item = {"metrics": named, **shapes.known(item)} if item else {"metrics": named}
     else:

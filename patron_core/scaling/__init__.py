@@ -162,7 +162,7 @@ def gain(fit: Fit, base: Candidate, candidate: Candidate) -> Gain:
         )
     ]
     spread = math.sqrt(max(0.0, quadratic(fit.covariance, change)) + fit.noise**2 * (old**2 + new**2))
-    better, half = old - new, t90(fit.noise_runs) * spread
+    better, half = old - new, fit.stretch * t90(fit.noise_runs) * spread
     return Gain(bpb=Interval(better - half, better, better + half), probability=_normal_cdf(better / spread))
 
 
@@ -171,7 +171,7 @@ def recommend(fit: Fit, candidates: Sequence[Candidate], best_bpb: float | None 
     rows = []
     for candidate in candidates:
         predicted = predict(fit, candidate.num_params, candidate.num_tokens, candidate.regime)
-        spread = predicted.mid * math.log(predicted.high / predicted.mid) / t90(fit.noise_runs)
+        spread = predicted.mid * math.log(predicted.high / predicted.mid) / t90(fit.noise_runs) / fit.stretch
         improvement = 0.0 if best_bpb is None else _expected_improvement(best_bpb - predicted.mid, spread)
         rows.append(Recommendation(candidate=candidate, val_bpb=predicted, expected_improvement_bpb=improvement))
     return sorted(rows, key=lambda row: (-row.expected_improvement_bpb, row.val_bpb.mid))

@@ -57,6 +57,7 @@ class Fit:
     observations: tuple[Observation, ...] = ()  # the user's own
     weights: tuple[float, ...] = ()  # of the user's own, 0 to 1: how far each is believed
     source: str = ""
+    stretch: float = 1.0  # of half-widths, since runs came out further away than said
 
     @property
     def measured(self) -> bool:
@@ -154,7 +155,7 @@ def predict(fit: Fit, num_params: float, num_tokens: float, regime: str | None =
     if not fit.offset(regime)[2]:
         variance += OFFSET_SPREAD**2
     variance += fit.noise**2 + (OUTSIDE_SPREAD * outside(fit, num_params, num_tokens)) ** 2
-    half = t90(fit.noise_runs) * math.sqrt(variance)
+    half = fit.stretch * t90(fit.noise_runs) * math.sqrt(variance)
     return Interval(bpb * math.exp(-half), bpb, bpb * math.exp(half))
 
 

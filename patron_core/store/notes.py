@@ -104,6 +104,11 @@ def list_notes(
         return [_note(row) for row in conn.execute(query)]
 
 
+def count(store: Store | Connection, project: str) -> int:
+    with reading(store) as conn:
+        return int(conn.execute(sa.select(sa.func.count()).where(notes.c.project == project)).scalar_one())
+
+
 def runs_with_notes(store: Store | Connection, run_ids: Iterable[str]) -> set[str]:
     """Those of these runs that somebody wrote a note about."""
     query = sa.select(notes.c.run_id).distinct().where(notes.c.run_id.in_(list(run_ids)))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from patron_core.ui.script import Session
 
 BEAT_S = 2.0
+SETTLE_S = 0.3  # a browser sends what was typed and the press after it by connections of their own, in any order
 Standing = tuple[tuple[str, RunState, float] | None, bool, int]
 
 T = TypeVar("T")
@@ -43,6 +44,16 @@ class Work:
             self.lines.append(line)
         if latest is not None:
             self.latest = latest
+
+
+def pressed(key: str, work: Callable[[Work], Any]) -> Work:
+    """Start what a button asks for, once what was typed before the press has come too."""
+
+    def settled(handle: Work) -> Any:
+        time.sleep(SETTLE_S)
+        return work(handle)
+
+    return start(key, settled)
 
 
 def start(key: str, work: Callable[[Work], Any]) -> Work:

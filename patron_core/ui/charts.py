@@ -1,7 +1,7 @@
 """Charts: pure functions from frames and records to altair charts of a fixed size, in one calm look.
 
-altair and polars are imported inside the functions, so that a script that draws nothing does not pay for them. Long
-curves are thinned first: a browser stalls on a hundred thousand points and shows no more than fifteen hundred.
+altair and polars are imported inside the functions, so that a script that draws nothing does not pay for them. Curves
+of runs, which are long and grow, are drawn by `plot` instead.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from patron_core.ui import inert
 
 if TYPE_CHECKING:
     import altair as alt
-    import polars as pl
 
     from patron_core.estimate import Estimate
     from patron_core.scaling import Fit
     from patron_core.store import LedgerEntry
     from patron_core.verbs import Comparison
 
-MAX_POINTS = 1500
 WIDTH, HEIGHT = 620, 280
 INK = "#2b6cb0"
 COLOURS = ["#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#319795", "#b7791f", "#4a5568"]
@@ -33,22 +31,6 @@ _VERDICT_COLOURS = {
     "out of memory": "#822727",
     "no budget": "#718096",
 }
-
-
-def thin(frame: pl.DataFrame, max_points: int = MAX_POINTS, *, x: str = "step", y: str = "value") -> pl.DataFrame:
-    """At most `max_points` rows of x, mean, low and high: the band keeps every spike that the mean hides."""
-    import polars as pl
-
-    points = frame.select(pl.col(x), pl.col(y)).drop_nulls().filter(pl.col(y).is_finite()).sort(x)
-    if points.height <= max_points:
-        return points.select(x, mean=y, low=y, high=y)
-    bucket = (pl.int_range(pl.len()) * max_points) // points.height
-    return (
-        points.with_columns(bucket=bucket)
-        .group_by("bucket", maintain_order=True)
-        .agg(pl.col(x).last(), mean=pl.col(y).mean(), low=pl.col(y).min(), high=pl.col(y).max())
-        .drop("bucket")
-    )
 
 
 def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -> alt.LayerChart:
@@ -102,55 +84,6 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
             ruler.mark_text(align="left", dx=5, y=8, color="#718096", fontSize=11).encode(text="label:N"),
         ]
     return finish(alt.layer(*layers), "Predicted loss against time, with the interval of nine runs in ten")
-
-
-def curve_chart(
-    curves: pl.DataFrame, key: str, *, num_steps: int | None = None, title: str = "", width: int = WIDTH
-) -> alt.LayerChart:
-    """One metric of one run over its steps. Domains are fixed, so that a live chart does not jump."""
-    import altair as alt
-    import polars as pl
-
-    points = thin(curves.filter(pl.col("key") == key))
-    last = num_steps or max(points["step"].to_list(), default=1)
-    x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, max(1, last)], nice=False))
-    bounds = alt.Scale(domain=_robust_span(points), nice=False, clamp=True)
-    base = alt.Chart(points).encode(x=x)
-    dots = points.height <= 60
-    tooltip = ["step", alt.Tooltip("mean:Q", format=".4f"), alt.Tooltip("low:Q", format=".4f")]
-    tooltip.append(alt.Tooltip("high:Q", format=".4f"))
-    chart = alt.layer(
-        base.mark_area(opacity=0.18, color=INK).encode(y=alt.Y("low:Q", scale=bounds), y2="high:Q"),
-        base.mark_line(color=INK, strokeWidth=1.6, point={"size": 28, "color": INK} if dots else False).encode(
-            y=alt.Y("mean:Q", title=title or key, scale=bounds), tooltip=tooltip
-        ),
-    )
-    return finish(chart, title or key, width=width)
-
-
-def compare_chart(curves: dict[str, pl.DataFrame], key: str, *, title: str, width: int = WIDTH) -> alt.LayerChart:
-    """One metric of several runs, each in its colour."""
-    import altair as alt
-    import polars as pl
-
-    curves = {inert.vega(name): frame for name, frame in curves.items()}
-    share = max(2, MAX_POINTS // max(1, len(curves)))
-    parts = [
-        thin(frame.filter(pl.col("key") == key), share).with_columns(run=pl.lit(name)) for name, frame in curves.items()
-    ]
-    points = (
-        pl.concat(parts) if parts else pl.DataFrame(schema={"step": pl.Int64, "mean": pl.Float64, "run": pl.String})
-    )
-    colour = alt.Color(
-        "run:N", scale=alt.Scale(domain=list(curves), range=COLOURS), legend=alt.Legend(title=None, orient="top")
-    )
-    bounds = alt.Scale(domain=_robust_span(points), nice=False, clamp=True)
-    last = max(points["step"].to_list(), default=1)
-    x = alt.X("step:Q", title="step", scale=alt.Scale(domain=[0, max(1, last)], nice=False))
-    base = alt.Chart(points).encode(x=x, color=colour)
-    line = base.mark_line(strokeWidth=1.6, point={"size": 28} if points.height <= 200 else False)
-    chart = alt.layer(line.encode(y=alt.Y("mean:Q", title=title, scale=bounds), tooltip=["run", "step", "mean"]))
-    return finish(chart, title, width=width)
 
 
 def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
@@ -284,13 +217,3 @@ def _span(values: Sequence[float | None], margin: float = 0.06) -> list[float]:
     low, high = min(known), max(known)
     room = margin * (high - low) or 0.05 * abs(high) or 1.0
     return [low - room, high + room]
-
-
-def _robust_span(points: pl.DataFrame) -> list[float]:
-    """The domain of a curve: its first fiftieth, where a loss falls from far above, may run out of the top."""
-    if points.is_empty():
-        return [0.0, 1.0]
-    means = points["mean"]
-    high = max(means.quantile(0.98) or 0.0, float(means[-1]))
-    low = float(means.min())  # type: ignore[arg-type]
-    return _span([low, high] if points.height > 100 else [low, float(means.max())])  # type: ignore[arg-type]

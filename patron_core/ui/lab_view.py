@@ -1,12 +1,15 @@
-"""The lab as text, for a terminal. Pure."""
+"""The lab in a terminal: its text, and what a script asks of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from patron_core import verbs
 from patron_core.ui import show, tables
 
 if TYPE_CHECKING:
+    from patron_core.store import Store
+    from patron_core.ui.script import Session
     from patron_core.verbs import Lab
 
 _START = "No run yet. Start with: patron search, or estimate one: patron estimate"
@@ -28,3 +31,26 @@ def text(found: Lab) -> str:
             *found.problems,
         ]
     )
+
+
+def act(session: Session[Any], store: Store, args: Any, *, project: str, key: str, actor: str) -> None:
+    """What the flags of a script ask for: move money, write a run off, tag runs. Nothing on a page."""
+    if not session.is_script:
+        return
+    wishes = [(verbs.deposit, args.deposit, "a deposit of {} authorises spending")]
+    wishes += [(verbs.withdraw, args.withdraw, "a withdrawal of {} takes it back")]
+    for verb, dollars, what in wishes:
+        if dollars:
+            micros = verbs.from_usd(dollars)
+            session.confirm(args.yes, what.format(show.usd(micros)), "--yes")
+            own = f"{verb.__name__}:{key}"
+            session.call(verb, store, project=project, usd_micros=micros, key=own, actor=actor)
+    if args.write_off:
+        session.confirm(args.yes, f"the write-off of run {args.write_off}", "--yes")
+        session.call(verbs.write_off, store, args.write_off, actor=actor)
+    if args.tag or args.untag or args.pin or args.unpin:
+        session.require("--runs", args.runs, next="patron lab")
+        add = [*args.tag, *([verbs.PINNED] if args.pin else [])]
+        remove = [*args.untag, *([verbs.PINNED] if args.unpin else [])]
+        for run in args.runs:
+            session.call(verbs.tag, store, run, add=add, remove=remove, actor=actor)

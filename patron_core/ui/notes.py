@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from patron_core import settings, verbs
 from patron_core.ui import inert, show
+from patron_core.verbs.threads import WORDS as WORDS
 from trainer.contract.files import write_atomic
 
 if TYPE_CHECKING:
     from patron_core.store import Store
-    from patron_core.store.records import Note
+    from patron_core.store.records import Note, NoteRevision
     from patron_core.ui.script import Outcome, Session
+    from patron_core.verbs import Thread
 
 _CARD = "border-left:3px solid {};padding:.25rem 0 .25rem .9rem;margin:.75rem 0;max-width:52rem"
 _COLOURS = {"hypothesis": "#b7791f", "result": "#2f855a", "decision": "#2b6cb0", "failed": "#c53030"}
@@ -75,7 +77,13 @@ class Draft:
         }
 
     def save(
-        self, session: Session[Any], store: Store, *, project: str = "", run_id: str | None = None
+        self,
+        session: Session[Any],
+        store: Store,
+        *,
+        project: str = "",
+        run_id: str | None = None,
+        links: dict[str, Any] | None = None,
     ) -> Outcome[Note]:
         """Save what is in the fields, and forget the draft. A second press is answered as the first, and saves nothing
         twice. Where somebody else saved meanwhile it is a conflict, and the draft stays."""
@@ -89,6 +97,7 @@ class Draft:
             run_id=run_id,
             note_id=self.note_id,
             base_revision=self.base_revision,
+            links=links,
             key=None if self.note_id else self.key,
             actor=self.actor,
         )
@@ -148,14 +157,51 @@ def open_draft(
 def note_cards(notes: Iterable[Note], *, empty: str = "No note yet.") -> str:
     """HTML of notes, in the order given."""
     cards = inert.joined(map(_card, notes))
-    return inert.page(cards or inert.html("<p style='color:#718096'>{}</p>", empty))
+    return inert.page(cards or inert.html("<p style='{}'>{}</p>", show.QUIET, empty))
+
+
+def threads(found: Iterable[Thread], *, empty: str = "No note is like that.") -> str:
+    """HTML of threads: a heading, the runs that it rests on, and its notes."""
+    cards = inert.joined(
+        inert.html(
+            "<section><h3 style='margin:1.4rem 0 .3rem'>{}{}</h3>{}{}</section>",
+            thread.title if len(thread.notes) > 1 else "",
+            inert.html(" <small><i>(open)</i></small>") if thread.is_open else inert.html(""),
+            inert.joined(
+                inert.html("<div style='font-size:.85rem'>{}</div>", evidence.sentence) for evidence in thread.evidence
+            ),
+            inert.joined(map(_card, thread.notes)),
+        )
+        for thread in found
+    )
+    return inert.page(cards or inert.html("<p>{}</p>", empty))
+
+
+def revisions(found: Iterable[NoteRevision]) -> str:
+    """HTML of all that a note ever said, the newest first."""
+    return inert.page(
+        inert.joined(
+            inert.html(
+                "<article style='{}'><div style='font-size:.8rem'>revision {}, {}, {}, {}</div>{}"
+                "<div class='prose dark:prose-invert'>{}</div></article>",
+                _CARD.format("#a0aec0"),
+                one.revision,
+                WORDS.get(one.kind, one.kind),
+                one.actor,
+                show.moment(one.time),
+                inert.html("<strong>{}</strong>", one.title) if one.title else inert.html(""),
+                inert.rendered(one.body),
+            )
+            for one in found
+        )
+    )
 
 
 def _card(note: Note) -> inert.Html:
     changed = f", revision {note.revision}" if note.revision > 1 else ""
-    said = f"{show.plain(note.kind)}, {note.actor}, {show.moment(note.updated_at)}{changed}"
+    said = f"{WORDS.get(note.kind, note.kind)}, {note.actor}, {show.moment(note.updated_at)}{changed}"
     return inert.html(
-        "<article class='patron-note' style='{}'><div style='color:#718096;font-size:.8rem'>{}</div>{}"
+        "<article class='patron-note' style='{}'><div style='opacity:.75;font-size:.8rem'>{}</div>{}"
         "<div class='prose dark:prose-invert'>{}</div></article>",
         _CARD.format(_COLOURS.get(note.kind, "#a0aec0")),
         said,

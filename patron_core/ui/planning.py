@@ -37,7 +37,9 @@ def plan(
     """
     say("Planning.")
     target = target_flags.target_of(given["place"])
-    if given["code"]["workload"].strip():
+    workload = given["code"]["workload"].strip()
+    ours = verbs.PRESETS[workload].spec if workload in verbs.PRESETS else {}
+    if workload and not ours:
         return verbs.plan_code(
             store,
             question=code_flags.question_of(flags, given["code"]),
@@ -48,7 +50,8 @@ def plan(
             actor=actor,
             key=f"dryrun:{key}",
         ).id
-    fields = spec_flags.with_depth(spec_flags.of_form(given["plan"], given["others"], file=file), depth, given["depth"])
+    fields = spec_flags.of_form(given["plan"], given["others"], file=file)
+    fields = {**ours, **fields} if ours else spec_flags.with_depth(fields, depth, given["depth"])
     return verbs.plan(
         store,
         spec=verbs.spec_on(target.find_device(store), fields).to_dict(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patron_core.states import EndReason
 from patron_core.ui import show
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from patron_core.ui.plot.lines import Band, Mark, Panel
     from patron_core.ui.plot.pane import Pane
     from patron_core.verbs import Course, Followed, RunView
+    from patron_core.verbs.axes import Axes
     from patron_core.verbs.series import Series
 
 NAMES = {  # key -> title, unit
@@ -37,7 +38,9 @@ NAMES = {  # key -> title, unit
 }
 LEARNING = ("train/loss", "val/bpb")
 MACHINE = ("train/tokens_per_s", "train/mfu", "train/step_s", "train/peak_memory_bytes")
+COMPARED = ("val/bpb", "train/loss", "train/tokens_per_s")
 MAX_TICKS = 200
+MOST_OWN = 8
 FORECAST = "forecast"
 TROUBLE = frozenset(EndReason) - {EndReason.COMPLETED, EndReason.PAUSED, EndReason.SWITCHED}
 
@@ -90,7 +93,36 @@ def run_panels(
 
     machine = [*MACHINE, *sorted(key for key in found if key.startswith("system/"))]
     rest = sorted(found.keys() - {*LEARNING, *machine})
-    return RunPanels(learning=panels(LEARNING), machine=panels(machine), others=panels(rest))
+    learning = [key for key in LEARNING if key in found] or _own_keys(rest)
+    others = [key for key in rest if key not in learning]
+    return RunPanels(learning=panels(learning), machine=panels(machine), others=panels(others))
+
+
+def _own_keys(rest: list[str]) -> list[str]:
+    """What foreign code logs by names of its own is what there is to see of it: the first so many."""
+    return [key for key in rest if not key.startswith(("patron/", "money/"))][:MOST_OWN]
+
+
+def comparison_board(runs: Mapping[str, tuple[Mapping[str, Series], Axes]]) -> Board:
+    """What runs learned and how fast, each metric in a chart with a line a run, by its name."""
+    from patron_core.ui.plot.board import Board
+    from patron_core.ui.plot.lines import Line, Panel
+
+    return Board(
+        [
+            Panel(
+                title=NAMES[key][0],
+                unit=NAMES[key][1],
+                lines=[
+                    Line(name=name, series=series[key], axes=axes, colour=number)
+                    for number, (name, (series, axes)) in enumerate(runs.items())
+                    if key in series
+                ],
+            )
+            for key in COMPARED
+            if any(key in series for series, _ in runs.values())
+        ]
+    )
 
 
 def _bands(*named: tuple[str, list[tuple[float, Interval]]]) -> list[Band]:
@@ -133,3 +165,11 @@ def _marks(record: Record, seen: RunView) -> list[Mark]:
 
 def _from(step: int | None) -> str:
     return f"resumed at step {step:,}" if step else "began from scratch"
+
+
+def logged_rows(logged: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What foreign code says of itself: its params and tags, and its artifacts with their sizes."""
+    sizes = {name: show.size(num_bytes) for name, num_bytes in logged.get("artifacts", {}).items()}
+    return [(name, str(value)) for part in ("params", "tags") for name, value in logged.get(part, {}).items()] + [
+        *sizes.items()
+    ]

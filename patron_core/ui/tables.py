@@ -194,6 +194,7 @@ def forecasts() -> list[Column]:
 
 _QUANTITIES: dict[str, tuple[str, Callable[[float], str]]] = {
     "val_bpb": ("val_bpb", show.bpb),
+    "step_s": ("step", show.seconds),
     "wall_s": ("time", show.seconds),
     "cost_usd_micros": ("cost", lambda micros: show.usd(round(micros))),
     "peak_memory_bytes": ("memory", show.size),

@@ -30,15 +30,16 @@ from patron_core.verbs.contrasts import (
 )
 from patron_core.verbs.control import cancel, launch, pause
 from patron_core.verbs.course import Course, course
-from patron_core.verbs.curves import Followed, curves
+from patron_core.verbs.curves import Followed, curve_series, curves
 from patron_core.verbs.doctor import Check, Diagnosis, doctor
 from patron_core.verbs.dryrun import dryrun, repriced, repriced_any, startup_s
 from patron_core.verbs.feedback import answer_feedback, give_feedback, list_feedback
 from patron_core.verbs.forecasts import forecasts
 from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
-from patron_core.verbs.journal import KINDS, notes_of, read_note, read_notes, write_note
+from patron_core.verbs.journal import KINDS, count_notes, notes_of, read_note, read_notes, revisions, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
+from patron_core.verbs.listing import list_runs, run_summary
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
@@ -64,6 +65,8 @@ from patron_core.verbs.start import Offer, fund_and_launch, offer
 from patron_core.verbs.stop import stop_all
 from patron_core.verbs.sweep import SweepEstimate, estimate_sweep, sweep
 from patron_core.verbs.sweep_question import Sweep, SweepReport, compare_by
+from patron_core.verbs.threads import Thread, threads
+from patron_core.verbs.threads import markdown as journal_markdown
 from patron_core.verbs.tracked import Tracked, tracked
 from patron_core.verbs.watch import (
     ATTENTION,
@@ -81,6 +84,7 @@ from patron_core.verbs.watch import (
 )
 from patron_core.verbs.write_off import write_off
 from patron_core.workloads.asking import CodeQuestion, parameters_of
+from patron_core.workloads.presets import PRESETS
 from trainer.contract.ranks import WorldSize
 
 __all__ = [
@@ -95,6 +99,7 @@ __all__ = [
     "MOST_GPUS",
     "MOST_NODES",
     "PINNED",
+    "PRESETS",
     "PRICED_CLOUDS",
     "RESTING",
     "TERMINAL",
@@ -121,6 +126,7 @@ __all__ = [
     "SweepEstimate",
     "SweepReport",
     "Target",
+    "Thread",
     "Tracked",
     "Waiting",
     "WorldSize",
@@ -135,7 +141,9 @@ __all__ = [
     "compare",
     "compare_by",
     "comparison_frame",
+    "count_notes",
     "course",
+    "curve_series",
     "curves",
     "decide",
     "defaults_for",
@@ -162,10 +170,12 @@ __all__ = [
     "group_runs",
     "has_search",
     "hold_for",
+    "journal_markdown",
     "lab",
     "launch",
     "list_alerts",
     "list_feedback",
+    "list_runs",
     "list_tokens",
     "log_tail",
     "machines",
@@ -196,7 +206,9 @@ __all__ = [
     "report_of_search",
     "repriced",
     "repriced_any",
+    "revisions",
     "revoke_token",
+    "run_summary",
     "run_table",
     "scaling_fit",
     "search",
@@ -212,6 +224,7 @@ __all__ = [
     "sweep",
     "tag",
     "target_for",
+    "threads",
     "to_usd",
     "tracked",
     "view",

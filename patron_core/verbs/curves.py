@@ -34,6 +34,18 @@ def curves(store: Store, run_id: str, keys: Collection[str] | None = None) -> pl
     return record_of(directory).frame(keys)
 
 
+def curve_series(store: Store, run_id: str) -> tuple[dict[str, Series], Axes]:
+    """The same for charts: key -> its points, and what they can be drawn against."""
+    from patron_core.verbs.series import Series
+
+    run = runs.get_run(store, run_id)
+    found: dict[str, Series] = {}
+    for (key,), part in curves(store, run.id).partition_by("key", as_dict=True).items():
+        found[str(key)] = Series()
+        found[str(key)].extend(part["step"].to_numpy(), part["time"].to_numpy(), part["value"].to_numpy())
+    return found, Axes.of_run(run.spec, attempts.for_run(store, run.id))
+
+
 def shown_directory(run: Run, made: Sequence[Attempt]) -> RunDir:
     """What a view of the run shows: a run that is being proven has a run directory of its own for that."""
     return RunDir(attempt_dir(run, made[-1]) if run.state is RunState.DRYRUN and made else run.run_dir)

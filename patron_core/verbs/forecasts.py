@@ -12,7 +12,7 @@ from patron_core.store.records import Run
 
 # what an estimate at planning is kept for once funding has made a better one
 PLANNED = "planned"
-_KEPT = ("val_bpb", "wall_s", "cost_usd_micros", "memory")
+_KEPT = ("val_bpb", "step_s", "wall_s", "cost_usd_micros", "memory")
 
 
 def forecasts(store: Store, *, project: str | None = None, limit: int = 1000) -> list[Forecast]:
@@ -46,6 +46,7 @@ def _actual(run: Run, trained_s: float, trained_usd_micros: int) -> dict[Quantit
     result = run.result or {}
     return {
         "val_bpb": result.get("val_bpb"),
+        "step_s": result["train_s"] / result["step"] if result.get("train_s") and result.get("step") else None,
         "wall_s": trained_s,
         "cost_usd_micros": trained_usd_micros,
         "peak_memory_bytes": result.get("peak_memory_bytes"),

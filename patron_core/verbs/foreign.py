@@ -17,8 +17,9 @@ from patron_core.store import Store, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
 from patron_core.verbs.money import DEFAULT_PROJECT
-from patron_core.workloads.asking import CodeQuestion, ask
+from patron_core.workloads.asking import CodeQuestion, ask, resolved
 from patron_core.workloads.forecast import ForeignEstimate
+from patron_core.workloads.presets import PRESETS
 from patron_core.workloads.sources import is_remote
 from trainer.contract.foreign import SOURCES, ForeignSpec
 
@@ -76,6 +77,7 @@ def plan_code(
 def _check_token(store: Store, question: CodeQuestion, target: Target) -> None:
     """A token is no shell: what it brings runs on rented machines, and no folder of this one is read for it. Raises
     Refused, but for one that may do everything."""
+    question = resolved(question)
     if store.token is None or "admin" in store.token.scopes:
         return
     here = [
@@ -118,10 +120,16 @@ def foreign_repriced(store: Store, run: Run, spec: ForeignSpec) -> ForeignEstima
 
 
 def _said(spec: ForeignSpec, target: Target) -> tuple[str, ...]:
+    preset = PRESETS.get(spec.origin.get("preset", ""))
+    baseline = (f"Its baseline: {preset.baseline}.",) if preset and preset.baseline else ()
+    return (_where_said(spec, target), *baseline)
+
+
+def _where_said(spec: ForeignSpec, target: Target) -> str:
     where = f"It runs in the image {spec.environment.image}"
     if spec.environment.image and target.is_local:
-        return (f"{where} where docker answers on this machine, else in the environment at hand, and says so.",)
+        return f"{where} where docker answers on this machine, else in the environment at hand, and says so."
     if spec.environment.image:
-        return (f"{where}.",)
+        return f"{where}."
     words = {"lock": "an environment of its uv.lock", "requirements": "an environment of its requirements"}
-    return (f"It runs in {words.get(spec.environment.kind(), 'the environment at hand')}.",)
+    return f"It runs in {words.get(spec.environment.kind(), 'the environment at hand')}."

@@ -7,7 +7,7 @@ from typing import Any
 
 from patron_core.errors import InvalidInput
 from patron_core.store import Store, notes, runs
-from patron_core.store.records import Note
+from patron_core.store.records import Note, NoteRevision
 from patron_core.verbs.access import asks
 
 KINDS = notes.KINDS
@@ -49,7 +49,7 @@ def write_note(
         run_id=run_id,
         note_id=note_id,
         base_revision=base_revision,
-        links=links or {},
+        links=links,
         key=key,
         actor=actor,
         now=time.time() if now is None else now,
@@ -68,9 +68,22 @@ def read_notes(
     run_id: str | None = None,
     kind: str | None = None,
     text: str | None = None,
+    limit: int | None = 200,
 ) -> list[Note]:
-    """Newest first. `kind="failed"` lists what was tried and did not work: ask it before proposing the same again."""
-    return notes.list_notes(store, project=project, run_id=run_id, kind=kind, text=text)
+    """Newest first; those with every word of `text` in title or body.
+
+    `kind="failed"` lists what was tried and rejected: ask it before proposing the same again.
+    """
+    return notes.list_notes(store, project=project, run_id=run_id, kind=kind, text=text, limit=limit)
+
+
+def count_notes(store: Store, *, project: str) -> int:
+    return notes.count(store, project)
+
+
+def revisions(store: Store, note_id: str) -> list[NoteRevision]:
+    """All that a note ever said, oldest first. Raises NotFound."""
+    return notes.revisions(store, notes.get(store, note_id).id)
 
 
 def notes_of(store: Store, run_id: str) -> list[Note]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from patron_core.estimate import Calibration, micro_batch_size
+from patron_core.estimate.accuracy import stretch, widths_away
 from patron_core.estimate.lateness import Lateness, Timing
 from patron_core.lifecycle.learned import machine_of
 from patron_core.lifecycle.workload import ONE
@@ -14,6 +17,9 @@ from patron_core.store import Store, calibrations
 from patron_core.store.records import Run
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
+
+STRETCHED_BY = 40  # of the newest runs of a corpus
+MOST_STRETCH = 10.0
 
 
 def calibration_for(
@@ -50,7 +56,12 @@ def proven_calibration(store: Store, run: Run) -> Calibration | None:
 
 
 def fit_of(store: Store | None, corpus: str) -> Fit:
-    """The corpus's loss law, refitted to every run that was finished on it."""
+    """The corpus's loss law, refitted to every run that was finished on it, and as unsure as those showed."""
+    found = [
+        row
+        for row in (calibrations.all_for(store) if store is not None else ())
+        if row.kind == "run" and row.values.get("corpus") == corpus
+    ]
     seen = [
         Observation(
             num_params=row.values["num_params"],
@@ -60,7 +71,20 @@ def fit_of(store: Store | None, corpus: str) -> Fit:
             regime=regime(row.values["vocab_size"], row.values["sequence_len"]),
             eval_tokens=row.values.get("eval_tokens"),
         )
-        for row in (calibrations.all_for(store) if store is not None else ())
-        if row.kind == "run" and row.values.get("corpus") == corpus
+        for row in found
     ]
-    return refit(corpus, seen)
+    fit, factor = refit(corpus, seen), _stretch([row.values for row in found])
+    if factor <= 1.0:
+        return fit
+    return replace(fit, stretch=factor, source=f"{fit.source}; intervals {factor:.1f} x as wide, as its runs came out")
+
+
+def _stretch(newest: Sequence[Mapping[str, Any]]) -> float:
+    """What nine in ten of the newest runs would have needed of the intervals that they were told, as those were before
+    any stretching; 1 where they needed less, and of fewer than ENOUGH."""
+    told = [(values["said_bpb"], values) for values in newest[:STRETCHED_BY] if values.get("said_bpb")]
+    scores = [
+        widths_away((said["low"], said["mid"], said["high"]), values["val_bpb"]) * values.get("stretch", 1.0)
+        for said, values in told
+    ]
+    return min(MOST_STRETCH, max(1.0, stretch(scores) or 1.0))

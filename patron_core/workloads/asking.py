@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from patron_core.errors import InvalidInput
 from patron_core.workloads import mlproject, nanochat
 from patron_core.workloads.mlproject import Project
+from patron_core.workloads.presets import PRESETS
 from patron_core.workloads.sources import Snapshot, snapshot
 from trainer.contract.foreign import Environment, ForeignSpec, Value
 from trainer.contract.spec import SpecError
@@ -38,7 +40,9 @@ class Asked:
 
 def ask(question: CodeQuestion) -> Asked:
     """Reads its files, and runs nothing of them. Raises InvalidInput with every problem at once."""
+    asked, question = question.where, resolved(question)
     found = snapshot(question.where, patch=question.patch or None)
+    origin = found.origin | ({"preset": asked} if asked in PRESETS else {})
     archive = found.archive()
     project = _project(found, question)
     name = question.entry_point or next(iter(project.entry_points))
@@ -64,13 +68,28 @@ def ask(question: CodeQuestion) -> Asked:
                 "parameters": values,
                 "steps_parameter": steps,
                 "entry_point": name,
-                "origin": found.origin,
+                "origin": origin,
                 "environment": Environment() if question.current else project.environment,
                 **extra,
             }
         ),
         archive=archive,
     )
+
+
+def resolved(question: CodeQuestion) -> CodeQuestion:
+    """A preset by its name as the place and the entry point that it stands for. Raises InvalidInput for one of ours."""
+    preset = PRESETS.get(question.where)
+    if preset is None:
+        return question
+    if not preset.where:
+        raise InvalidInput(
+            [f"workload: {question.where} is a training of ours, with the fields {preset.spec}"],
+            next=f"patron dryrun --workload {question.where}",
+        )
+    beside = Path(__file__).parent / preset.where
+    where = str(beside) if beside.is_dir() else preset.where
+    return replace(question, where=where, entry_point=question.entry_point or preset.entry_point)
 
 
 def checked(values: Mapping[str, Any]) -> ForeignSpec:

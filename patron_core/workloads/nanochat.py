@@ -21,10 +21,11 @@ _TRAIN = (
     " --window-pattern={window_pattern} --eval-every={eval_every} --eval-tokens={eval_tokens}"
     " --core-metric-every=-1 --sample-every=-1 --save-every={save_every} --model-tag=patron --run=dummy {resume}"
 )
-_PREPARE = (
-    "python -m nanochat.dataset -n {num_data_shards}"
-    " && (test -e base/tokenizer/tokenizer.pkl || python -m scripts.tok_train --max-chars={tok_max_chars}) && "
+_TOKENIZER = (
+    "(test -e base/tokenizer/token_bytes.pt || python -m scripts.tok_train --max-chars={tok_max_chars}"
+    " --vocab-size={vocab_size}) && "
 )
+_PREPARE = "python -m nanochat.dataset -n {num_data_shards} && " + _TOKENIZER
 
 
 def is_nanochat(names: Collection[str]) -> bool:
@@ -37,7 +38,7 @@ def project() -> Project:
         name="nanochat",
         environment=Environment(),
         entry_points={
-            "base_train": EntryPoint(command=_TRAIN, parameters=_parameters()),
+            "base_train": EntryPoint(command=_TOKENIZER + _TRAIN, parameters=_parameters()),
             "a100_preset": EntryPoint(
                 command=_PREPARE + _TRAIN,
                 parameters=_parameters(
@@ -73,6 +74,8 @@ def extra() -> dict[str, Any]:
 def _parameters(**changed: Value) -> dict[str, Parameter]:
     values: dict[str, Value] = {
         "depth": 4,
+        "tok_max_chars": 2_000_000,
+        "vocab_size": 32768,
         "num_iterations": 100,
         "device_batch_size": 1,
         "max_seq_len": 512,

@@ -1,8 +1,14 @@
-"""How fast the face is: python tests/bench/notebook.py prints one JSON object. Writes only to a scratch home."""
+"""How fast the face is: python -m tests.bench.notebook prints one JSON object. Writes only to a scratch home.
+
+scripts    seconds of wall and processor time of what people and agents call most
+watch      Watch in a real browser, of a run with ten metrics of 100,000 points each: first paint, first chart, and the
+           longest task of the page's thread in a tick that brings 50 steps
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import statistics
@@ -11,9 +17,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
 REPEATS = 5
+NUM_POINTS, NUM_METRICS, SEGMENTS, TICKS = 100_000, 10, 50, 5
+LONG_TASKS = """
+    window.longest = 0;
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) window.longest = Math.max(window.longest, entry.duration);
+    }).observe({ type: "longtask" });
+"""
 
 
 def timed(*command: str) -> tuple[float, float]:
@@ -37,6 +52,66 @@ def measured(*command: str) -> dict[str, float]:
     }
 
 
+def write_steps(run: Any, attempt: str, first: int, last: int, *, number: int) -> None:
+    """A closed segment: NUM_METRICS numbers a step."""
+    folder = Path(run.run_dir) / "events"
+    folder.mkdir(parents=True, exist_ok=True)
+    shared: dict[str, Any] = {"attempt": attempt, "step": None}
+    lines = [] if number else [shared | {"seq": 0, "time": 0, "kind": "start", "num_steps": 2 * NUM_POINTS}]
+    for step in range(first, last + 1):
+        values = {"train/loss": 3 + 7 * math.exp(-step / 3000) + 0.05 * math.sin(13.7 * step), "train/step_s": 0.1}
+        values |= {f"layer/{i}": math.sin(step * (i + 1)) for i in range(NUM_METRICS - 2)}
+        event = {"seq": step, "time": 0.1 * step, "kind": "metrics", "step": step, "metrics": values}
+        lines.append(shared | event)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / f"{attempt}-{number:06d}.jsonl").write_text(text)
+
+
+def watched() -> dict[str, Any]:
+    """Watch of one long run, in Chromium."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "notebooks")]
+    import labs
+    from browser import chromium, served
+
+    from patron_core.lifecycle import post
+    from patron_core.store import Store, leases
+
+    store = Store.open()
+    for each in (post.SUPERVISOR, post.MIRROR):
+        for name in (each.name, each.lease()):
+            leases.acquire(store, name, holder="bench", ttl_s=1e6)
+    runs = labs.fill(store)
+    run, attempt = runs["running"], f"{runs['running'].id}-train-2"
+    for path in (Path(run.run_dir) / "events").iterdir():
+        path.unlink()
+    for number in range(SEGMENTS):  # a reader takes no file of any size
+        size = NUM_POINTS // SEGMENTS
+        write_steps(run, attempt, number * size + 1, (number + 1) * size, number=number)
+    with served(NOTEBOOKS / "4_watch.py") as address, chromium() as page:
+        page.add_init_script(LONG_TASKS)
+        start = time.perf_counter()
+        page.goto(f"{address}/?run={run.id}")
+        page.locator(f".pb-panel[data-points='{NUM_POINTS}'] canvas").first.wait_for(timeout=120_000)
+        first_chart_s = time.perf_counter() - start
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime") / 1000
+        page.get_by_role("button", name="All other keys").click()
+        page.wait_for_timeout(5000)
+        tasks = []
+        for tick in range(1, 1 + TICKS):
+            page.evaluate("window.longest = 0")
+            last = NUM_POINTS + 50 * tick
+            write_steps(run, attempt, last - 49, last, number=SEGMENTS + tick)
+            page.locator(f".pb-panel[data-points='{last}']").first.wait_for(timeout=60_000)
+            page.wait_for_timeout(1000)
+            tasks.append(page.evaluate("window.longest"))
+    store.close()
+    return {
+        "first_paint_s": round(paint, 2),
+        "first_chart_s": round(first_chart_s, 2),
+        "longest_task_of_ticks_ms": tasks,  # 0: none over 50 ms
+    }
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ["PATRON_HOME"] = home
@@ -47,6 +122,7 @@ def main() -> None:
             "import_marimo": measured("-c", "import marimo"),
             "estimate_json": measured(str(NOTEBOOKS / "1_estimate.py"), "--json"),
             "estimate_help": measured(str(NOTEBOOKS / "1_estimate.py"), "--help"),
+            "watch": watched(),
             "load_average": round(os.getloadavg()[0], 1),
             "cores": len(os.sched_getaffinity(0)),
         }

@@ -1,4 +1,4 @@
-"""Charts: thinned without losing a spike, drawable when there is nothing, and the same size each time."""
+"""Charts: drawable when there is nothing, and the same size each time. Curves: test_series.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 from typing import Any
 
-import polars as pl
 import pytest
 
 from patron_core.estimate import estimate_table
@@ -20,11 +19,6 @@ from trainer.contract.devices import DEVICES
 from trainer.contract.spec import TrainSpec
 
 
-def curve(num_points: int, key: str = "train/loss") -> pl.DataFrame:
-    steps = list(range(1, num_points + 1))
-    return pl.DataFrame({"key": key, "step": steps, "value": [10.0 / step for step in steps]})
-
-
 def spec_of(chart: Any) -> dict[str, Any]:
     """What the browser gets: altair has checked it against the schema."""
     value: dict[str, Any] = json.loads(chart.to_json())
@@ -33,53 +27,6 @@ def spec_of(chart: Any) -> dict[str, Any]:
 
 def num_rows(chart: Any) -> int:
     return max((len(rows) for rows in spec_of(chart).get("datasets", {}).values()), default=0)
-
-
-@pytest.mark.parametrize("num_points", [0, 1, 1499, 1500, 1501, 20_000])
-def test_thinning_bounds_the_points_and_keeps_the_last(num_points: int) -> None:
-    thinned = charts.thin(curve(num_points))
-    assert thinned.height == min(num_points, charts.MAX_POINTS)
-    assert thinned["step"].is_sorted()
-    if num_points:
-        assert thinned["step"][-1] == num_points
-
-
-def test_a_spike_stays_in_the_band() -> None:
-    frame = curve(100_000).with_columns(value=pl.when(pl.col("step") == 54_321).then(99.0).otherwise(1.0))
-    thinned = charts.thin(frame, 500)
-    assert thinned["high"].max() == 99.0
-    assert thinned["low"].min() == 1.0
-    assert (thinned["low"] <= thinned["mean"]).all()
-    assert (thinned["mean"] <= thinned["high"]).all()
-
-
-def test_what_is_no_number_is_left_out() -> None:
-    frame = pl.DataFrame({"step": [1, 2, 3, 4], "value": [1.0, float("nan"), None, float("inf")]})
-    assert charts.thin(frame)["step"].to_list() == [1]
-
-
-def test_a_long_curve_reaches_the_browser_thinned_and_its_domain_is_fixed() -> None:
-    chart = charts.curve_chart(curve(50_000), "train/loss", num_steps=60_000, title="training loss")
-    assert num_rows(chart) == charts.MAX_POINTS
-    x = spec_of(chart)["layer"][1]["encoding"]["x"]
-    assert x["scale"]["domain"] == [0, 60_000]
-    assert (spec_of(chart)["width"], spec_of(chart)["height"]) == (charts.WIDTH, charts.HEIGHT)
-
-
-@pytest.mark.parametrize("num_points", [0, 1, 30])
-def test_short_curves_draw(num_points: int) -> None:
-    frame = curve(num_points) if num_points else curve(1).clear()
-    spec_of(charts.curve_chart(frame, "train/loss"))
-    spec_of(charts.compare_chart({"a": frame, "b": curve(40)}, "train/loss", title="training loss"))
-
-
-def test_no_curve_at_all_draws() -> None:
-    spec_of(charts.compare_chart({}, "val/bpb", title="val_bpb"))
-
-
-def test_several_long_curves_share_the_points() -> None:
-    frames = {name: curve(10_000) for name in "abc"}
-    assert num_rows(charts.compare_chart(frames, "train/loss", title="loss")) <= charts.MAX_POINTS
 
 
 def estimates() -> list[Any]:

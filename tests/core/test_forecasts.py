@@ -1,7 +1,9 @@
 """The ledger of errors: what was said of a run before it was paid for stays, and is compared with what came out."""
 
+import math
 import random
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from patron_core import verbs
 from patron_core.errors import InvalidInput
 from patron_core.estimate.accuracy import ENOUGH, Forecast, accuracy, stretch
 from patron_core.machines.target import Target
+from patron_core.scaling import predict
 from patron_core.states import RunState
-from patron_core.store import Store, runs
+from patron_core.store import Store, calibrations, runs
 from patron_core.verbs.forecasts import PLANNED, planned
+from patron_core.verbs.measured import fit_of
 
 
 def forecast(**changes) -> Forecast:
@@ -64,8 +68,9 @@ def test_an_interval_is_measured_on_its_own_side():
 
 def test_what_was_said_at_planning_survives_funding():
     first = {"val_bpb": {"mid": 2.0}, "wall_s": {"mid": 1.0}, "cost_usd_micros": {"mid": 3}, "step_s": {"mid": 4}}
+    first["eval_s"] = {"mid": 5}
     kept = planned(first)
-    assert set(kept[PLANNED]) == {"val_bpb", "wall_s", "cost_usd_micros"}
+    assert set(kept[PLANNED]) == {"val_bpb", "step_s", "wall_s", "cost_usd_micros"}
     assert planned(first | kept) == {}
     assert planned(None) == {}
 
@@ -76,6 +81,7 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         "device": "cpu",
         "val_bpb": {"low": 1.8, "mid": 1.9, "high": 2.0},
         "wall_s": {"low": 50, "mid": 60, "high": 80},
+        "step_s": {"low": 1.0, "mid": 1.2, "high": 1.4},
         PLANNED: {
             "val_bpb": {"low": 1.5, "mid": 1.7, "high": 1.8},
             "memory": {"peak_bytes": {"low": 1, "mid": 2, "high": 3}},
@@ -85,7 +91,7 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         for name, state in (("whole", RunState.SUCCEEDED), ("cut", RunState.PAUSED)):
             run = verbs.plan(store, spec={"depth": 1, "data": "stdlib", "num_steps": 20}, name=name, actor="ada")
             with store.begin() as conn:
-                result = {"val_bpb": 1.85, "peak_memory_bytes": 4}
+                result = {"val_bpb": 1.85, "peak_memory_bytes": 4, "train_s": 30.0, "step": 20}
                 runs.set_fields(conn, run.id, now=1.0, estimate=said, result=result)
                 conn.exec_driver_sql("UPDATE runs SET state = ? WHERE id = ?", (state.value, run.id))
         found = verbs.forecasts(store)
@@ -93,6 +99,7 @@ def test_a_finished_run_is_compared_at_both_stages(home: Path):
         ("whole", "val_bpb", "plan", False),
         ("whole", "peak_memory_bytes", "plan", False),
         ("whole", "val_bpb", "funding", True),
+        ("whole", "step_s", "funding", False),
     ]
 
 
@@ -108,3 +115,32 @@ def test_what_may_run_out_of_memory_can_be_tried_all_the_same(home: Path):
 def test_a_card_known_by_its_datasheet_is_not_rented():
     with pytest.raises(InvalidInput, match="L40S is estimated by its datasheet"):
         Target(executor="sky", device="L40S").check()
+
+
+def test_where_runs_come_out_further_away_than_said_the_next_interval_is_wider(home: Path):
+    """Twelve runs of which each was told an interval a third as wide as it would have had to be."""
+    about = {"corpus": "stdlib", "depth": 1, "num_params": 1e6, "vocab_size": 4096, "sequence_len": 256}
+    rng = random.Random(0)
+    with closing(Store.open()) as store:
+        told = []
+        for number in range(12):
+            tokens = 3e5 * 1.1**number
+            before = fit_of(store, "stdlib")
+            said = predict(before, 1e6, tokens)
+            told.append((before.stretch, said))
+            actual = said.mid * (said.high / said.mid) ** (3 / before.stretch * rng.choice([-1, 1]))
+            values = about | {
+                "num_tokens": tokens,
+                "val_bpb": actual,
+                "said_bpb": said.to_dict(),
+                "stretch": before.stretch,
+            }
+            with store.begin() as conn:
+                calibrations.record(conn, machine="m", kind="run", values=values, now=1.0)
+        fit = fit_of(store, "stdlib")
+        assert {factor for factor, _ in told[:10]} == {1.0}  # ten runs say something, fewer do not
+        assert fit.stretch == pytest.approx(3.0, rel=1e-6)  # of the intervals as they were before any stretching
+        assert "3.0 x as wide" in fit.source
+        wide, plain = predict(fit, 1e6, 1e6), predict(replace(fit, stretch=1.0), 1e6, 1e6)
+        assert math.log(wide.high / wide.mid) == pytest.approx(3 * math.log(plain.high / plain.mid))
+        assert fit_of(store, "climbmix").stretch == 1.0

@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from patron_core.errors import InvalidInput, PatronError, Refused
 from patron_core.lifecycle.workload import foreign_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
-from patron_core.workloads import mlproject
+from patron_core.workloads import mlproject, nanochat
 from patron_core.workloads.asking import CodeQuestion, ask, parameters_of
+from patron_core.workloads.presets import PRESETS
 from patron_core.workloads.sources import snapshot
 from trainer.contract.foreign import ForeignSpec
-from trainer.contract.spec import SpecError
+from trainer.contract.spec import SpecError, TrainSpec
 
 PLACES = {"work": "/w", "cache": "/c"}
 
@@ -190,6 +192,26 @@ def test_a_folder_needs_an_mlproject_or_a_command(tmp_path: Path, home: Path) ->
         ask(CodeQuestion(where=where, command="python train.py {name}", parameters={"name": "x"}))
 
 
+def test_presets_name_what_they_stand_for_and_what_came_out_of_it(sqlite_store: Store) -> None:
+    run = verbs.plan_code(sqlite_store, question=CodeQuestion(where="hello"), actor="ada")
+    assert (run.spec["name"], run.spec["origin"]["preset"]) == ("hello-world", "hello")
+    theirs = nanochat.project().entry_points
+    for name, preset in PRESETS.items():
+        assert preset.where or preset.spec
+        assert preset.baseline or name == "hello"
+        if preset.spec:  # ours has the depth, the steps and the batch of theirs
+            point = theirs[PRESETS[name.replace("ours", "nanochat")].entry_point].parameters
+            recipe = TrainSpec.from_dict(preset.spec).recipe()
+            assert (recipe.depth, recipe.num_steps) == (point["depth"].default, point["num_iterations"].default)
+            assert recipe.batch_tokens == point["total_batch_size"].default
+            with pytest.raises(InvalidInput, match="a training of ours"):
+                ask(CodeQuestion(where=name))
+    for point in theirs.values():
+        values = {"name": "n", "sources": "0" * 64, "command": point.command, "parameters": mlproject.chosen(point, {})}
+        line = ForeignSpec.from_dict(values | nanochat.extra()).line(places=PLACES, resume="--resume-from-step=20")
+        assert line.endswith("--run=dummy --resume-from-step=20")
+
+
 def test_what_lives_above_the_seam_takes_foreign_code_as_it_takes_a_depth(
     sqlite_store: Store, repository: Path
 ) -> None:
@@ -219,5 +241,9 @@ def test_what_lives_above_the_seam_takes_foreign_code_as_it_takes_a_depth(
     with pytest.raises(InvalidInput, match="may change num_iterations"):
         verbs.amend(store, run.id, changes={"lr": 1}, actor="ada")
     # what to do after a failure is a command that plans the same again
-    again = verbs.next_step(runs.get_run(store, run.id))
-    assert again == f"patron launch --run {run.id} --yes"
+    words = shlex.split(verbs.plan_again(runs.get_run(store, run.id)))
+    assert words[:4] == ["patron", "dryrun", "--workload", f"file://{repository}@main"]
+    assert {"num_iterations=120", "lr=0.5"} < set(words)
+    command = ask(CodeQuestion(where=str(repository), command="t {n}", parameters={"n": 3}, steps_parameter="n")).spec
+    again = verbs.plan_again(replace(run, spec=command.to_dict()))
+    assert shlex.split(again)[4:8] == ["--command", "t {n}", "--param", "n=3"]

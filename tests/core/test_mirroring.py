@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from trackers import MemoryTracker
 from patron_core.mirror import process, tracking
 from patron_core.mirror.due import RESTING
 from patron_core.mirror.process import Mirroring
+from patron_core.rundir import rundir
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, mirrors, runs
@@ -80,14 +82,14 @@ def test_a_directory_that_cannot_be_read_keeps_no_other_run_from_the_mirror(
     looped, broken, fine = make(1), make(2), make(3)
     Path(looped.run_dir).rename(f"{looped.run_dir}-moved")
     Path(looped.run_dir).symlink_to(looped.run_dir)
-    read_events = RunDir.read_events
+    slices = RunDir.slices
 
     def break_one(self: RunDir, cursor: Any = None) -> Any:
         if self.where == broken.run_dir:
             raise RuntimeError("boom")
-        return read_events(self, cursor)
+        return slices(self, cursor)
 
-    monkeypatch.setattr(RunDir, "read_events", break_one)
+    monkeypatch.setattr(RunDir, "slices", break_one)
     errors = Mirroring(store).round(now=NOW)
     assert [error.split(":")[0] for error in errors] == [looped.id, broken.id]
     assert "symbolic links" in errors[0]
@@ -139,3 +141,66 @@ def test_a_directory_that_is_away_is_looked_at_again(store: Store, make: Make, t
     away.rename(run.run_dir)
     assert mirror.round(now=NOW) == []
     assert mirrored_steps(store, tracker, run) == [0, 1]
+
+
+def test_a_backlog_is_copied_slice_by_slice_and_no_segment_is_read_twice(
+    store: Store, make: Make, tracker: MemoryTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sync whose time is over keeps what it sent, and the next goes on behind it."""
+    monkeypatch.setattr(rundir, "SLICE_SEGMENTS", 3)
+    run, read, real = make(1), [], rundir._parse_segment
+
+    def counted(content: bytes) -> Any:
+        read.append(content)
+        return real(content)
+
+    monkeypatch.setattr(rundir, "_parse_segment", counted)
+    for segment in range(1, 9):
+        write(run, segment, range(2 * segment, 2 * segment + 2))
+    reports = []
+    while not reports or reports[-1].behind:
+        reports.append(tracking.sync(store, run, now=NOW, budget_s=-1.0))
+        assert reports[-1].error is None
+    assert [report.num_points for report in reports] == [7, 6, 6]
+    assert len(read) == 9 + 3  # the first slice also says whether there is anything at all
+    (points,) = tracker.points.values()
+    assert sorted(point.step for point in points if point.key == "loss") == list(range(18))
+
+
+def test_a_resume_in_a_later_slice_rewinds_once(
+    store: Store, make: Make, tracker: MemoryTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "SLICE_SEGMENTS", 2)
+    run = make(1, steps=10)
+    for number, (segment, resumed, step) in enumerate(((1, 4, 5), (3, 5, 6), (5, 2, 3))):
+        start = {"kind": "start", "seq": 100 * segment, "step": None, "resumed_step": resumed}
+        lines = [start, {"kind": "metrics", "seq": 100 * segment + 1, "step": step, "metrics": {"loss": 50.0 + number}}]
+        head = {"time": NOW, "attempt": f"{run.id}-train-1"}
+        text = "".join(json.dumps(head | line) + "\n" for line in lines)
+        (Path(run.run_dir) / "events" / f"{run.id}-train-1-{segment:06d}.jsonl").write_text(text)
+    report = tracking.sync(store, run, now=NOW)
+    assert (report.error, report.behind) == (None, False)
+    (kept,) = tracker.points.keys() - tracker.trashed
+    losses = sorted((point.step, point.value) for point in tracker.points[kept] if point.key == "loss")
+    assert losses == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 52.0)]
+    assert len(tracker.points) == 2
+
+
+def test_runs_are_copied_side_by_side_where_a_server_takes_them(
+    store: Store, make: Make, tracker: MemoryTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.at_once() == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for number in range(process.RUNS_AT_ONCE):
+        make(number)
+    together, create = threading.Barrier(process.RUNS_AT_ONCE, timeout=20.0), tracker.create
+
+    def meeting(run: Run, tag: str) -> str:
+        together.wait()
+        with guard:
+            return create(run, tag)
+
+    guard = threading.Lock()
+    monkeypatch.setattr(tracker, "create", meeting)
+    assert Mirroring(store).round(now=NOW) == []
+    assert len(tracker.points) == process.RUNS_AT_ONCE

@@ -1,7 +1,9 @@
 """A curve continued to its end: the interval holds at its rate for curves of a form it does not know."""
 
+import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,8 @@ from patron_core.errors import InvalidInput
 from patron_core.interval import Interval
 from patron_core.scaling.curve_form import FINAL_LR
 from patron_core.scaling.projection import project
+
+RESULTS = Path(__file__).parents[1] / "bench" / "results" / "forecasts.json"
 
 
 class Truth:
@@ -115,3 +119,20 @@ def test_what_more_tokens_would_give():
     assert Truth(1).project(0.7).with_more_tokens(1.0).gain.mid == pytest.approx(0)
     with pytest.raises(InvalidInput, match="factor: 0"):
         Truth(1).project(0.7).with_more_tokens(0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.75])
+@pytest.mark.parametrize("kind", ["train_loss", "val_bpb"])
+def test_real_curves_end_inside(kind, share):
+    """Small runs of this trainer (tests/bench/forecasts.py); the train loss ends at the mean of its last tenth."""
+    inside = asked = 0
+    for run in json.loads(RESULTS.read_text())["runs"]:
+        num_steps, curve = run["num_steps"], run[kind]
+        start = num_steps - round(0.65 * num_steps)
+        so_far = [(step, value) for step, value in curve if step <= share * num_steps]
+        last = [value for step, value in curve if step > 0.9 * num_steps] if kind == "train_loss" else [curve[-1][1]]
+        final = project(so_far, num_steps=num_steps, warmdown_start_step=start).final
+        inside += final.low <= sum(last) / len(last) <= final.high
+        asked += 1
+    print(kind, share, inside, asked)
+    assert inside / asked >= 0.8

@@ -123,10 +123,10 @@ def test_a_long_record_is_read_in_slices(run: RunDir, monkeypatch: pytest.Monkey
         _put(run, "a-train-1", number, [_metrics(number + 1, number + 1)])
     (run.path / "events" / segment_name("a-train-1", 6)).unlink()
     slices = list(run.slices())
-    assert [len(events) for events, _ in slices] == [4, 4, 1]
-    assert slices[-1][1] == run.read_events()[1]
-    assert slices[-1][1]["missing_segments"] == 1
-    assert [event.seq for event in run.read_events(slices[0][1])[0]] == [5, 6, 8, 9, 10]
+    assert [(len(part.events), part.more) for part in slices] == [(4, True), (4, True), (1, False)]
+    assert slices[-1].cursor == run.read_events()[1]
+    assert slices[-1].cursor["missing_segments"] == 1
+    assert [event.seq for event in run.read_events(slices[0].cursor)[0]] == [5, 6, 8, 9, 10]
 
 
 def test_records_are_kept_up_to_so_many_bytes_not_so_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

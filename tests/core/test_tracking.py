@@ -281,6 +281,16 @@ class TestNormal:
         assert (report.num_events, report.num_points, report.artifacts) == (0, 0, ())
         assert mirrors.get(store, run.id) == before
 
+    def test_every_sync_that_brings_steps_brings_a_point_of_the_money(
+        self, store: Store, run: Run, workload: Workload
+    ) -> None:
+        workload.start("a-train-1", None, *metrics(1, 2))
+        sync(store, run, extra={"money/spent_usd": 1.5})
+        workload.write("a-train-1", *metrics(3, 4))
+        sync(store, run, extra={"money/spent_usd": 1.5})
+        sync(store, run, extra={"money/spent_usd": 2.0})
+        assert curve(store, run, "money/spent_usd") == [(2, 1.5), (4, 1.5), (4, 2.0)]
+
     def test_nothing_yet_makes_no_run(self, store: Store, run: Run, workload: Workload) -> None:
         assert sync(store, run).mlflow_run_id is None
         assert mirrors.get(store, run.id) is None

@@ -24,7 +24,7 @@ from websockets.sync.client import connect
 
 from patron_core import verbs
 from patron_core.lifecycle import post
-from patron_core.store import Run, Store, attempts, leases, ledger
+from patron_core.store import Run, Store, approvals, attempts, leases, ledger
 from patron_core.store.tokens import Allowance
 
 SERVE = [sys.executable, "-m", "patron_core.commands", "serve"]
@@ -226,6 +226,25 @@ class TestBrowser:
         assert ("grace", "fund_and_launch", "done") in told
         verbs.revoke_token(served.store, "reader", actor="ada")
         assert pages["reader"].goto(f"{served.base}/lab/").status == 401
+
+    def test_a_hold_is_approved_with_a_word_and_an_alert_stands_above(self, served: Served, browser: Any) -> None:
+        run = labs.proven(served.store, depth=2, name="d2-dear", at=labs.START + 9500)
+        asked = approvals.ask(served.store, run_id=run.id, token="grace", usd_micros=3_000_000, now=labs.START)
+        page = browser.new_context().new_page()
+        page.goto(served.link)
+        page.wait_for_url(f"{served.base}/")
+        page.goto(f"{served.base}/lab/")
+        word = page.get_by_placeholder("a word for who asked")
+        word.fill("a good plan", timeout=PATIENCE_MS)
+        page.get_by_role("button", name="Approve").click()
+        page.get_by_text("The hold of grace is approved").first.wait_for(timeout=PATIENCE_MS)
+        decided = approvals.get(served.store, asked.id)
+        assert (decided.state, decided.word) == ("approved", "a good plan")
+        page.get_by_role("status").filter(has_text="Alerts (").click(timeout=PATIENCE_MS)
+        page.get_by_text("A token asks to hold $3.00").first.wait_for(timeout=PATIENCE_MS)
+        page.get_by_role("button", name="Put all away").click()
+        page.wait_for_load_state()
+        assert verbs.list_alerts(served.store, unseen=True) == []
 
     def test_no_other_page_reaches_it(self, served: Served, browser: Any) -> None:
         """By a name that was rebound; from another port of this machine, which browsers call the same site; and from a

@@ -37,6 +37,7 @@ MARK = "PATRON_SKYLAB"  # in the environment of every process of the lab
 CLUSTER = "lab"
 NEEDED = {"slurmctld": "slurm-wlm", "munged": "munge", "sshd": "openssh-server", "rsync": "rsync"}
 MACHINE = "CPUs=32 RealMemory=64000 Gres=gpu:H100:8 State=UNKNOWN"  # what each node claims to be
+_COMPLAINT = re.compile(r"error|fail|refus|denied|255|fatal", re.I)
 SSH_PORT, CONTROL_PORT, NODE_PORT, API_PORT = 22922, 26917, 26918, 47680
 
 
@@ -83,7 +84,7 @@ class Lab:
         if (self.folder / "env.sh").exists():
             with contextlib.suppress(subprocess.SubprocessError):
                 self.sky("api", "stop", timeout_s=30)
-        for signum in (signal.SIGTERM, signal.SIGKILL):
+        for signum in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):  # some are born while others are ended
             for process in self.processes():
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(signum)
@@ -148,9 +149,10 @@ class Lab:
             raise Unreachable("\n".join(said))
 
     def last_words(self) -> str:
-        """Of SkyPilot's server and of sshd, for whoever reads why a scene failed."""
+        """What SkyPilot's server and sshd complained of, for whoever reads why a scene failed."""
         logs = (self.folder / "home/.sky/api_server/server.log", self.folder / "log/sshd.out")
-        return "\n".join(f"{path.name}:\n{path.read_text()[-3000:]}" for path in logs if path.exists())
+        lines = [line for path in logs if path.exists() for line in path.read_text(errors="replace").splitlines()]
+        return "\n".join([line for line in lines if _COMPLAINT.search(line)][-30:])
 
     def allocations(self, managed_job: int) -> list[str]:
         """Slurm's ids of the machines of SkyPilot's managed job, whose id ends the name of its cluster."""
@@ -161,12 +163,18 @@ class Lab:
         """Take the machines of a job away, with every process on them. How many there were."""
         ids = self.allocations(managed_job)
         for job_id in ids:
-            inside = [process for process in psutil.process_iter() if _environ(process).get("SLURM_JOB_ID") == job_id]
-            for process in inside:  # SkyPilot detaches some, which a scancel would leave to train on without a machine
+            for process in _inside(
+                job_id
+            ):  # SkyPilot detaches some, which a scancel would leave to train on without a machine
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             self.run("scancel", job_id)
         return len(ids)
+
+    def trainers(self, managed_job: int) -> list[psutil.Process]:
+        """What trains on the machines of a job."""
+        inside = [process for job_id in self.allocations(managed_job) for process in _inside(job_id)]
+        return [process for process in inside if "trainer.train" in process.cmdline()]
 
     def drain(self, *nodes: str) -> None:
         self.run("scontrol", "update", f"NodeName={','.join(nodes)}", "State=DRAIN", "Reason=test")
@@ -354,6 +362,10 @@ def _environ(process: psutil.Process) -> dict[str, str]:
         return process.environ()
     except psutil.Error:
         return {}
+
+
+def _inside(slurm_id: str) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if _environ(process).get("SLURM_JOB_ID") == slurm_id]
 
 
 def _writes_into(process: psutil.Process, folder: Path) -> bool:

@@ -6,14 +6,14 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import test_executors as contract
 from lab import ROOT
 from record import all_events, curve
-from world import HOURLY, MACHINE, SECOND, Core, SkyWorld, until
+from world import HOURLY, MACHINE, SECOND, TARGET, Core, SkyWorld, until
 
 from patron_core import verbs
 from patron_core.errors import Unavailable
@@ -23,8 +23,10 @@ from patron_core.executors.records import Records
 from patron_core.executors.sky_task import job_name
 from patron_core.executors.skypilot import SkyExecutor
 from patron_core.lifecycle import orphans
-from patron_core.lifecycle.decide import Situation, verdict
+from patron_core.lifecycle.decide import Situation
 from patron_core.lifecycle.holds import TEARDOWN_S
+from patron_core.lifecycle.verdict import StopCause, verdict
+from patron_core.market.spot_policy import Machine, Terms
 from patron_core.mirror import tracking
 from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir, lineage
@@ -139,6 +141,42 @@ def a_cancel_while_it_recovers(core: Core, spec: dict[str, Any], folder: Path) -
     assert RunDir(run.run_dir).newest_checkpoint() is not None
 
 
+def the_deadline_moves_it_to_on_demand(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """Its spot machine hangs until the slack is gone: one switch, both prices on the bill, every step once."""
+    run = core.funded("in-time", spec | {"num_steps": STEPS}, held_s=6000)
+    spot, on_demand = TARGET, replace(TARGET, spot=False, only="slurm/lab/urgent", usd_micros_per_hour=2 * HOURLY)
+    terms = Terms(work_s=100, deadline_s=510, restart_s=150, decide_every_s=60, loss_s=40, spot_price_share=0.5)
+    kept = {"at": time.time() + terms.deadline_s, "terms": asdict(terms), "machine": Machine.SPOT.value}
+    core.launched_at(run, spot.quote() | {"finish": kept | {"other": on_demand.quote()}})
+
+    def trains_on_demand() -> bool:
+        return len(attempts.for_run(core.store, run.id)) == 2
+
+    def is_training() -> bool:
+        return RunDir(run.run_dir).newest_checkpoint() is not None or trains_on_demand()
+
+    until(is_training, "a checkpoint")
+    hung = [] if trains_on_demand() else core.lab.trainers(core.job_id(run))
+    for process in hung:
+        process.suspend()
+    until(lambda: attempts.for_run(core.store, run.id)[0].stop_cause == StopCause.SWITCH, "the switch")
+    for process in hung:
+        process.resume()
+    core.until(run, RunState.SUCCEEDED)
+
+    made = attempts.for_run(core.store, run.id)
+    assert [a.reason for a in made] == [EndReason.SWITCHED, EndReason.COMPLETED]
+    assert [a.usd_micros_per_hour for a in made] == [HOURLY, 2 * HOURLY]
+    assert (made[0].charged_s > 0) == bool(hung)
+    assert ledger.run_money(core.store, run.id).charged_usd_micros == sum(
+        cost_usd_micros(a.charged_s, a.usd_micros_per_hour) + cost_usd_micros(TEARDOWN_S, a.usd_micros_per_hour)
+        for a in made
+        if a.charged_s  # without a machine nothing is to be given back
+    )
+    steps = [event.step for event in lineage(all_events(RunDir(run.run_dir))) if event.kind == "metrics"]
+    assert steps == list(range(1, STEPS + 1))
+
+
 def no_capacity_until_the_deadline(core: Core, spec: dict[str, Any], folder: Path) -> None:
     """The only node of that partition is drained: the money stays held, and nothing was charged."""
     core.lab.drain("n4")
@@ -236,6 +274,7 @@ SCENES = [  # the longest first
     the_whole_loop,
     a_job_by_hand,
     a_cancel_while_it_recovers,
+    the_deadline_moves_it_to_on_demand,
     no_capacity_until_the_deadline,
     out_of_memory_is_not_tried_again,
     a_core_that_dies_right_after_the_submit,
@@ -246,4 +285,11 @@ SCENES = [  # the longest first
     contract_deadline,
 ]
 # What is played unless PATRON_LAB=all: SkyPilot takes about a minute of a core to start a job, and again to look at it.
-DAILY = [the_whole_loop, a_cancel_while_it_recovers, no_capacity_until_the_deadline, orphans_are_ended, contract_once]
+DAILY = [
+    the_whole_loop,
+    a_cancel_while_it_recovers,
+    the_deadline_moves_it_to_on_demand,
+    no_capacity_until_the_deadline,
+    orphans_are_ended,
+    contract_once,
+]

@@ -93,8 +93,8 @@ class Core:
         target = verbs.Target(**(TARGET.to_dict() | changes))
         return verbs.plan(self.store, spec=spec, name=name, target=target, actor="ada", key=name)
 
-    def launched(self, name: str, spec: dict[str, Any], *, held_s: float = 3000, **changes: Any) -> Run:
-        """A run that trains, without the dryrun that would prove it."""
+    def funded(self, name: str, spec: dict[str, Any], *, held_s: float = 3000, **changes: Any) -> Run:
+        """A run that may be launched, without the dryrun that would prove it."""
         run = self.plan(name, spec, **changes)
         now = time.time()
         with self.store.begin() as conn:
@@ -106,7 +106,19 @@ class Core:
                 (RunState.AWAITING_FUNDING, RunState.FUNDED),
             ):
                 runs.transition(conn, run.id, old=old, new=new, actor="ada", now=now)
-        return verbs.launch(self.store, run.id, actor="ada")
+        return self.run(run)
+
+    def launched(self, name: str, spec: dict[str, Any], **changes: Any) -> Run:
+        return verbs.launch(self.store, self.funded(name, spec, **changes).id, actor="ada")
+
+    def launched_at(self, run: Run, price: dict[str, Any]) -> Run:
+        """A funded run, launched at a price that no catalog has."""
+        hourly = int(price["usd_micros_per_hour"])
+        with self.store.begin() as conn:
+            attempts.create(conn, run, kind="train", usd_micros_per_hour=hourly, price=price, now=time.time())
+            return runs.transition(
+                conn, run.id, old=RunState.FUNDED, new=RunState.LAUNCHING, actor="ada", now=time.time()
+            )
 
     def run(self, run: Run) -> Run:
         return runs.get_run(self.store, run.id)

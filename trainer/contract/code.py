@@ -12,8 +12,8 @@ from pathlib import Path
 NOT_HASHED = {
     "checkpoint", "data", "dryrun.py", "environment.py", "foreign", "frozen.py", "model/cache.py", "pace.py",
     "preemption", "runtime/console.py", "runtime/distributed.py", "runtime/joining.py", "runtime/measure.py",
-    "runtime/out_of_memory.py", "runtime/transfer.py", "runtime/world.py", "sample.py", "sampling", "session.py",
-    "start.py", "supply.py", "train.py",
+    "runtime/out_of_memory.py", "runtime/system.py", "runtime/transfer.py", "runtime/world.py", "sample.py",
+    "sampling", "session.py", "start.py", "supply.py", "train.py",
 }  # fmt: skip
 HASHED_OF_CONTRACT = {"__init__.py", "blocks.py", "footprint.py", "recipe.py", "spec.py"}  # the rest is names and words
 

@@ -152,7 +152,7 @@ def _make_environment(environment: Environment, work: Path) -> None:
         if whole.exists():
             return
         python = ["--python", environment.python] if environment.python else []
-        uv = shutil.which("uv")
+        uv = shutil.which("uv") or shutil.which(str(Path.home() / ".local" / "bin" / "uv"))  # where SkyPilot has it
         if environment.lock:
             if uv is None:
                 raise UserError("its uv.lock needs uv, which is not on the path: install uv, or name an image")

@@ -80,6 +80,8 @@ class Chart {
       drawn: data[0].length,
       spikes: spikes.join("; "),
     });
+    if (panel.window) this.element.dataset.window = JSON.stringify(panel.window);
+    else delete this.element.dataset.window;
   }
 
   joined(panel, array) {
@@ -194,7 +196,7 @@ class Chart {
       if (mean == null) return;
       const swatch = made("i", { className: "pb-swatch" });
       swatch.style.background = COLOURS[this.board.theme][line.colour % 10];
-      const [high, low] = hovered ? [data[base][index], data[base + 1][index]] : [null, null];
+      const [low, high] = hovered ? this.around(index, base) : [null, null];
       const range = high != null && high > low ? ` (${exact(low)} to ${exact(high)})` : "";
       const name = lines.length > 1 ? `${line.name} ` : "";
       const value = smooth != null ? `${exact(smooth)}, as logged ${exact(mean)}` : exact(mean);
@@ -215,6 +217,23 @@ class Chart {
       }
     }
     this.readout.replaceChildren(...said);
+  }
+
+  // Lowest and highest of what lies under the mouse: a pixel may hold several columns, and a spike is in one of them.
+  around(index, base) {
+    const { data } = this.plot, x = data[0][index];
+    const at = this.plot.valToPos(x, "x");
+    const near = Math.max(Math.abs(this.plot.posToVal(at + 2, "x") - x), Math.abs(this.plot.posToVal(at - 2, "x") - x));
+    let low = null, high = null;
+    for (const step of [-1, 1]) {
+      for (let k = index; k >= 0 && k < data[0].length && Math.abs(data[0][k] - x) <= near; k += step) {
+        const [top, foot] = [data[base][k] ?? data[base + 2][k], data[base + 1][k] ?? data[base + 2][k]];
+        if (top == null) continue;
+        high = high === null ? top : Math.max(high, top);
+        low = low === null ? foot : Math.min(low, foot);
+      }
+    }
+    return [low, high];
   }
 
   drawMarks(u) {
