@@ -37,6 +37,7 @@ class EstimateArguments(spec_flags.SpecArguments):
         default=1, ge=1, le=verbs.MOST_GPUS, description="GPUs of each machine; here without GPUs, processes"
     )
     nodes: int = Field(default=1, ge=1, le=verbs.MOST_NODES, description="machines that train together")
+    usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="of one GPU, where no price is known")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
@@ -127,6 +128,7 @@ def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others
         budget_s=budget_s,
         budget_usd_micros=verbs.from_usd(budget.value),
         spot=spot.value,
+        usd_micros_per_hour=verbs.from_usd(args.usd_per_hour) if args.usd_per_hour else None,
         world=verbs.WorldSize(per_node=gpus.value, nodes=nodes.value),
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))

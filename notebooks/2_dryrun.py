@@ -135,8 +135,9 @@ def form(args, get_run, page, place, session, store):
     others = mo.ui.text_area(_now["others"], label=inert.md("{}", OTHERS), rows=2, debounce=False, on_change=_keep)
     _first = mo.hstack([depth, *(plan[name] for name in spec_flags.FIRST)], justify="start", wrap=True, align="end")
     _more = mo.hstack([plan[n] for n in _fields if n not in spec_flags.FIRST], justify="start", wrap=True, align="end")
-    _own = {"More": mo.vstack([_more, others]), "Your own training code, in place of a depth": code}
-    _planned = mo.vstack([mo.md("### Plan"), _first, mo.accordion(_own)])
+    _own = {"Your own training code, in place of a depth": mo.vstack([code[name] for name in _code])}
+    _parts = mo.accordion({"More": mo.vstack([_more, others])} | _own)
+    _planned = mo.vstack([mo.md("### Plan"), _first, _parts])
     None if session.is_script or get_run() else _planned
     return code, depth, others, plan, target
 
@@ -220,8 +221,7 @@ def progress(get_error, get_state, get_work, page, ticker):
 @app.cell
 def act_as_script(args, get_run, make, page, prove, session, store):
     if session.is_script and args.amend:
-        _changes = args.given_fields() | verbs.parameters_of(args.param)
-        session.call(verbs.amend, store, get_run(), changes=_changes, actor=session.actor)
+        session.call(verbs.amend, store, get_run(), changes=code_flags.changes(args), actor=session.actor)
     if session.is_script and args.draft and not get_run():
         page.set_run(session.call(make, page.typed, session.status).value)
     elif session.is_script:
@@ -239,7 +239,7 @@ def act_as_script(args, get_run, make, page, prove, session, store):
                 get_run(),
                 until=frozenset(verbs.RunState) - {verbs.RunState.DRYRUN},
                 timeout_s=args.timeout_s,
-                on_view=lambda now: session.status(show.progress_line(now)),
+                on_view=session.progress,
             )
     acted = True
     return (acted,)

@@ -139,7 +139,7 @@ def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run,
             store,
             chosen.value,
             timeout_s=args.timeout_s or float("inf"),
-            on_view=lambda now: session.status(show.progress_line(now)),
+            on_view=session.progress,
         )
     else:
         _outcome = session.call(verbs.view if session.is_script else verbs.shared_view, store, chosen.value)
@@ -219,7 +219,7 @@ def attempts(seen):
 def samples(seen):
     _talk = mo.md(inert.md("Talk to it: {}", inert.code(f"python -m trainer.sample {shlex.quote(seen.run.run_dir)}")))
     _said = [mo.md("### What it says"), mo.Html(show.html_table(seen.samples, show.sample_columns())), _talk]
-    _rows = [(name, str(value)) for part in seen.logged.values() for name, value in part.items()]
+    _rows = run_panels.logged_rows(seen.logged)
     _own = [mo.md("### What its code logs"), mo.Html(show.facts_table(_rows))]
     mo.vstack([*(_said if seen.samples else []), *(_own if _rows else [])])
     return

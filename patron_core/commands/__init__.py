@@ -30,6 +30,7 @@ TABLE = {
     "gc": ("patron_core.commands.gc", "List, or end, what runs at SkyPilot for this lab and no run owns."),
     "report": ("patron_core.commands.report", "A run, a search or a sweep as one HTML file that opens offline."),
     "mcp": ("patron_core.commands.mcp", "An MCP server over stdio: the verbs as tools."),
+    "runs": ("patron_core.commands.runs", "Runs by state, tag and words; their metrics, logs, checkpoints, ledger."),
     "serve": ("patron_core.commands.serve", "Serve the lab on one port: the notebooks as apps, and the API."),
     "skill": ("patron_core.commands.skill", "The page for agents; installs it as a skill."),
     "stop": ("patron_core.commands.stop", "The kill switch: pause what runs, with checkpoints, and cancel dryruns."),

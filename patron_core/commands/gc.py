@@ -1,6 +1,7 @@
-"""`patron gc`: jobs and clusters at SkyPilot that are this lab's and that no live run owns, with what they cost so far.
+"""`patron gc`: what costs money or disk though no run needs it, and how much: this lab's jobs and clusters at SkyPilot
+that no live run owns, SkyPilot's jobs controller, folders of ended runs on this machine, leftovers in the bucket.
 
-Without --yes it ends nothing; exit 4 where there are any.
+Without --yes it ends and removes nothing; exit 4 where there is something to.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from typing import Any
 
 from pydantic import Field
 
-from patron_core.lifecycle import orphans
+from patron_core.executors.skypilot_client import Client
+from patron_core.lifecycle import leftovers, orphans
 from patron_core.store import Store
 from patron_core.ui.script import Arguments, open_command
 
 
 class GcArguments(Arguments):
-    yes: bool = Field(default=False, description="end what is found")
+    yes: bool = Field(default=False, description="end and remove what is found")
 
 
 def main(argv: Sequence[str]) -> int:
     session = open_command(GcArguments, argv, prog="gc", description=__doc__ or "")
     answer = session.call(_collect, yes=session.args.yes).value or {}
-    found = answer["orphans"]
-    lines = [("ended: " if session.args.yes else "") + orphan["sentence"] for orphan in found]
+    found = [*answer["orphans"], *(one for one in answer["leftovers"] if one["removable"])]
+    kept = [one["sentence"] for one in answer["leftovers"] if not one["removable"]]
+    lines = [("ended: " if session.args.yes else "") + one["sentence"] for one in found]
     text = "\n".join(lines) or "nothing of this lab runs that no run owns"
+    text += "".join(f"\nstays: {line}" for line in kept)
     if found and not session.args.yes:
         answer["next"] = "patron gc --yes"
         text += f"\nnext: {answer['next']}"
@@ -33,10 +37,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _collect(*, yes: bool) -> dict[str, Any]:
-    """Raises Unavailable where SkyPilot cannot be asked."""
+    """Raises Unavailable or Busy where SkyPilot or the bucket cannot be asked."""
     store = Store.open()
+    site = Client() if orphans.uses_sky(store) else None
     try:
         found = orphans.collect(store, listing=not yes)
+        left = leftovers.find_leftovers(store, site)
+        if yes:
+            leftovers.remove_leftovers(site, left)
     finally:
         store.close()
-    return {"ended": yes, "orphans": [orphan.to_dict() for orphan in found]}
+        if site is not None:
+            site.close()
+    dicts = {"orphans": [one.to_dict() for one in found], "leftovers": [one.to_dict() for one in left]}
+    return {"ended": yes, **dicts}

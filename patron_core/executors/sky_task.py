@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def make_task(job: Job) -> dict[str, Any]:
     return task
 
 
+def probe_task(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """As much of a task as says what machines it is to have: enough to ask whether they can be had."""
+    resources = _resources(_task_file("train.yaml")["resources"], machine)
+    resources.pop("job_recovery")
+    nodes = int(machine.get("num_nodes") or 1)
+    return {"name": ALL_LABS + "probe", "num_nodes": nodes, "resources": resources, "run": "true"}
+
+
+def quota_rows(machine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of the places that were planned, what a cloud can be asked its quota for."""
+    count, rows = int(machine.get("num_gpus") or 1), []
+    for place in machine.get("places") or ():
+        if isinstance(place, Mapping) and place.get("accelerator"):
+            infra = "/".join(str(place["infra"]).split("/")[:2])  # a quota is a region's
+            row = {"infra": infra, "accelerators": f"{place['accelerator']}:{count}", "use_spot": bool(machine["spot"])}
+            rows.append(row | {"instance_type": place.get("instance_type")})
+    return rows
+
+
 def _file_of(job: Job) -> str:
     if int(job.machine.get("num_gpus") or 1) * int(job.machine.get("num_nodes") or 1) > 1:
         return "train-multi.yaml"
@@ -109,7 +129,7 @@ def _task_file(name: str) -> dict[str, Any]:
     return task
 
 
-def _resources(template: dict[str, Any], machine: dict[str, Any] | Any) -> dict[str, Any]:
+def _resources(template: dict[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
     """What to ask SkyPilot for: the attempt's accelerator, spot or not, in the places that are allowed."""
     found = copy.deepcopy(template)
     spot = bool(machine.get("spot", found.get("use_spot")))

@@ -10,18 +10,18 @@ from __future__ import annotations
 import fcntl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import yaml
 
 from patron_core import settings
-from patron_core.errors import Conflict, OnItsWay, PatronError, Unavailable
+from patron_core.errors import Busy, Conflict, OnItsWay, PatronError, Refused, Unavailable
 from patron_core.executors import skypilot_client
 from patron_core.executors.base import Handle, Job, Observation, ObservedStatus
 from patron_core.executors.records import Records
-from patron_core.executors.sky_task import job_name, key_of, make_task
+from patron_core.executors.sky_task import job_name, key_of, make_task, probe_task, quota_rows
 from patron_core.executors.sky_view import TERMINAL, by_place, machine_s, observe_job
 from patron_core.executors.skypilot_client import Client
 from patron_core.rundir.rundir import RunDir
@@ -30,6 +30,7 @@ from trainer.contract.masking import mask, masked
 CANCEL_AGAIN_S = 20.0  # SkyPilot needs that long to cancel; asking every second would only add work
 WRITTEN_WITHIN_S = 60.0  # a wish that cannot be written for that long goes through SkyPilot
 HEARD_WITHIN_S = 20.0  # a heartbeat older than that is from a machine that is gone
+OFFERED_WITHIN_S = 20.0
 WATCHED_S = 600.0  # a job that nobody asked for that long is not polled any more
 
 
@@ -193,6 +194,17 @@ class SkyExecutor:
 def check_server() -> None:
     """Raises what SkyPilot's server says where it could start nothing now: not installed, not up, no answer."""
     _client.server()
+
+
+def check_offered(machine: Mapping[str, Any]) -> None:
+    """Raises Refused where what a plan asks for cannot be had: none of its rows is among SkyPilot's feasible resources,
+    or the quota for all of them is zero where a cloud says so. An answer that does not come in time refuses nothing."""
+    with suppress(Busy):
+        _client.check_feasible(probe_task(machine), timeout_s=OFFERED_WITHIN_S)
+        rows = quota_rows(machine)
+        if rows and not any(_client.has_quota(row, timeout_s=OFFERED_WITHIN_S) for row in rows):
+            said = ", ".join(f"{row['accelerators']} in {row['infra']}" for row in rows)
+            raise Refused(f"the quota is zero for {said}", next="patron doctor")
 
 
 def _handle(key: str, job_id: int, run_dir: str) -> Handle:

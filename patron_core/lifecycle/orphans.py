@@ -81,7 +81,7 @@ def collect(store: Store, *, only_seen: bool = False, listing: bool = False) -> 
 
     Raises Unavailable where SkyPilot cannot be asked.
     """
-    if not _uses_sky(store):
+    if not uses_sky(store):
         return []
     cloud = Client()
     try:
@@ -93,7 +93,7 @@ def collect(store: Store, *, only_seen: bool = False, listing: bool = False) -> 
         cloud.close()
 
 
-def _uses_sky(store: Store) -> bool:
+def uses_sky(store: Store) -> bool:
     """Whether this lab ever submitted anything to SkyPilot."""
     with store.read() as conn:
         query = sa.select(attempts_table.c.id).where(attempts_table.c.executor == "sky").limit(1)

@@ -9,8 +9,8 @@ from pathlib import Path
 from patron_core import settings
 from patron_core.commands import TABLE, notebooks
 from patron_core.server.answers import STATUS
-from patron_core.server.api import operations
-from patron_core.states import LEGAL, NEXT_STATE, SENTENCE, EndReason, RunState
+from patron_core.server.api import PREFIX, operations
+from patron_core.states import NEXT_STATE, SENTENCE, EndReason, RunState
 from patron_core.store.notes import KINDS
 from patron_core.store.tokens import SCOPE_WORDS, SCOPES, Allowance
 from patron_core.verbs.next_steps import next_step_of_state
@@ -54,8 +54,8 @@ with the `cursor` of the answer before; do not poll faster. `?fields=a,b` keeps 
   it.
 - Code of your own: `code` in POST /api/runs, or `patron dryrun --workload GIT_URL@BRANCH`, on rented machines. A try:
   edit on a branch or as a `patch`, dryrun, five minutes, keep or revert, a note of the verdict; several at once.
-- With --json a command prints one JSON object. Each error has code, message, `next` (can be done as it stands) and
-  `retryable`.
+- With --json a command prints one JSON object, with --fields a,b only these keys, and progress as JSON lines on
+  stderr. Each error has code, message, `next` (can be done as it stands) and `retryable`.
 """
 _NEVER = """## Never
 
@@ -109,14 +109,12 @@ def _tables() -> Iterator[str]:
     yield "- " + ", ".join(f"`patron {name}`" for name in TABLE) + ": `--help` says more, and which flags a spec has"
     yield "\nExit codes: 0 done, 1 our fault, 2 bad arguments (all at once), 3 refused, 4 a --yes is missing,"
     yield "5 busy, try again, 6 what was followed did not succeed, 7 --timeout-s is over and the run goes on.\n"
-    yield "## Routes (schemas: GET /api/openapi.json)\n"
-    yield from (f"- {method} {path}: {summary}" for method, path, summary in routes())
+    yield "## Routes under /api (schemas: GET /api/openapi.json)\n"
+    yield from (f"- {method} {path.removeprefix(PREFIX)}: {summary}" for method, path, summary in routes())
     yield "\nHTTP status by error code: " + ", ".join(f"{code} {status}" for code, status in STATUS.items()) + "."
     yield "\n## States, and what to do\n"
     for state in RunState:
-        targets = ", ".join(sorted(LEGAL[state] - {RunState.FAILED, RunState.CANCELLED}))
-        becomes = f" Becomes {targets}." if targets else ""
-        yield f"- **{state}**: {STATE_SENTENCE[state]} Next: {next_step_of_state(state)}.{becomes}"
+        yield f"- **{state}**: {STATE_SENTENCE[state]} Next: {next_step_of_state(state)}."
     yield "\n## Why an attempt ended\n"
     yield from (f"- {reason} -> {NEXT_STATE[reason]}: {SENTENCE[reason]}" for reason in EndReason)
     yield "\n## Limits\n"

@@ -61,6 +61,11 @@ def form(args: CodeArguments, typed: Mapping[str, str]) -> dict[str, tuple[str, 
     return {name: (label, typed.get(name, texts[name])) for name, label in FIELDS.items()}
 
 
+def changes(args: CodeArguments) -> dict[str, Any]:
+    """What `--amend` is to change: fields of a spec, or parameters of foreign code. Raises InvalidInput."""
+    return args.given_fields() | verbs.parameters_of(args.param)
+
+
 def code_problems(given: Mapping[str, Any]) -> list[str]:
     """What goes together with foreign code, and what does not."""
     if given.get("workload"):

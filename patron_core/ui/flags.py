@@ -38,6 +38,7 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     FROM_ADDRESS: ClassVar[Collection[str]] = frozenset()  # flags that the address of a page may fill its fields with
     json_output: bool = Field(default=False, alias="json", description="print exactly one JSON object on stdout")
+    fields: str = Field(default="", max_length=1000, description="of that object only these keys, comma between")
 
     @classmethod
     def problems_together(cls, given: dict[str, Any]) -> list[str]:

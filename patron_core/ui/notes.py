@@ -162,7 +162,7 @@ def open_draft(
 def note_cards(notes: Iterable[Note], *, empty: str = "No note yet.") -> str:
     """HTML of notes, in the order given."""
     cards = inert.joined(map(_card, notes))
-    return inert.page(cards or inert.html("<p style='color:#718096'>{}</p>", empty))
+    return inert.page(cards or inert.html("<p style='{}'>{}</p>", show.QUIET, empty))
 
 
 def threads(found: Iterable[Thread], *, empty: str = "No note is like that.") -> str:
@@ -171,7 +171,7 @@ def threads(found: Iterable[Thread], *, empty: str = "No note is like that.") ->
         inert.html(
             "<section><h3 style='margin:1.4rem 0 .3rem'>{}{}</h3>{}{}</section>",
             thread.title if len(thread.notes) > 1 else "",
-            inert.html(" <small style='color:#b7791f'>open</small>") if thread.is_open else inert.html(""),
+            inert.html(" <small><i>(open)</i></small>") if thread.is_open else inert.html(""),
             inert.joined(
                 inert.html("<div style='font-size:.85rem'>{}</div>", evidence.sentence) for evidence in thread.evidence
             ),
@@ -206,7 +206,7 @@ def _card(note: Note) -> inert.Html:
     changed = f", revision {note.revision}" if note.revision > 1 else ""
     said = f"{WORDS.get(note.kind, note.kind)}, {note.actor}, {show.moment(note.updated_at)}{changed}"
     return inert.html(
-        "<article class='patron-note' style='{}'><div style='color:#718096;font-size:.8rem'>{}</div>{}"
+        "<article class='patron-note' style='{}'><div style='opacity:.75;font-size:.8rem'>{}</div>{}"
         "<div class='prose dark:prose-invert'>{}</div></article>",
         _CARD.format(_COLOURS.get(note.kind, "#a0aec0")),
         said,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from patron_core.rundir.record import back_to
 from patron_core.states import EndReason
 from patron_core.ui import show
 
@@ -40,6 +41,7 @@ LEARNING = ("train/loss", "val/bpb")
 MACHINE = ("train/tokens_per_s", "train/mfu", "train/step_s", "train/peak_memory_bytes")
 COMPARED = ("val/bpb", "train/loss", "train/tokens_per_s")
 MAX_TICKS = 200
+MOST_OWN = 8
 FORECAST = "forecast"
 TROUBLE = frozenset(EndReason) - {EndReason.COMPLETED, EndReason.PAUSED, EndReason.SWITCHED}
 
@@ -92,7 +94,14 @@ def run_panels(
 
     machine = [*MACHINE, *sorted(key for key in found if key.startswith("system/"))]
     rest = sorted(found.keys() - {*LEARNING, *machine})
-    return RunPanels(learning=panels(LEARNING), machine=panels(machine), others=panels(rest))
+    learning = [key for key in LEARNING if key in found] or _own_keys(rest)
+    others = [key for key in rest if key not in learning]
+    return RunPanels(learning=panels(learning), machine=panels(machine), others=panels(others))
+
+
+def _own_keys(rest: list[str]) -> list[str]:
+    """What foreign code logs by names of its own is what there is to see of it: the first so many."""
+    return [key for key in rest if not key.startswith(("patron/", "money/"))][:MOST_OWN]
 
 
 def comparison_board(runs: Mapping[str, tuple[Mapping[str, Series], Axes]]) -> Board:
@@ -144,8 +153,9 @@ def _marks(record: Record, seen: RunView) -> list[Mark]:
     for before, start in itertools.pairwise(starts):
         reason = reasons.get(before.attempt) if before.attempt != start.attempt else None
         why = f"{show.plain(reason.value)}; " if reason else ""
-        words = f"{why}{_from(start.step)}"
-        marks.append(Mark(step=start.step or 0, words=words, kind="trouble" if reason in TROUBLE else "event"))
+        step = back_to(start)
+        words = f"{why}resumed at step {step:,}" if step > 0 else f"{why}began from scratch"
+        marks.append(Mark(step=max(0, step), words=words, kind="trouble" if reason in TROUBLE else "event"))
     last = reasons.get(starts[-1].attempt) if starts else None
     if last in TROUBLE and last is not None:
         marks.append(Mark(step=seen.step, words=show.plain(last.value), kind="trouble"))
@@ -155,5 +165,9 @@ def _marks(record: Record, seen: RunView) -> list[Mark]:
     return [*marks, *(Mark(step=at, words=f"evaluation at step {at:,.0f}", kind="dot") for at in evaluated)]
 
 
-def _from(step: int | None) -> str:
-    return f"resumed at step {step:,}" if step else "began from scratch"
+def logged_rows(logged: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What foreign code says of itself: its params and tags, and its artifacts with their sizes."""
+    sizes = {name: show.size(num_bytes) for name, num_bytes in logged.get("artifacts", {}).items()}
+    return [(name, str(value)) for part in ("params", "tags") for name, value in logged.get(part, {}).items()] + [
+        *sizes.items()
+    ]

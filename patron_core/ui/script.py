@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TextIO, TypeVar
 
 from patron_core import settings
 from patron_core.errors import ConfirmationNeeded, InternalError, Interrupted, InvalidInput, PatronError
-from patron_core.ui import inert, show
+from patron_core.ui import inert, progress, show
 from patron_core.ui.commands import LOOK, as_typed, is_command, is_same, name_of, own_command, speak_utf8, utf8
 from patron_core.ui.flags import Arguments, Usd, of_address, parse_arguments
 from trainer.contract.masking import masked
@@ -84,6 +84,7 @@ class Session(Generic[A]):
         self._json = is_script and args.json_output
         self._status_at = -math.inf
         self._status_shown = False
+        self._told = ""
 
     def call(self, verb: Callable[..., T], *args: Any, **kwargs: Any) -> Outcome[T]:
         """Call a verb. A PatronError ends a script with its code; elsewhere the outcome carries it to be shown."""
@@ -142,22 +143,33 @@ class Session(Generic[A]):
             answer, text = {**answer, "next": LOOK}, text.replace(f"next: {said}", f"next: {LOOK}")
         if self._json:
             typed = {"next": as_typed(str(answer["next"]))} if answer.get("next") else {}
-            print(to_json({**answer, **typed}), file=self._out, flush=True)
+            print(to_json(self._asked_for({**answer, **typed})), file=self._out, flush=True)
         elif self.is_script and text:
             print(inert.terminal(as_typed(text)), file=self._out, flush=True)
 
+    def _asked_for(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Only --fields. What is not there is named: what was asked for is done by now, and is no error any more."""
+        wanted = [name.strip() for name in self.args.fields.split(",") if name.strip()]
+        unknown = [name for name in wanted if name not in answer]
+        kept = {name: answer[name] for name in wanted if name in answer} if wanted else answer
+        return kept | {"no_such_fields": unknown, "fields": sorted(answer)} if unknown else kept
+
     def say(self, line: str) -> None:
-        """A line for people: on stderr, in scripts."""
-        if self.is_script:
+        """A line on stderr, in scripts; with --json as JSON."""
+        if self._json:
+            self._tell({"said": as_typed(line)})
+        elif self.is_script:
             self._clear_status()
             print(inert.terminal(as_typed(line)), file=sys.stderr, flush=True)
 
     def status(self, line: str) -> None:
         """Where things stand: one line that is rewritten on a terminal, and now and then a line elsewhere."""
-        if not self.is_script:
-            return
         line = inert.terminal(line)
-        if sys.stderr.isatty():
+        if self._json:
+            self._tell({"status": line})
+        elif not self.is_script:
+            pass
+        elif sys.stderr.isatty():
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
             self._status_shown = True
         elif time.monotonic() - self._status_at >= QUIET_STATUS_EVERY_S:
@@ -169,7 +181,21 @@ class Session(Generic[A]):
         if line:
             self.say(line)
         if seen is not None:
+            self.progress(seen)
+
+    def progress(self, seen: RunView) -> None:
+        """How far a run is, as `status`; with --json its figures, whenever one changed."""
+        if self._json:
+            self._tell(progress.figures(seen))
+        else:
             self.status(show.progress_line(seen))
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        """One JSON object in a line of stderr, unless the one before said the same."""
+        said = to_json(line)
+        if said != self._told:
+            self._told = said
+            print(inert.terminal(said), file=sys.stderr, flush=True)
 
     def confirm(self, given: bool, what: str, flag: str) -> None:
         """In a script, end with 4 unless the confirmation flag was given. Elsewhere a button confirms."""

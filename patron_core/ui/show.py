@@ -50,14 +50,15 @@ TONE_OF: dict[str, Tone] = {
     "diverged": "bad",
     "test": "quiet",
 }
-_COLOURS: dict[Tone, str] = {
-    "good": "#2f855a",
-    "warn": "#b7791f",
-    "bad": "#c53030",
-    "live": "#2b6cb0",
-    "quiet": "#718096",
-    "": "inherit",
+# grounds of pills: white is read on each with a contrast of 4.5 and more, whatever the theme of the page is
+PILLS: dict[Tone, str] = {
+    "good": "#27734c",
+    "warn": "#8a5a06",
+    "bad": "#b32828",
+    "live": "#2563a8",
+    "quiet": "#5d6878",
 }
+QUIET = "opacity:0.75"  # of a word that steps back: the theme's own ink, so that light, dark and projector all read it
 DASH = "–"
 _VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
@@ -108,8 +109,8 @@ def html_table(rows: Iterable[Any], columns: Sequence[Column], *, empty: str = "
         inert.html("<tr>{}</tr>", inert.joined(_td(_cell_style(c), c.cell(row)) for c in columns)) for row in rows
     )
     if not body:
-        return inert.page(inert.html("<p style='color:#718096'>{}</p>", empty))
-    style = ";font-weight:600;color:#718096;border-bottom:2px solid #cbd5e0"
+        return inert.page(inert.html("<p style='{}'>{}</p>", QUIET, empty))
+    style = f";font-weight:600;{QUIET};border-bottom:2px solid #a0aec0"
     head = inert.joined(inert.html("<th style='{}'>{}</th>", _cell_style(c) + style, c.title) for c in columns)
     table = inert.html(
         "<table style='{}'><thead><tr>{}</tr></thead><tbody>{}</tbody></table>", _TABLE_STYLE, head, body
@@ -121,7 +122,7 @@ def facts_table(pairs: Iterable[tuple[str, str | Mark]]) -> str:
     """Names and values, one pair a line."""
     style = f"text-align:left;{_CELL_STYLE}"
     body = inert.joined(
-        inert.html("<tr>{}{}</tr>", _td(f"{style};color:#718096", name), _td(style, value)) for name, value in pairs
+        inert.html("<tr>{}{}</tr>", _td(f"{style};{QUIET}", name), _td(style, value)) for name, value in pairs
     )
     return inert.page(inert.html("<table style='{}'>{}</table>", _TABLE_STYLE, body))
 
@@ -149,9 +150,9 @@ def _rich(cell: str | Mark) -> Html:
     text = inert.html("{}", cell.text)
     if cell.tone:
         text = inert.html(
-            "<span style='color:{0};background:{0}1a;border-radius:0.6rem;padding:0.1rem 0.55rem;"
+            "<span style='color:#fff;background:{0};border-radius:0.6rem;padding:0.1rem 0.55rem;"
             "font-weight:600;white-space:nowrap'>{1}</span>",
-            _COLOURS[cell.tone],
+            PILLS[cell.tone],
             text,
         )
     return inert.html("<a href='{}' target='_self'>{}</a>", inert.address(cell.href), text) if cell.href else text

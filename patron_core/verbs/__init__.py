@@ -39,6 +39,7 @@ from patron_core.verbs.foreign import plan_code
 from patron_core.verbs.fund import fund, hold_for
 from patron_core.verbs.journal import KINDS, count_notes, notes_of, read_note, read_notes, revisions, write_note
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
+from patron_core.verbs.listing import list_runs, run_summary
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
 from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
@@ -174,6 +175,7 @@ __all__ = [
     "launch",
     "list_alerts",
     "list_feedback",
+    "list_runs",
     "list_tokens",
     "log_tail",
     "machines",
@@ -206,6 +208,7 @@ __all__ = [
     "repriced_any",
     "revisions",
     "revoke_token",
+    "run_summary",
     "run_table",
     "scaling_fit",
     "search",

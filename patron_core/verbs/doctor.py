@@ -20,6 +20,7 @@ from patron_core.errors import OnItsWay, PatronError, Unavailable
 from patron_core.executors import skypilot, skypilot_client
 from patron_core.executors.base import Job, ObservedStatus
 from patron_core.executors.records import Records
+from patron_core.lifecycle.leftovers import DOCTOR
 from patron_core.machines import catalog, credentials
 from patron_core.money import format_usd
 from patron_core.verbs.free_checks import check_writable
@@ -224,7 +225,7 @@ def _bucket(asked: _Asked) -> Check:
         status = UNKNOWN if clouds and clouds <= _SITES else FAIL
         said = f"{place} is a folder of this machine, which a machine in a cloud cannot reach"
         return Check(name="bucket", status=status, found=said, next="export PATRON_RUNS=gs://BUCKET/runs")
-    check_writable(join(place, "doctor"))
+    check_writable(join(place, DOCTOR))
     return Check(name="bucket", status=PASS, found=f"{place} can be written from here{_near(place)}")
 
 
@@ -253,7 +254,7 @@ def _no_machine(asked: _Asked) -> Check:
 def _machine(asked: _Asked) -> Check:
     """A job with nothing to do, by the whole path of a run: its guard writes its record into the place of the runs."""
     key = f"doctor-{uuid.uuid4().hex[:8]}"
-    run_dir = join(settings.runs_place(), key)
+    run_dir = join(settings.runs_place(), DOCTOR, key)
     only = settings.sky_infra()
     machine = {"spot": False, "places": [only] if only else catalog.enabled_clouds() or []}
     job = Job(key=key, command=("true",), run_dir=run_dir, deadline_s=600.0, grace_s=30.0, machine=machine)

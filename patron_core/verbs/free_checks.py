@@ -1,5 +1,5 @@
 """What can be known for nothing before money is spent: is the data there and enough, can the run's place be written,
-does SkyPilot's server answer."""
+does SkyPilot's server answer, and does it offer the machine that was planned."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def before_dryrun(run: Run) -> None:
     elif target_of(run).is_local:
         _check_tokens(run, check_spec(run.spec))
     before_launch(run)
+    if run.executor == "sky":
+        skypilot.check_offered(target_of(run).quote()["machine"])
 
 
 def before_launch(run: Run) -> None:

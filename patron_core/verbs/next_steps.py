@@ -87,7 +87,10 @@ def _words_of_code(spec: ForeignSpec) -> list[str]:
     """The words of a command line that plan it from where it came."""
     origin = spec.origin
     where = f"{origin['url']}@{origin.get('ref') or origin['commit']}" if "url" in origin else origin.get("folder", ".")
-    words = ["--workload", where, "--entry-point", spec.entry_point]
+    if "preset" in origin:
+        where = origin["preset"]
+    how = ["--command", spec.command] if spec.entry_point == "command" else ["--entry-point", spec.entry_point]
+    words = ["--workload", where, *how]
     for name, value in spec.parameters.items():
         words += ["--param", f"{name}={value}"]
     return words

@@ -15,7 +15,7 @@ from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import ONE, WORKLOAD, check_spec
 from patron_core.machines import this_machine
 from patron_core.machines.host import this_host
-from patron_core.machines.target import LOCAL_DEVICE, Target
+from patron_core.machines.target import GIVEN_SOURCE, LOCAL_DEVICE, Target
 from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
 from patron_core.store import Store, hosts, runs
@@ -47,11 +47,18 @@ def device_named(store: Store | None, name: str) -> Device:
     return found
 
 
-def price_for(device: Device, *, local: bool, spot: bool = False, ranks: int = 1) -> Price:
-    """This machine's price from the settings; of so many GPUs from the dated fallback table, which says that it is."""
+def price_for(
+    device: Device, *, local: bool, spot: bool = False, ranks: int = 1, usd_micros_per_hour: int | None = None
+) -> Price:
+    """This machine's price from the settings; of so many GPUs what is given for one, or from the dated fallback table,
+    which says that it is."""
     if local:
         return this_machine.this_price()
-    one = fallback_price(device.name, spot=spot)
+    if usd_micros_per_hour is None:
+        one = fallback_price(device.name, spot=spot)
+    else:
+        given = {"usd_micros_per_hour": usd_micros_per_hour, "source": GIVEN_SOURCE, "as_of": this_machine.today(None)}
+        one = Price(device=device.name, spot=spot, **given)  # type: ignore[arg-type]
     return replace(one, usd_micros_per_hour=ranks * one.usd_micros_per_hour, num_gpus=ranks)
 
 
@@ -64,12 +71,14 @@ def estimates(
     budget_s: float | None = None,
     budget_usd_micros: int | None = None,
     spot: bool = False,
+    usd_micros_per_hour: int | None = None,
     world: WorldSize = ONE,
 ) -> list[Estimate]:
     """Every depth on every device, by so many processes. `spec`: the fields that were given; the others are the
     device's own defaults. Without a store nothing is known yet.
 
-    A device to be rented that costs more than PATRON_MAX_USD_PER_HOUR is over budget, whatever the budget is.
+    `usd_micros_per_hour`: of one GPU, in the place of the dated table. A device to be rented that costs more than
+    PATRON_MAX_USD_PER_HOUR is over budget, whatever the budget is.
     """
     if not depths or not devices:
         raise InvalidInput(["depths and devices: at least one of each"], next="--depths 6,8,10,12 --devices A100-40GB")
@@ -84,7 +93,9 @@ def estimates(
         rows += estimate_table(
             depths,
             [device],
-            price_of=lambda d, local=local: price_for(d, local=local, spot=spot, ranks=world.ranks),  # type: ignore[misc]
+            price_of=lambda d, local=local: price_for(  # type: ignore[misc]
+                d, local=local, spot=spot, ranks=world.ranks, usd_micros_per_hour=usd_micros_per_hour
+            ),
             spec=base,
             budget_s=budget_s,
             budget_usd_micros=budget_usd_micros,

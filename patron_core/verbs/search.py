@@ -15,7 +15,6 @@ from patron_core.errors import Refused
 from patron_core.estimate import TooLittleText
 from patron_core.machines import this_machine
 from patron_core.machines.target import LOCAL_DEVICE
-from patron_core.money import format_usd
 from patron_core.scaling import recommend
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, runs
@@ -29,7 +28,7 @@ from patron_core.verbs.measured import fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.question import Question, SearchReport, hypothesis_text, result_text
 from patron_core.verbs.search_log import Progress, SearchLog
-from patron_core.verbs.search_training import BudgetUsedUp, Training, eval_words
+from patron_core.verbs.search_training import BudgetUsedUp, Training, beaten_words, eval_words, wave_size
 
 DRYRUN_RESERVE_S = 20.0  # an expected dryrun here, when planning how many runs the time allows
 
@@ -83,8 +82,7 @@ class _Search:
         if not self.log.all_of("fit"):
             best = f"{fits[0].candidate.words} is best in {self.question.minutes:g} min"
             self.log.note("hypothesis", best, hypothesis_text([(one.candidate.words, one.fit) for one in fits]))
-        for label in self._begun():
-            self.training.see_through(label)
+        self.training.see_through(self._begun())
         report = self._report(self._train(self._prove(fits)))
         self.log.save("done", report)
         title = f"Search {report.search_id}: {report.stopped_because}"
@@ -189,14 +187,10 @@ class _Search:
 
     def _chosen(self, fits: list[Fitted]) -> list[Fitted]:
         """The best of each device, then whatever is best, up to `max_dryruns`; those that are done are left out."""
-        first = [next(one for one in fits if one.candidate.device == d) for d in self._devices_of(fits)]
+        first = sorted({one.candidate.device: one for one in reversed(fits)}.values(), key=fits.index)
         ranked = first + [one for one in fits if one not in first] if len(first) > 1 else fits
         done = {label for label, run_id in self.fleet.ids.items() if run_id in self.training.finished}
         return [one for one in ranked[: self.question.max_dryruns] if one.candidate.label not in done]
-
-    @staticmethod
-    def _devices_of(fits: list[Fitted]) -> list[str]:
-        return list(dict.fromkeys(one.candidate.device for one in fits))
 
     def _measure(self, wanted: list[Fitted]) -> list[Fitted]:
         found: list[Fitted] = []
@@ -249,57 +243,62 @@ class _Search:
         """Train the most promising until money, time or predicted gain ends. Returns why it stopped."""
         left = {one.candidate.label: one for one in proven}
         while left and len(self.training.finished) < self.question.max_runs:
-            best = self._best_bpb()
-            law = fit_of(self.store, next(iter(left.values())).fit.spec.data)
-            choice = recommend(law, [one.forecast for one in left.values()], best)[0]
-            one, gain = left[choice.candidate.label], choice.expected_improvement_bpb
-            words, depth = one.candidate.words, one.candidate.spec.depth
-            if best is not None and gain < self.question.min_gain_bpb:
-                self.log.decide(
-                    "stop",
-                    f"{words} is expected to improve {best:.3f} by {gain:.4f} bpb, less than "
-                    f"{self.question.min_gain_bpb}.",
-                    depth=depth,
-                    expected_improvement_bpb=gain,
-                )
-                return "no further gain is expected"
-            needed_s, left_s = one.fit.estimate.wall_s.high, self.time_left_s()
-            if left_s < needed_s:
-                self.log.decide("stop", f"{words} may need {needed_s:.0f} s; {left_s:.0f} s are left.", depth=depth)
-                return "the time is used up"
-            del left[choice.candidate.label]
-            self.log.decide(
-                "train",
-                f"{words}: predicted {choice.val_bpb.mid:.3f}"
-                + (f", expected to improve {best:.3f} by {gain:.4f}" if best is not None else "")
-                + self._beaten_words(one, list(left.values())),
-                depth=depth,
-                device=one.candidate.device,
-                run=self.fleet.ids[one.candidate.label],
-                val_bpb=choice.val_bpb.to_dict(),
-                expected_improvement_bpb=gain,
-            )
-            try:
-                self.training.train(one)
-            except Refused as error:
-                run_id = self.fleet.ids[one.candidate.label]
-                self.log.decide("stop", error.message, depth=depth, run=run_id, next=error.next)
-                return "the budget is used up" if isinstance(error, BudgetUsedUp) else error.message
+            wave: list[str] = []
+            why = ""
+            size = self._wave_size(list(left.values()))
+            while left and len(wave) < size and not why:
+                why = self._begin_one(left, wave)
+            self.training.see_through(wave)
+            if why and not wave:
+                return why
         return "every proven depth was trained" if not left else f"at most {self.question.max_runs} were to be trained"
 
-    @staticmethod
-    def _beaten_words(one: Fitted, others: list[Fitted]) -> str:
-        """The best of another device, and by how much it is worse: why the search is where it is."""
-        elsewhere = [other for other in others if other.candidate.device != one.candidate.device]
-        if not elsewhere:
-            return "."
-        other = min(elsewhere, key=lambda each: each.bpb)
-        mine, its = one.fit.estimate, other.fit.estimate
-        return (
-            f"; {mine.wall_s.mid / 60:.0f} min and {format_usd(mine.cost_usd_micros.mid)}, where "
-            f"{other.candidate.words} would reach {other.bpb:.3f} in {its.wall_s.mid / 60:.0f} min for "
-            f"{format_usd(its.cost_usd_micros.mid)}."
+    def _wave_size(self, left: list[Fitted]) -> int:
+        num_runs = min(len(left), self.question.max_runs - len(self.training.finished))
+        longest_s = max(one.fit.estimate.wall_s.high for one in left)
+        parallel = 1 if self.question.is_local else self.question.parallel
+        return wave_size(runs_left=num_runs, time_left_s=self.time_left_s(), run_s=longest_s, parallel=parallel)
+
+    def _begin_one(self, left: dict[str, Fitted], wave: list[str]) -> str:
+        """Fund the most promising of those that are left and put it into the wave; else why none is."""
+        best = self._best_bpb()
+        law = fit_of(self.store, next(iter(left.values())).fit.spec.data)
+        choice = recommend(law, [one.forecast for one in left.values()], best)[0]
+        one, gain = left[choice.candidate.label], choice.expected_improvement_bpb
+        words, depth = one.candidate.words, one.candidate.spec.depth
+        if best is not None and gain < self.question.min_gain_bpb:
+            self.log.decide(
+                "stop",
+                f"{words} is expected to improve {best:.3f} by {gain:.4f} bpb, less than {self.question.min_gain_bpb}.",
+                depth=depth,
+                expected_improvement_bpb=gain,
+            )
+            return "no further gain is expected"
+        needed_s, left_s = one.fit.estimate.wall_s.high, self.time_left_s()
+        if left_s < needed_s:
+            self.log.decide("stop", f"{words} may need {needed_s:.0f} s; {left_s:.0f} s are left.", depth=depth)
+            return "the time is used up"
+        del left[choice.candidate.label]
+        self.log.decide(
+            "train",
+            f"{words}: predicted {choice.val_bpb.mid:.3f}"
+            + (f", expected to improve {best:.3f} by {gain:.4f}" if best is not None else "")
+            + (f", beside {len(wave)} that the time leaves no turn of its own" if wave else "")
+            + beaten_words(one, list(left.values())),
+            depth=depth,
+            device=one.candidate.device,
+            run=self.fleet.ids[one.candidate.label],
+            val_bpb=choice.val_bpb.to_dict(),
+            expected_improvement_bpb=gain,
         )
+        try:
+            self.training.fund(one)
+        except Refused as error:
+            run_id = self.fleet.ids[one.candidate.label]
+            self.log.decide("stop", error.message, depth=depth, run=run_id, next=error.next)
+            return "the budget is used up" if isinstance(error, BudgetUsedUp) else error.message
+        wave.append(one.candidate.label)
+        return ""
 
     def time_left_s(self) -> float:
         return self.question.limit_s - (time.monotonic() - self.started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from patron_core.errors import Refused
@@ -36,8 +37,8 @@ class Training:
         self._looked: dict[str, int] = {}  # run: the tenth of its steps in which its curve was looked at last
         fleet.on_look = self._stop_if_hopeless
 
-    def train(self, one: Fitted) -> None:
-        """Raises Refused, BudgetUsedUp among them."""
+    def fund(self, one: Fitted) -> None:
+        """Hold what it needs. Raises Refused, BudgetUsedUp among them."""
         label = one.candidate.label
         run = runs.get_run(self.store, self.fleet.ids[label])
         if run.state is RunState.AWAITING_FUNDING:
@@ -52,11 +53,13 @@ class Training:
                     next="a larger --budget",
                 )
             fund(self.store, run.id, usd_micros=amount, actor=self.log.actor, key=f"search:{self.log.search_id}")
-        self.see_through(label)
 
-    def see_through(self, label: str) -> None:
-        """Launch it where that is still to be done, see it to its end, and write its result down."""
-        (seen,) = self.fleet.train([label])
+    def see_through(self, labels: Sequence[str]) -> None:
+        """Launch them where that is still to be done, see them to their ends, and write their results down."""
+        for seen in self.fleet.train(labels):
+            self._write_down(seen)
+
+    def _write_down(self, seen: RunView) -> None:
         self.finished.append(seen.run.id)
         row = compare(self.store, [seen.run.id])[0]
         outcome = f"no result: {seen.sentence}"
@@ -126,3 +129,24 @@ def eval_words(given: dict[str, Any], measured: Fitted) -> str:
         f" Evaluations every {every} steps would add {share:.0%} to its steps; {said} "
         f"{row.num_evals * row.eval_s.mid / stepping:.0%}."
     )
+
+
+def beaten_words(one: Fitted, others: Sequence[Fitted]) -> str:
+    """The best of another device, and by how much it is worse: why the search is where it is."""
+    elsewhere = [other for other in others if other.candidate.device != one.candidate.device]
+    if not elsewhere:
+        return "."
+    other = min(elsewhere, key=lambda each: each.bpb)
+    mine, its = one.fit.estimate, other.fit.estimate
+    return (
+        f"; {mine.wall_s.mid / 60:.0f} min and {format_usd(mine.cost_usd_micros.mid)}, where "
+        f"{other.candidate.words} would reach {other.bpb:.3f} in {its.wall_s.mid / 60:.0f} min for "
+        f"{format_usd(its.cost_usd_micros.mid)}."
+    )
+
+
+def wave_size(*, runs_left: int, time_left_s: float, run_s: float, parallel: int) -> int:
+    """How many trainings to have at once: one, since each result tells what to train next, as long as all that may be
+    trained get their turn before the time is over; else so many that they do."""
+    waves = int(time_left_s // run_s) if run_s > 0 else runs_left
+    return max(1, min(parallel, -(-runs_left // max(1, waves))))

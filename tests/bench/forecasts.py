@@ -33,10 +33,10 @@ from patron_core.verbs.adopt import adopt
 from trainer.contract.devices import describe_cpu
 
 BASE: dict[str, Any] = {
-    "sequence_len": 128, "vocab_size": 1024, "batch_tokens": 2048, "device_batch_size": 16, "eval_every_steps": 20,
-    "eval_tokens": 16384, "device": "cpu", "checkpoint_every_s": 0,
+    "sequence_len": 64, "vocab_size": 512, "batch_tokens": 512, "device_batch_size": 8, "eval_every_steps": 25,
+    "eval_tokens": 8192, "device": "cpu", "checkpoint_every_s": 0,
 }  # fmt: skip
-STEPS = (40, 60, 80, 120)
+STEPS = (150, 250, 400)
 CORPUS_BYTES = 6_000_000
 CURVE_POINTS = 40
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patron_core import verbs
 from patron_core.errors import InvalidInput, Refused
 from patron_core.estimate import (
     Calibration,
@@ -524,3 +525,13 @@ def test_processes_on_one_cpu_share_its_cores_and_its_memory() -> None:
     one, two = (estimate(spec, CPU, price=LOCAL_PRICE, world=WorldSize(per_node=n)) for n in (1, 2))
     assert one.step_s.mid < two.step_s.mid < 1.3 * one.step_s.mid
     assert two.memory.peak_bytes.mid > 1.5 * one.memory.peak_bytes.mid
+
+
+def test_a_card_without_a_listed_price_is_estimated_at_a_given_one():
+    """Two GPUs cost twice what one does."""
+    (row,) = verbs.estimates(
+        None, depths=[8], devices=["L40S"], usd_micros_per_hour=1_500_000, world=WorldSize(per_node=2)
+    )
+    assert (row.price.usd_micros_per_hour, row.price.source) == (3_000_000, "given")
+    with pytest.raises(Refused, match="no price is known"):
+        verbs.estimates(None, depths=[8], devices=["L40S"])

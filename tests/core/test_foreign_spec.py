@@ -6,6 +6,7 @@ import io
 import json
 import shlex
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,5 +241,9 @@ def test_what_lives_above_the_seam_takes_foreign_code_as_it_takes_a_depth(
     with pytest.raises(InvalidInput, match="may change num_iterations"):
         verbs.amend(store, run.id, changes={"lr": 1}, actor="ada")
     # what to do after a failure is a command that plans the same again
-    again = verbs.next_step(runs.get_run(store, run.id))
-    assert again == f"patron launch --run {run.id} --yes"
+    words = shlex.split(verbs.plan_again(runs.get_run(store, run.id)))
+    assert words[:4] == ["patron", "dryrun", "--workload", f"file://{repository}@main"]
+    assert {"num_iterations=120", "lr=0.5"} < set(words)
+    command = ask(CodeQuestion(where=str(repository), command="t {n}", parameters={"n": 3}, steps_parameter="n")).spec
+    again = verbs.plan_again(replace(run, spec=command.to_dict()))
+    assert shlex.split(again)[4:8] == ["--command", "t {n}", "--param", "n=3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,25 @@ def test_a_server_that_is_down_is_told_before_money_is_held(rich: Store, monkeyp
     run = verbs.plan(rich, spec=SHAPE | {"num_steps": 20}, target=target, actor="ada")
     with pytest.raises(Busy, match="no API server"):
         verbs.dryrun(rich, run.id, actor="ada")
+    assert ledger.wallet(rich, "lab").held_usd_micros == 0
+
+
+def test_a_machine_that_skypilot_does_not_offer_is_told_before_money_is_held(
+    rich: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def none(machine: Mapping[str, object]) -> None:
+        asked.append(machine["accelerator"])
+        raise Refused("SkyPilot: no such machine", next="sky show-gpus")
+
+    monkeypatch.setattr("patron_core.executors.skypilot.check_server", lambda: None)
+    monkeypatch.setattr("patron_core.executors.skypilot.check_offered", none)
+    target = Target(executor="sky", device="H100", usd_micros_per_hour=3_000_000, only="slurm/lab/gpu")
+    run = verbs.plan(rich, spec=SHAPE | {"num_steps": 20}, target=target, actor="ada")
+    with pytest.raises(Refused, match="no such machine"):
+        verbs.dryrun(rich, run.id, actor="ada")
+    assert asked == ["H100"]
     assert ledger.wallet(rich, "lab").held_usd_micros == 0
 
 

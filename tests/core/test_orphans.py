@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from patron_core import verbs
 from patron_core.commands import gc
 from patron_core.executors.sky_task import job_name
 from patron_core.lifecycle import orphans, supervisor
 from patron_core.states import EndReason
-from patron_core.store import Run, Store, attempts, labs
+from patron_core.store import Run, Store, attempts, labs, runs
+from trainer.contract.layout import scratch_name
+from trainer.contract.remote import Remote
 
 HOURLY = 3_600_000
 
@@ -29,7 +34,12 @@ class Cloud:
     cancelled: list[int] = field(default_factory=list)
     downed: list[str] = field(default_factory=list)
 
-    def jobs(self, *, name: str, live: bool) -> list[dict[str, Any]]:
+    site: dict[str, Any] = field(default_factory=lambda: {"kind": "server"})
+
+    def controller(self) -> dict[str, Any]:
+        return self.site
+
+    def jobs(self, *, name: str = "", live: bool) -> list[dict[str, Any]]:
         return [job for job in self.found if name in job["job_name"]]
 
     def clusters(self, prefix: str) -> list[dict[str, Any]]:
@@ -104,6 +114,7 @@ def one_skypilot(monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """A SkyPilot that every lab shares."""
     cloud = Cloud()
     monkeypatch.setattr(orphans, "Client", lambda: cloud)
+    monkeypatch.setattr(gc, "Client", lambda: cloud)
     return cloud
 
 
@@ -169,3 +180,63 @@ def test_jobs_that_an_older_patron_named_by_its_url_are_known_by_their_key(
     one_skypilot.found += [job(3, job_name(of_url, "rothers-train-1")), job(4, "patron-by-hand")]
     supervisor.end_orphans(sqlite_store)
     assert one_skypilot.cancelled == [1]
+
+
+def test_leftovers_are_named_with_their_cost_and_removed_only_when_asked(
+    sqlite_store: Store, one_skypilot: Cloud, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller on which a neighbour's job lives, then none; scratch folders of a live run and of an ended one; what
+    the doctor tried, and a run that was cancelled, in the bucket."""
+    monkeypatch.setenv("PATRON_RUNS", f"{bucket}/runs")
+    monkeypatch.setenv("PATRON_SCRATCH", str(tmp_path / "scratch"))
+    made = {name: in_bucket(sqlite_store, f"{bucket}/runs", name, tmp_path / "scratch") for name in ("living", "ended")}
+    attempt_of(sqlite_store, made["ended"], ended=True)
+    verbs.cancel(sqlite_store, made["ended"].id, actor="ada")
+    attempt_of(sqlite_store, made["living"], ended=False)
+    remote = Remote(f"{bucket}/runs")
+    remote.put(f"{made['ended'].id}/checkpoints/step-000010/model.pt", b"m" * 1000)
+    remote.put("doctor/doctor-1/machines/doctor-1-1.json", b"{}")
+    one_skypilot.site = {"kind": "machine", "name": "sky-jobs-controller-1", "status": "UP", "usd_per_hour": 0.19}
+    one_skypilot.found = [job(1, "somebody-elses")]
+
+    def collect(*flags: str) -> tuple[int, list[dict[str, Any]]]:
+        monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            code = gc.main([*flags, "--json"])
+        return code, json.loads(said.getvalue())["leftovers"]
+
+    code, left = collect("--yes")
+    assert code == 0
+    found = {(one["kind"], one["removable"]): one for one in left}
+    assert found["controller", False]["usd_micros_per_hour"] == 190_000
+    assert one_skypilot.downed == []  # a job lives on it
+    assert found["scratch", True]["name"] == str(folder_of(tmp_path / "scratch", made["ended"]))
+    assert not folder_of(tmp_path / "scratch", made["ended"]).exists()
+    assert folder_of(tmp_path / "scratch", made["living"]).exists()
+    assert found["bucket", True]["name"] == f"{bucket}/runs/doctor"
+    assert found["bucket", False]["num_bytes"] == 1000
+    assert list(remote.sizes()) == [f"{made['ended'].id}/checkpoints/step-000010/model.pt"]
+
+    one_skypilot.found = []
+    code, left = collect()
+    assert (code, one_skypilot.downed) == (4, [])
+    assert [one["sentence"] for one in left] == [
+        "controller sky-jobs-controller-1: SkyPilot keeps its jobs there, it is UP; no job lives on it, and its disk "
+        "is paid for; $0.19 an hour while it is up",
+        f"bucket {bucket}/runs/{made['ended'].id}: of a run that is cancelled, and stays; 0.00 GB, $0.000001 a month",
+    ]
+    assert collect("--yes")[0] == 0
+    assert one_skypilot.downed == ["sky-jobs-controller-1"]
+
+
+def in_bucket(store: Store, place: str, name: str, scratch: Path) -> Run:
+    run = runs.create_run(
+        store, project="p", name=name, workload="trainer", spec={"depth": 2}, spec_hash="f" * 64, executor="sky",
+        run_dir=lambda run_id: f"{place}/{run_id}", actor="ada", key=None, now=100.0,
+    )  # fmt: skip
+    (folder_of(scratch, run) / "events").mkdir(parents=True)
+    return run
+
+
+def folder_of(scratch: Path, run: Run) -> Path:
+    return scratch / scratch_name(run.run_dir)

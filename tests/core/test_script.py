@@ -119,7 +119,16 @@ def test_with_json_nothing_else_reaches_stdout(
     shown = capsys.readouterr()
     assert json.loads(shown.out) == {"loss": None, "path": "a", "many": [1, None]}
     assert shown.out.count("\n") == 1
-    assert shown.err.splitlines() == ["a library says hello", "working", "step 1"]
+    assert shown.err.splitlines() == [
+        "a library says hello", '{"said": "working"}', '{"status": "step 1"}',
+    ]  # fmt: skip
+
+
+def test_fields_keep_an_answer_small_and_name_what_is_not_there() -> None:
+    session, out = script(json=True, fields="loss, colour")
+    session.emit({"loss": 1.5, "path": "a"})
+    said = json.loads(out.getvalue())
+    assert said == {"loss": 1.5, "no_such_fields": ["colour"], "fields": ["loss", "path"]}
 
 
 def script(**given: Any) -> tuple[Session[Args], io.StringIO]:

@@ -23,6 +23,7 @@ from patron_core.states import EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
 from patron_core.verbs import fleet
 from patron_core.verbs.question import Question
+from patron_core.verbs.search_training import wave_size
 from trainer.contract.devices import find_device
 from trainer.contract.spec import TrainSpec
 
@@ -116,6 +117,7 @@ def world(sqlite_store: Store, home: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(fleet, "between_looks", between_looks)
     monkeypatch.setattr(time, "time", lambda: found.now)  # a verb's clock is the machines'
     monkeypatch.setattr("patron_core.executors.skypilot.check_server", lambda: None)
+    monkeypatch.setattr("patron_core.executors.skypilot.check_offered", lambda machine: None)
     monkeypatch.setattr(sys.modules["patron_core.verbs.fund"], "check_proof", lambda *_, **__: None)
     yield found
     assert ledger.verify(sqlite_store) == []
@@ -198,6 +200,32 @@ def test_a_hopeless_run_is_stopped_early_and_that_is_said(world: World) -> None:
     assert (target_of(run).device, run.state, run.reason) == ("A100-40GB", RunState.CANCELLED, EndReason.CANCELLED)
     assert report.cut_short == [f"{run.name} was cut short: cancelled (cancelled)."]
     assert target_of(runs.get_run(world.store, report.best_run or "")).device == "H100"
+
+
+def test_trainings_that_the_time_leaves_no_turn_of_their_own_run_beside_each_other(world: World) -> None:
+    together: list[int] = []
+
+    def watch(_line: str, _seen: Any) -> None:
+        living = [run for run in runs.list_runs(world.store) if run.state in (RunState.LAUNCHING, RunState.RUNNING)]
+        together.append(len(living))
+
+    asked = replace(
+        ASKED, max_dryruns=2, max_variants=0, depths=(10,), max_runs=2, time_limit_minutes=61, min_gain_bpb=0.0
+    )
+    report = verbs.search(world.store, asked, actor="ada", key="night", on_progress=watch)
+    assert max(together) == 2
+    assert {d["device"] for d in kinds(report, "train")} == {"A100-40GB", "H100"}
+    assert "beside 1 that the time leaves no turn of its own" in kinds(report, "train")[1]["sentence"]
+    assert len(kinds(report, "result")) == 2
+    assert report.spent_usd_micros <= BUDGET
+
+
+def test_how_many_at_once() -> None:
+    def size(time_left_s: float, parallel: int = 4) -> int:
+        return wave_size(runs_left=3, time_left_s=time_left_s, run_s=100.0, parallel=parallel)
+
+    assert [size(s) for s in (1000.0, 300.0, 299.0, 199.0, 50.0)] == [1, 1, 2, 3, 3]
+    assert size(150.0, parallel=2) == 2
 
 
 def test_every_problem_of_a_question_is_told_before_money(sqlite_store: Store) -> None:

@@ -124,7 +124,7 @@ def test_a_refusal_is_reported_with_its_true_reason(
     def refuse(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(Training, "train", refuse)
+    monkeypatch.setattr(Training, "fund", refuse)
     search = life(store)
     _, _, (candidate, *_) = next(search.candidates.each())
     fitted = search.candidates.fit(candidate, BUDGET)

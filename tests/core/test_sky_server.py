@@ -99,13 +99,20 @@ def test_the_first_launch_is_reached_waits_for_the_controller_and_can_be_given_u
 
 
 def test_what_no_enabled_cloud_offers_is_known_before_anything_is_launched(
-    client: Client, executor: SkyExecutor, tmp_path: Path
+    client: Client, executor: SkyExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = make_task(job(tmp_path, "r3-train-1"))
     client.check_feasible(task)
     task["resources"]["ordered"][0]["instance_type"] = "a3-megagpu-8g"
     with pytest.raises(Refused):
         client.check_feasible(task)
+    planned = job(tmp_path, "r3-train-2").machine
+    skypilot.check_offered(planned)
+    with pytest.raises(Refused):  # eight of the card are sold there, and one is planned
+        skypilot.check_offered({**planned, "places": [{**planned["places"][0], "instance_type": "a3-megagpu-8g"}]})
+    monkeypatch.setattr(client, "has_quota", lambda row, **_: row["infra"] != "gcp/us-central1")
+    with pytest.raises(Refused, match=r"quota is zero for H100:1 in gcp/us-central1"):
+        skypilot.check_offered(planned)
 
 
 def test_the_doctor_tells_each_thing_with_what_mends_it(

@@ -15,7 +15,6 @@ A killed multipart upload leaves parts behind that cost money and are not seen: 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -35,7 +34,7 @@ from trainer.contract import grace
 from trainer.contract.events import EventWriter
 from trainer.contract.exits import EXIT_DONE, EXIT_RESUME, BadSpec, UserError
 from trainer.contract.files import cache_folder, read_json
-from trainer.contract.layout import RESULT
+from trainer.contract.layout import RESULT, scratch_name
 from trainer.contract.remote import Remote, RemoteError
 from trainer.contract.shapes import object_of
 from trainer.contract.words import printable
@@ -55,8 +54,7 @@ class TakenOver(Exception):
 def local_folder(url: str) -> Path:
     """Where this machine works on the run: the same folder each time, so that a restart finds what it had."""
     base = Path(os.environ.get("PATRON_SCRATCH") or cache_folder() / "runs")
-    digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:12]
-    return base / f"{url.rstrip('/').rsplit('/', 1)[-1]}-{digest}"
+    return base / scratch_name(url)
 
 
 class Bucket:

@@ -14,6 +14,7 @@ Beside the runs, for all of them:
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,12 @@ DATA = ".data"  # no name of a run: those begin with a letter or a digit
 _DRYRUN_FOLDER = re.compile(r"dryrun-[0-9]{1,12}")
 _CHECKPOINT_FOLDER = re.compile(r"step-([0-9]{1,12})")
 _CHECKPOINT_FILE = re.compile(rf"(?:{CHECKPOINTS}/)?step-([0-9]{{1,12}})/(.+)")
+
+
+def scratch_name(url: str) -> str:
+    """Of the folder in which a machine works on a run of a bucket: the same each time, and no other run's."""
+    url = url.rstrip("/")
+    return f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
 def segment_name(attempt: str, number: int) -> str:

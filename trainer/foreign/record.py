@@ -122,7 +122,7 @@ class Record:
         }
 
     def _start(self, step: int | None) -> None:
-        self._events.emit("start", resumed_step=step, num_steps=self._spec.num_steps, burst=self._is_burst)
+        self._events.emit("start", step=step, resumed_step=step, num_steps=self._spec.num_steps, burst=self._is_burst)
 
     def _is_curve(self, point: Logged) -> bool:
         """Of a key that had steps before: what is logged once at a start says nothing of where the code stands."""

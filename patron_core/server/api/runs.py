@@ -10,8 +10,7 @@ from pydantic import Field
 from patron_core import verbs
 from patron_core.server.answers import Answer
 from patron_core.server.api.common import DEFAULT, Asker, Body, Fields, Key, Micros, RunWord, Word, cut
-from patron_core.store import Run, RunSummary
-from patron_core.store import runs as store_runs
+from patron_core.store import Run
 
 router = APIRouter(tags=["runs"])
 
@@ -81,22 +80,8 @@ class Funding(Body):
     usd_micros: Micros | None = Field(default=None, description="default: the upper bound, as the dryrun repriced it")
 
 
-def summary(run: Run | RunSummary) -> dict[str, Any]:
-    return {
-        "run": run.id,
-        "name": run.name,
-        "project": run.project,
-        "state": run.state.value,
-        "reason": run.reason.value if run.reason else None,
-        "stop_requested": run.stop_requested,
-        "actor": run.actor,
-        "created_at": run.created_at,
-        "updated_at": run.updated_at,
-    }
-
-
 def moved(run: Run) -> Answer:
-    return Answer(summary(run) | {"next": verbs.next_step(run)})
+    return Answer(verbs.run_summary(run) | {"next": verbs.next_step(run)})
 
 
 @router.post("/estimate", summary="What depths take on devices; free")
@@ -131,7 +116,7 @@ def plan(body: NewRun, caller: Asker, key: Key) -> Answer:
     else:
         spec = verbs.spec_on(target.find_device(caller.store), body.spec).to_dict()
         run = verbs.plan(caller.store, spec=spec, try_anyway=body.try_anyway, **rest)
-    return Answer(summary(run) | {"estimate": run.estimate, "next": verbs.next_step(run)}, status_code=201)
+    return Answer(verbs.run_summary(run) | {"estimate": run.estimate, "next": verbs.next_step(run)}, status_code=201)
 
 
 @router.get("/runs", summary="Runs, newest first")
@@ -139,15 +124,13 @@ def list_runs(
     caller: Asker,
     project: Annotated[Word | None, Query()] = None,
     state: Annotated[list[verbs.RunState] | None, Query()] = None,
+    tag: Annotated[list[Word] | None, Query(max_length=20, description="runs that have all of these")] = None,
     text: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[int, Query(ge=0, le=1_000_000, description="`cursor` of the page before")] = 0,
 ) -> Answer:
-    found = store_runs.list_summaries(
-        caller.store, project=project, states=state, text=text, limit=limit + 1, offset=cursor
-    )
-    more = cursor + limit if len(found) > limit else None
-    return Answer({"runs": [summary(run) for run in found[:limit]], "cursor": more})
+    page = verbs.list_runs(caller.store, project=project, states=state, tags=tag, text=text, limit=limit, cursor=cursor)
+    return Answer(page.to_dict())
 
 
 @router.get("/runs/{run}", summary="A run with its money, attempts and newest metrics")
