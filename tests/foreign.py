@@ -39,7 +39,7 @@ with mlflow.start_run(run_id=os.environ.get("MLFLOW_RUN_ID")):
     for step in range(first, args.steps + 1):
         mlflow.log_metric("loss", 1 / step, step=step)
         state.write_text(str(step))
-        time.sleep(args.step_s)
+        time.sleep(600 if (first, step) == (1, 40) else args.step_s)  # its first start is there to be killed
     mlflow.log_text("done", "notes/end.txt")
 """
 

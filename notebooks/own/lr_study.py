@@ -58,7 +58,7 @@ def press():
 
 @app.cell
 async def make_the_runs(launch, sweep):
-    _yes = "--yes" in mo.cli_args() or launch.value
+    _yes = "yes" in mo.cli_args() or launch.value
     mo.stop(not _yes, mo.md("Press the button, or give `--yes` in a shell: nothing is spent before."))
     sweep.launch(max_usd=0.05, max_parallel=1)  # one dryrun for the shape, one press, one hold
     report = await sweep.wait()  # the kernel stays free; mirrored when it returns

@@ -212,7 +212,7 @@ class Record:
             late = late or is_late
             if is_late and event.kind in REWOUND:
                 if event.attempt not in limits:
-                    limits[event.attempt] = min(map(_back_to, self._starts_after(order)), default=_NEVER)
+                    limits[event.attempt] = min(map(back_to, self._starts_after(order)), default=_NEVER)
                 if (event.step or 0) > limits[event.attempt]:
                     continue
             if event.kind in MEASURED:
@@ -222,7 +222,7 @@ class Record:
                 self._add(event, {k: v for k, v in named.items() if isinstance(v, int | float)}, is_late=is_late)
             else:
                 if event.kind == "start":
-                    self._undo(_back_to(event), order)
+                    self._undo(back_to(event), order)
                 self._marks.append(event)
                 self._mark_bytes += _MARK_BYTES + len(str(event.data))
             self._phase = self._phase if is_late else _phase_after(event, self._phase)
@@ -283,7 +283,7 @@ def reclaim_notice(directory: RunDir, attempt: str) -> str | None:
     return next((source for source in sources if source not in _OTHER_STOPS), None)
 
 
-def _back_to(start: Event) -> int:
+def back_to(start: Event) -> int:
     """The step that it went on from; -1 is from scratch."""
     step = start.data.get("resumed_step")
     return step if isinstance(step, int) else -1

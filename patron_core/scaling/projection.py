@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
+MOST_SPREAD = 10.0  # of ln: beyond it nothing is known
+
+
 @dataclass(frozen=True, kw_only=True)
 class MoreTokens:
     final: Interval  # of the longer run
@@ -117,7 +120,8 @@ class Projection:
         mid, spread = self._mixed(
             np.array([mean for mean, _ in found]), np.array([np.diag(covariance) for _, covariance in found])
         )
-        factor = np.exp(Z90 * spread / np.maximum(mid, 1e-9))  # a loss stays above 0
+        mid = np.maximum(mid, 1e-9)  # a loss stays above 0
+        factor = np.exp(np.minimum(Z90 * spread / mid, MOST_SPREAD))
         return [Interval(float(m / f), float(m), float(m * f)) for m, f in zip(mid, factor, strict=True)]
 
     def _mixed(self, means: Array, variances: Array) -> tuple[Array, Array]:

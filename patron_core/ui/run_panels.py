@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from patron_core.rundir.record import back_to
 from patron_core.states import EndReason
 from patron_core.ui import show
 
@@ -152,8 +153,9 @@ def _marks(record: Record, seen: RunView) -> list[Mark]:
     for before, start in itertools.pairwise(starts):
         reason = reasons.get(before.attempt) if before.attempt != start.attempt else None
         why = f"{show.plain(reason.value)}; " if reason else ""
-        words = f"{why}{_from(start.step)}"
-        marks.append(Mark(step=start.step or 0, words=words, kind="trouble" if reason in TROUBLE else "event"))
+        step = back_to(start)
+        words = f"{why}resumed at step {step:,}" if step > 0 else f"{why}began from scratch"
+        marks.append(Mark(step=max(0, step), words=words, kind="trouble" if reason in TROUBLE else "event"))
     last = reasons.get(starts[-1].attempt) if starts else None
     if last in TROUBLE and last is not None:
         marks.append(Mark(step=seen.step, words=show.plain(last.value), kind="trouble"))
@@ -161,10 +163,6 @@ def _marks(record: Record, seen: RunView) -> list[Mark]:
     evaluated = record.columns("val/bpb")[0][-MAX_TICKS:].tolist()
     marks += [Mark(step=step, words=f"checkpoint of step {step:,}", kind="tick") for step in saved]
     return [*marks, *(Mark(step=at, words=f"evaluation at step {at:,.0f}", kind="dot") for at in evaluated)]
-
-
-def _from(step: int | None) -> str:
-    return f"resumed at step {step:,}" if step else "began from scratch"
 
 
 def logged_rows(logged: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:

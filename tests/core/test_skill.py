@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,15 @@ def test_it_is_served_printed_and_installed(lab: Lab, tmp_path: Path, capsys: py
     assert capsys.readouterr().out.strip() == skill().strip()
     assert main(["skill", "--install", str(tmp_path)]) == 0
     assert (tmp_path / "patron" / "SKILL.md").read_text(encoding="utf-8") == skill()
+
+
+def test_what_lies_in_the_tree_leads_to_the_page_and_to_what_is_there() -> None:
+    root = Path(__file__).parents[2]
+    for name in ("AGENTS.md", "llms.txt"):
+        text = (root / name).read_text(encoding="utf-8")
+        assert "patron skill" in text
+        assert all((root / link).is_file() for link in re.findall(r"\]\(([^)]+)\)", text))
+        assert set(re.findall(r"patron (\w+)", text)) <= {*TABLE, *notebooks()}
 
 
 def test_an_agent_goes_through_the_loop_by_the_client(lab: Lab) -> None:

@@ -291,6 +291,19 @@ class TestNormal:
         sync(store, run, extra={"money/spent_usd": 2.0})
         assert curve(store, run, "money/spent_usd") == [(2, 1.5), (4, 1.5), (4, 2.0)]
 
+    def test_keys_that_other_code_logged_are_read_beside_the_record(
+        self, store: Store, run: Run, workload: Workload
+    ) -> None:
+        assert verbs.tracked(store, run.id).read_at is None
+        workload.start("a-train-1", None, *metrics(1, 2))
+        mlflow_run_id = sync(store, run, extra={"money/spent_usd": 1.5}).mlflow_run_id
+        for step in (10, 20):
+            client().log_metric(mlflow_run_id, "their/accuracy", step / 100, step=step)
+        found = verbs.tracked(store, run.id, without=["train/loss", "train/mfu"])
+        assert sorted(found.series) == ["money/spent_usd", "their/accuracy"]
+        assert found.series["their/accuracy"].values.tolist() == [0.1, 0.2]
+        assert found.problem is None
+
     def test_nothing_yet_makes_no_run(self, store: Store, run: Run, workload: Workload) -> None:
         assert sync(store, run).mlflow_run_id is None
         assert mirrors.get(store, run.id) is None

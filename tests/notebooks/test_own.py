@@ -7,15 +7,34 @@ import sys
 from pathlib import Path
 
 import labs
+import pytest
 
 from patron_core import verbs
 from patron_core.store import Store, ledger
+from patron_core.store import tags as store_tags
 
 FILE = labs.NOTEBOOKS[0].parent / "own" / "lr_study.py"
 
 
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FILE), *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=FILE.parents[2])
+
+
+def test_told_to_it_launches_and_what_is_refused_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "1000")  # no dryrun is to be had for its five cents
+    done = run("--yes")
+    assert done.returncode != 0
+    assert "Refused" in done.stderr
+    store = Store.open()
+    assert len(verbs.run_table(store)) == 6
+    assert store_tags.counts(store)["lr-study"] == 6
+    assert ledger.wallet(store, "lab").spent_usd_micros == 0
+    store.close()
+
+
 def test_it_says_what_it_would_take_and_spends_nothing(home: Path) -> None:
-    done = subprocess.run([sys.executable, str(FILE)], capture_output=True, text=True, check=False, cwd=FILE.parents[2])
+    done = run()
     assert done.returncode == 0, done.stderr
     assert "6 runs and 1 dryrun: about" in done.stdout
     store = Store.open()

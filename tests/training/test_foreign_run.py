@@ -34,7 +34,7 @@ for step in range(first, int(sys.argv[1]) + 1):
     log("loss", 1 / step, step)
     log("seen", step)
     state.write_text(str(step))
-    time.sleep(float(sys.argv[2]))
+    time.sleep(600 if (first, step, sys.argv[1]) == (1, 30, "40") else float(sys.argv[2]))  # there to be killed
 """
 
 
@@ -287,10 +287,12 @@ def test_a_run_in_a_bucket_goes_on_from_the_codes_own_checkpoint_on_another_mach
 first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 for step in range(first + 1, int(sys.argv[1]) + 1):
     log("loss", 1 / step, step)
+    if step == 25 and first == 0:
+        time.sleep(600)  # there to be killed
     if step % 5 == 0:
         Path("saved").mkdir(exist_ok=True)
         Path("saved", f"model_{{step:06d}}.pt").write_text(str(step))
-    time.sleep(0.15)
+    time.sleep(0.05)
 """
     from trainer.contract.remote import Remote
 

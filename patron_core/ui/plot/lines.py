@@ -156,8 +156,9 @@ def _panel(panel: Panel, look: Look, block: _Block, columns: int) -> dict[str, A
     low, high = span(drawn, spikes=spike_values, whole=look.window is not None)
     calm_low, calm_high = span(drawn, whole=look.window is not None)
     for band in bands:
-        at_end = [value for part in band.at[-1:] for value in (part.low, part.high)]
-        low, calm_low = min([low, *at_end]), min([calm_low, *at_end])
+        ends = [part.mid for part in band.at[-1:]]  # a wide band may run out of the chart, its middle does not
+        low, calm_low = min([low, *ends]), min([calm_low, *ends])
+        high, calm_high = max([high, *ends]), max([calm_high, *ends])
     return {
         "title": inert.vega(panel.title),
         "unit": inert.vega(panel.unit),

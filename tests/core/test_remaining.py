@@ -1,4 +1,4 @@
-"""Where a run is heading: from its pace, its curve and its bill, with intervals that hold the truth."""
+"""What a run still needs: from its own pace, with intervals that hold what came."""
 
 from __future__ import annotations
 
