@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 FINAL_LR = 0.05  # of the peak, where a warm-down ends
-FIRST_SHARE = 0.03  # of the steps: before that, warm-up and the first fall are of another form
+FIRST_SHARE = 0.10  # of the steps: before that, warm-up and the first fall are of another form
 RECENT = 0.15  # nothing is learned from before this share of the newest step
 MOST_BINS = 48
 LEAST_NOISE = 0.001  # relative, of a point
@@ -30,9 +30,9 @@ class Shape:
 
     level: tuple[float, float] = (1.0, 0.3)
     fall: tuple[float, float] = (0.35, 0.3)  # that infinitely many steps would still take
-    hill: tuple[float, float] = (0.05, 0.03)  # that a warm-down to 0 takes
+    hill: tuple[float, float] = (0.03, 0.03)  # that a warm-down to 0 takes
     alpha: tuple[float, float] = (0.45, 0.5)  # median, and spread of its logarithm
-    departure: float = 0.008  # of curves from the form
+    departure: float = 0.011  # of curves from the form
     length: float = 0.7  # e-folds of S along which a departure lasts
 
 

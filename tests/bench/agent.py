@@ -94,10 +94,10 @@ def story(base: str, secrets: dict[str, str], home: str) -> dict[str, Any]:
     rows_after = agent.ask("GET", "/api/compare", params={"runs": f"{first},{second}"})["runs"]
     plan = {"note": "go on with a smaller vocabulary", "spec": {"vocab_size": 400, "eval_every_steps": 100}}
     agent.ask("POST", "/api/notes", key="n2", json={"kind": "decision", "run": second, "body": json.dumps(plan)})
-    refused = agent.ask("POST", f"/api/runs/{second}/fundings", key="more", json={"usd_micros": 50_000_000})
     heir = Agent(base, secrets["heir"])
     (note,) = heir.ask("GET", "/api/notes", params={"kind": "decision"})["notes"]
     third = heir.proven("third", **json.loads(note["body"])["spec"])
+    refused = heir.ask("POST", f"/api/runs/{third}/fundings", key="more", json={"usd_micros": 2 * ALLOWED})
     for number in range(5):
         agent.ask("POST", "/api/feedback", key=f"f{number}", json={"body": f"thought {number}", "about": "dryrun"})
     for each in owner.ask("GET", "/api/feedback", params={"unanswered": True})["feedback"]:

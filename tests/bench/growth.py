@@ -141,8 +141,8 @@ def books_of(store: Store, num_transfers: int) -> dict[str, float]:
     return {"verbs.lab, ms": cpu_ms(lambda: verbs.lab(store, "p"))}
 
 
-def round_of(store: Store, num_runs: int) -> dict[str, float]:
-    """Live local runs on a scripted machine; nothing happens but that time goes on."""
+def launched(store: Store, num_runs: int) -> tuple[Supervisor, FakeExecutor]:
+    """Live local runs on a scripted machine, and who supervises them."""
     machine = FakeExecutor(name="local")
     machine.default_script = Script(run_s=1e9)
     folder = Path(os.environ["PATRON_HOME"]) / "runs"
@@ -151,13 +151,19 @@ def round_of(store: Store, num_runs: int) -> dict[str, float]:
     made = [a_run(store, folder, f"run-{number}") for number in range(num_runs)]
     with store.begin() as conn:
         for run in made:
-            ledger.hold(conn, run, 10**6, key=f"hold:{run.id}", actor="bench", now=1.0)
+            ledger.hold(conn, run, 10**7, key=f"hold:{run.id}", actor="bench", now=1.0)
             for state in ("dryrun", "awaiting_funding", "funded", "launching"):
                 run = runs.transition(conn, run.id, old=run.state, new=RunState(state), actor="bench", now=1.0)
             attempts.create(conn, run, kind="train", usd_micros_per_hour=3_600_000, price={}, now=1.0)
-    supervisor, now = Supervisor(store=store, executor_named=lambda name: machine), time.time()
+    supervisor = Supervisor(store=store, executor_named=lambda name: machine)
     for _ in range(2):
-        supervisor.round(now=now)
+        supervisor.round()
+    return supervisor, machine
+
+
+def round_of(store: Store, num_runs: int) -> dict[str, float]:
+    """Nothing happens but that time goes on."""
+    (supervisor, _), now = launched(store, num_runs), time.time()
     seen: list[str] = []
     sa.event.listen(store._engine, "before_cursor_execute", lambda *about: seen.append(about[2]))
     supervisor.round(now=now)

@@ -1,6 +1,6 @@
 """Which rows train better: ours, none cropped, or nanochat's, each of which begins with BOS and is cropped to fit?
 
-python -m tests.bench.row_starts --seeds 4 --steps 150          prints one JSON line a run, then the comparison
+python -m tests.bench.row_starts --seeds 6 --steps 250          prints one JSON line a run, then the comparison
 
 Pairs of seeds, the same number of steps, rows and tokens; both are measured on both validation streams. The documents
 are the standard library's methods, so that one is to a row about what a page of the web is to 2048 tokens.
@@ -30,7 +30,7 @@ from trainer.data.feed import Made
 from trainer.data.shards import TokenShard
 
 CORPUS_BYTES = 12_000_000
-CAPACITY = 257
+CAPACITY = 129
 
 
 def corpus(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def corpus(folder: Path) -> Path:
         size += len(texts[-1])
         if size > CORPUS_BYTES:
             break
-    pieces = [piece for text in texts for piece in text.split("\n\n") if len(piece) > 80]
+    pieces = [piece for text in texts for piece in text.split("\n\n") if len(piece) > 40]
     random.Random(1).shuffle(pieces)
     path = folder / "corpus.parquet"
     pl.DataFrame({"text": pieces}).write_parquet(path)
@@ -75,19 +75,19 @@ def _once(data: PreparedData) -> Iterator[list[np.ndarray]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--eval-tokens", type=int, default=65536)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--eval-tokens", type=int, default=32768)
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="row-starts-"))
     asked = {
-        "depth": 1, "sequence_len": CAPACITY - 1, "vocab_size": 2048, "batch_tokens": 4096, "device_batch_size": 16,
+        "depth": 1, "sequence_len": CAPACITY - 1, "vocab_size": 1024, "batch_tokens": 1024, "device_batch_size": 8,
         "num_steps": args.steps, "eval_every_steps": 0, "eval_tokens": args.eval_tokens, "device": "cpu",
         "checkpoint_every_s": 0, "data": f"path:{corpus(folder)}",
     }  # fmt: skip
     spec = TrainSpec.from_dict(asked)
     data = prepare(spec, folder / "cache")
-    arms = {"none cropped": data, "begin with BOS": bos_data(data, folder, args.steps * 16)}
+    arms = {"none cropped": data, "begin with BOS": bos_data(data, folder, args.steps * 8)}
     found: dict[str, dict[str, list[float]]] = {"packed": {}, "bos": {}}
     for seed in range(args.seeds):
         for name, of in arms.items():
