@@ -103,16 +103,16 @@ def slow():
     get_state, set_state = mo.state(("", verbs.RunState.RUNNING, 0))
     get_run, set_run = mo.state("")  # the run that is shown
     get_pressed, set_pressed = mo.state(None)  # what the last press of a button brought
-    get_kept, set_kept = mo.state(None)  # what came of the note that was last saved here
-    return get_kept, get_pressed, get_run, get_state, set_kept, set_pressed, set_run, set_state
+    get_work, set_work = mo.state(None)  # a note on its way
+    get_kept, set_kept = mo.state(None)  # what came of the last one
+    return get_kept, get_pressed, get_run, get_state, get_work, set_kept, set_pressed, set_run, set_state, set_work
 
 
 @app.cell
-def ticking(get_state, session):
+def ticking(get_state, get_work, session):
     # at rest slowly: what rests may begin, here or on another page
-    ticker = mo.ui.refresh(
-        options=["2s", "5s", "10s", "60s"], default_interval="2s" if get_state()[1] in verbs.ACTIVE else "5s"
-    )
+    _every = "1s" if get_work() else "2s" if get_state()[1] in verbs.ACTIVE else "5s"
+    ticker = mo.ui.refresh(options=["1s", "2s", "5s", "10s", "60s"], default_interval=_every)
     None if session.is_script else ticker
     return (ticker,)
 
@@ -152,13 +152,8 @@ def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run,
         set_state(_state)
     if seen.run.id != get_run():
         set_run(seen.run.id)
-    return (seen,)
-
-
-@app.cell
-def heading(seen):
     course = verbs.course(seen)
-    return (course,)
+    return course, seen
 
 
 @app.cell
@@ -285,21 +280,24 @@ def pressed(get_pressed):
 
 
 @app.cell
-def writing(actor, get_kept, get_run, session, set_kept, store):
+def writing(actor, get_kept, get_run, session, set_work, store):
     _, _run_id = get_kept(), get_run()
     mo.stop(session.is_script or not _run_id)
     draft = notes.open_draft(store, f"watch:{_run_id}", actor=actor)
-    fields = draft.elements(mo.ui, lambda: set_kept(draft.save(session, store, run_id=_run_id)), words="Keep note")
+    fields = draft.elements(mo.ui, lambda: set_work(draft.keep(session, store, run_id=_run_id)), words="Keep note")
     mo.vstack([mo.md("### Notes"), fields["body"], fields["save"]])
     return
 
 
 @app.cell
-def notes(get_kept, get_run, session, store, ticker):
+def saved(get_kept, get_run, get_work, session, set_kept, set_work, store, ticker):
     ticker  # somebody else may have written
     mo.stop(session.is_script or not get_run())
-    _failed = get_kept() is not None and get_kept().failed
-    _said = [mo.callout(mo.md(get_kept().error_markdown()), kind="danger")] if _failed else []
+    if get_work() is not None and get_work().done:
+        set_kept(get_work().value)
+        set_work(None)
+    _error = get_kept() and get_kept().failed and mo.callout(mo.md(get_kept().error_markdown()), kind="danger")
+    _said = [mo.md("Saving ...")] if get_work() else [_error] if _error else []
     mo.vstack([*_said, mo.Html(notes.note_cards(verbs.notes_of(store, get_run())))])
     return
 

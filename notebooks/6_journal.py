@@ -67,7 +67,8 @@ def lab(session):
     actor = session.actor
     params = mo.query_params()
     get_saved, set_saved = mo.state(None)
-    return actor, get_saved, params, set_saved, store
+    get_work, set_work = mo.state(None)  # a note on its way
+    return actor, get_saved, get_work, params, set_saved, set_work, store
 
 
 @app.cell
@@ -193,7 +194,7 @@ def pick(again, project, store):
 
 
 @app.cell
-def editor(actor, again, answered, args, get_saved, opened, project, run_id, session, set_saved, store):
+def editor(actor, again, answered, args, get_saved, opened, project, run_id, session, set_work, store):
     # drawn anew by a save: what somebody typed is in the draft
     get_saved(), again.value
     base = verbs.read_note(store, opened.value) if opened.value else None
@@ -205,7 +206,7 @@ def editor(actor, again, answered, args, get_saved, opened, project, run_id, ses
         if over is not None:
             draft.merged_with(over)
         links = {"answers": answered.value} if answered.value and base is None else None
-        set_saved(draft.save(session, store, project=project.value, run_id=run_id, links=links))
+        set_work(draft.keep(session, store, project=project.value, run_id=run_id, links=links))
 
     fields = draft.elements(mo.ui, keep, rows=8)
     # what somebody saved meanwhile stands beside the text, and is never overwritten unseen
@@ -226,21 +227,24 @@ def editor(actor, again, answered, args, get_saved, opened, project, run_id, ses
 
 
 @app.cell
-def saved(get_saved):
+def ticking(get_work):
+    ticker = mo.ui.refresh(default_interval="1s")
+    ticker if get_work() is not None else None
+    return (ticker,)
+
+
+@app.cell
+def saved(get_saved, get_work, set_saved, set_work, ticker):
+    ticker
+    if get_work() is not None and get_work().done:
+        set_saved(get_work().value)
+        set_work(None)
+    mo.stop(get_work() is not None, mo.md("Saving ..."))
     _outcome = get_saved()
     mo.stop(_outcome is None)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
     _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)
     mo.callout(mo.md(inert.paragraphs([_words])), kind="success")
-    return
-
-
-@app.cell
-def earlier(base, get_saved, session, store):
-    get_saved()
-    mo.stop(session.is_script or base is None)
-    _all = verbs.revisions(store, base.id)
-    mo.accordion({inert.md("{} revisions", len(_all)): mo.Html(notes.revisions(reversed(_all)))})
     return
 
 

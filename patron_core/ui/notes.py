@@ -1,7 +1,7 @@
 """Notes on a page: as they are read, their Markdown rendered; and while they are written, kept at every keystroke.
 
     draft = notes.open_draft(store, "watch:r1", actor="ada")
-    fields = draft.elements(mo.ui, lambda: set_saved(draft.save(session, store, run_id="r1")))
+    fields = draft.elements(mo.ui, lambda: set_work(draft.keep(session, store, run_id="r1")))
 
 What is in the fields is what is saved, whenever it is pressed, and a second press saves nothing twice. A draft is found
 again after a reload, and gone once it is saved. It lies in a file of its own under PATRON_HOME, on the machine that
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patron_core import settings, verbs
-from patron_core.ui import inert, show
+from patron_core.ui import background, inert, show
 from patron_core.verbs.threads import WORDS as WORDS
 from trainer.contract.files import write_atomic
 
 if TYPE_CHECKING:
     from patron_core.store import Store
     from patron_core.store.records import Note, NoteRevision
+    from patron_core.ui.background import Work
     from patron_core.ui.script import Outcome, Session
     from patron_core.verbs import Thread
 
@@ -75,6 +76,10 @@ class Draft:
             ),
             "save": ui.button(label=words, kind="success", on_click=lambda _: save()),
         }
+
+    def keep(self, session: Session[Any], store: Store, **about: Any) -> Work:
+        """What a press does: `save`, once the last words have come too. Its value is the outcome."""
+        return background.pressed(f"note:{self.file.stem}", lambda work: self.save(session, store, **about))
 
     def save(
         self,
