@@ -31,7 +31,10 @@ from patron_core.verbs import watch
 ROOT = Path(__file__).parents[1]
 HOLE = "HOLE"  # stands for what an f-string puts in
 # `scripts` is upstream nanochat's, run in its own folder
-OURS = re.compile(r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?!scripts\.)(?P<module>[\w.]+))(?P<rest>[^`'\";,()>\n]*)")
+OURS = re.compile(
+    r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?!scripts\.)(?P<module>[\w.]+))"
+    r"(?P<rest>[^`'\";,()>\n]*)"
+)
 PROGRAMS = ("python ", "patron ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
 FOREIGN = ("uv ", "sky ", "pg_isready", "iconv", "gcloud", "aws ", "sqlite3")  # whose flags are not ours
 
