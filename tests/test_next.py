@@ -30,7 +30,11 @@ from patron_core.verbs import watch
 
 ROOT = Path(__file__).parents[1]
 HOLE = "HOLE"  # stands for what an f-string puts in
-OURS = re.compile(r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?P<module>[\w.]+))(?P<rest>[^`'\";,()>\n]*)")
+# `scripts` is upstream nanochat's, run in its own folder
+OURS = re.compile(
+    r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?!scripts\.)(?P<module>[\w.]+))"
+    r"(?P<rest>[^`'\";,()>\n]*)"
+)
 PROGRAMS = ("python ", "patron ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
 FOREIGN = ("uv ", "sky ", "pg_isready", "iconv", "gcloud", "aws ", "sqlite3")  # whose flags are not ours
 

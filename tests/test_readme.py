@@ -71,7 +71,7 @@ def test_the_tree_is_the_real_one() -> None:
         for path in sorted((ROOT / top).iterdir()):
             if path.suffix == ".py" and path.name != "__init__.py":
                 real.add(f"{top}/{path.name}")
-            elif (path / "__init__.py").exists():
+            elif path.is_dir() and any(path.glob("*.py")):  # a package, or a folder of notebooks
                 real.add(f"{top}/{path.name}/")
     assert named == real
 
