@@ -30,9 +30,9 @@ from patron_core.verbs import watch
 
 ROOT = Path(__file__).parents[1]
 HOLE = "HOLE"  # stands for what an f-string puts in
-# `scripts` is upstream nanochat's, run in its own folder
+# `scripts` and `nanochat` are upstream's, run in its own folder
 OURS = re.compile(
-    r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?!scripts\.)(?P<module>[\w.]+))"
+    r"(?:(?<![\w./-])patron (?P<name>[a-z]\w*)|python -m (?!scripts\.|nanochat\.)(?P<module>[\w.]+))"
     r"(?P<rest>[^`'\";,()>\n]*)"
 )
 PROGRAMS = ("python ", "patron ", "uv ", "sky ", "export ", "pg_isready ", "df ", "ls ", "fuser ")
