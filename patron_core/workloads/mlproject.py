@@ -69,7 +69,7 @@ def read(text: str, files: Mapping[str, str | None]) -> Project:
     environment = _environment(values, files, problems)
     extra = values.get("patron") or {}
     if not isinstance(extra, Mapping) or set(extra) - EXTRA:
-        problems.append(f"{FILE}: its section patron may name {', '.join(sorted(EXTRA))}")
+        problems.append(f"{FILE}: its section `patron` may name {', '.join(sorted(EXTRA))}")
     if problems:
         raise InvalidInput(problems, next=f"correct the {FILE}")
     name = str(values.get("name") or "mlproject")[:100]
