@@ -27,8 +27,8 @@ class Looks:
     _quiet: dict[str, tuple[float, float]] = field(default_factory=dict)  # run -> (its updated_at, now) of a look
 
     def at(self, found: Sequence[Run], *, now: float) -> Iterator[tuple[Run, Callable[[], Scene]]]:
-        """Each run that may have news, and what gives its scene, or raises what looking raised. A scene is of a moment ago:
-        whoever acts looks again."""
+        """Each run that may have news, and what gives its scene, or raises what looking raised. A scene is of a moment
+        ago: whoever acts looks again."""
         due = [run for run in found if not self._is_quiet(run, now)]
         for first in range(0, len(due), LOADED_AT_ONCE):
             part = rows_of(self.store, due[first : first + LOADED_AT_ONCE])
