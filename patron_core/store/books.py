@@ -60,14 +60,14 @@ def sums_of_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str,
     return sums
 
 
-def _summed(store: Store | Connection, parts: Sequence[sa.Select[Any]], *by: str) -> Sequence[sa.Row[Any]]:
+def _summed(store: Store | Connection, parts: Sequence[sa.Select[Any]], *by: str) -> list[tuple[Any, ...]]:
     """In one statement, as `balance` is: on PostgreSQL two of one write transaction are not of one moment, and what is
     checked on between them would be in neither."""
     all_of_it = sa.union_all(*parts).subquery()
     columns = [all_of_it.c[name] for name in by]
     query = sa.select(*columns, sa.func.sum(all_of_it.c.usd_micros)).group_by(*columns)
     with reading(store) as conn:
-        return conn.execute(query).all()
+        return [tuple(row) for row in conn.execute(query)]
 
 
 def _unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
