@@ -222,7 +222,7 @@ class _Plain(yaml.SafeLoader):
 
 def _yaml(name: str, text: str) -> Mapping[str, Any]:
     try:
-        values = yaml.load(text[:_MAX_CHARS], _Plain)  # noqa: S506  # a SafeLoader
+        values = yaml.load(text[:_MAX_CHARS], _Plain)  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput([f"{name}: no YAML: {said}"], next=f"correct the {name}") from error
