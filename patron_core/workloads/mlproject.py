@@ -211,18 +211,13 @@ def _flat(line: str, files: Mapping[str, str | None], problems: list[str], depth
     return _lines(other[1].removeprefix("./"), files, problems, depth) if other else (line,)
 
 
-class _Plain(yaml.SafeLoader):
-    """Without aliases: a few lines of them are words of gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*name) is not read; write what it stands for")
-        return super().compose_node(parent, index)
-
-
 def _yaml(name: str, text: str) -> Mapping[str, Any]:
+    text = text[:_MAX_CHARS]
     try:
-        values = yaml.load(text[:_MAX_CHARS], _Plain)  # a SafeLoader
+        # a few lines of aliases are words of gigabytes
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("an alias (*name) is not read; write what it stands for")
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput([f"{name}: no YAML: {said}"], next=f"correct the {name}") from error
