@@ -539,7 +539,7 @@ def test_a_card_without_a_listed_price_is_estimated_at_a_given_one():
 
 
 def test_the_command_of_a_row_is_never_one_that_is_refused():
-    """A card of a datasheet is estimated and nowhere rented; a price that was given goes with the command, a machine's."""
+    """A card of a datasheet is estimated and nowhere rented; a given price goes with the command."""
     world = WorldSize(per_node=2, nodes=2)
     for name in ("L40S", "H100-PCIe", "H100-NVL", "H100", "A100-40GB"):
         (row,) = verbs.estimates(None, depths=[8], devices=[name], usd_micros_per_hour=2_000_000, world=world)
