@@ -20,7 +20,7 @@ from patron_core.verbs.plan import draft
 from patron_core.workloads.asking import CodeQuestion, ask, resolved
 from patron_core.workloads.forecast import ForeignEstimate
 from patron_core.workloads.presets import PRESETS
-from patron_core.workloads.sources import is_remote
+from patron_core.workloads.sources import is_by_https
 from trainer.contract.foreign import SOURCES, ForeignSpec
 
 
@@ -77,7 +77,7 @@ def _check_token(store: Store, question: CodeQuestion, target: Target) -> None:
         return
     here = [
         *(["code of others on this machine"] if target.executor == ownership.LOCAL else []),
-        *(["folders of this machine"] if not is_remote(question.where) else []),
+        *(["folders or ssh keys of this machine"] if not is_by_https(question.where) else []),
     ]
     if here:
         raise Refused(
