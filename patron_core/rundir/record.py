@@ -197,9 +197,8 @@ class Record:
                 for at in wanted:
                     part = pl.DataFrame(shared | {"value": pl.Series(np.array(rows.values[at]))})
                     parts.append(part.select(pl.lit(rows.keys[at]).alias("key"), "step", "value", "time", "attempt"))
-        several = len({key for rows in self._rows.values() for key in rows.keys}) < sum(
-            len(rows.keys) for rows in self._rows.values()
-        )
+            named = [key for rows in self._rows.values() for key in rows.keys]
+            several = len(set(named)) < len(named)
         found = pl.concat(parts)
         return found.sort("key", "step", maintain_order=True) if several else found
 

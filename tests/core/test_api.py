@@ -15,14 +15,13 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from serving import Lab, serving
+from serving import Lab, count_as_supervised, serving
 
 from patron_core import verbs
-from patron_core.lifecycle import post
 from patron_core.server import gate
 from patron_core.server.api import events as api_events
 from patron_core.states import AlertKind
-from patron_core.store import Store, alerts, leases, ledger, runs
+from patron_core.store import Store, alerts, ledger, runs
 from patron_core.verbs.metrics import thinned
 
 USD = 1_000_000
@@ -36,10 +35,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             patch.delenv(name, raising=False)
         patch.setenv("PATRON_HOME", str(tmp_path_factory.mktemp("api")))
         store = Store.open()
-        patch.setattr("patron_core.lifecycle.supervisor.ensure_running", lambda store: None)
-        patch.setattr("patron_core.verbs.ensure_running", lambda store: None)
-        for each in (post.SUPERVISOR, post.MIRROR):
-            leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
+        count_as_supervised(store, patch)
         verbs.deposit(store, usd_micros=100 * USD, key="first", actor="ada")
         with serving(store) as found:
             yield found

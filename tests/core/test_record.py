@@ -142,3 +142,20 @@ def test_records_are_kept_up_to_so_many_bytes_not_so_many_runs(tmp_path: Path, m
     again = [record_of(run) for run in reversed(where)]
     assert again != first[::-1]
     assert sum(run.where in columns._records for run in where) == 3
+
+
+def test_a_frame_is_made_of_one_moment(run: RunDir) -> None:
+    """While another thread may read on: all of the columns are looked at with the lock held."""
+    _put(run, "a-train-1", 0, [_metrics(1, 1, loss=1.0), _metrics(2, 2, loss=2.0, mfu=0.5)])
+    record = Record(run).look()
+    held: list[bool] = []
+
+    class Watched(dict[tuple[str, ...], columns.Rows]):
+        def values(self) -> Any:
+            held.append(record._lock.locked())
+            return super().values()
+
+    record._rows = Watched(record._rows)
+    assert record.frame()["key"].to_list() == ["loss", "loss", "mfu"]
+    assert held
+    assert all(held)
