@@ -19,8 +19,8 @@ def every(store: Store, run_id: str) -> list[dict[str, Any]]:
 
 
 def file(store: Store, run_id: str, step: int, name: str) -> Path:
-    """Where a file that a whole checkpoint's manifest names lies here. Raises NotFound, Refused for one in a bucket, or for a link
-    that leads out of the run's directory."""
+    """Where a file that a whole checkpoint's manifest names lies here. Raises NotFound, Refused for one in a
+    bucket, or for a link that leads out of the run's directory."""
     run = runs.get_run(store, run_id)
     for found in RunDir(run.run_dir).checkpoints():
         if found.step == step and name in found.files:
