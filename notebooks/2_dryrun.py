@@ -29,7 +29,7 @@ with app.setup:
 
 @app.class_definition
 class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
-    run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
+    run: str = Field(default="", description="a run that was planned before; else one is planned from the other flags")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
     amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
     draft: bool = Field(default=False, description="only plan it: a draft, for nothing")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -188,7 +187,3 @@ def span(lines: Sequence[Columns], *, spikes: Sequence[float] = (), whole: bool 
         low = float(np.nanmin(means))
         high = max(float(np.nanquantile(means, TYPICAL)), *(float(last[0]) for last in lasts if len(last)))
     return min([low, *spikes]), max([high, *spikes])
-
-
-def finite_or_none(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None
