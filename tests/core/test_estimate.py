@@ -22,6 +22,7 @@ from patron_core.estimate import (
     eval_steps,
     fit_to_budget,
 )
+from patron_core.machines.target import Target
 from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
 from trainer.contract.devices import DEVICES, cpu_device, find_device
@@ -535,3 +536,20 @@ def test_a_card_without_a_listed_price_is_estimated_at_a_given_one():
     assert (row.price.usd_micros_per_hour, row.price.source) == (3_000_000, "given")
     with pytest.raises(Refused, match="no price is known"):
         verbs.estimates(None, depths=[8], devices=["L40S"])
+
+
+def test_the_command_of_a_row_is_never_one_that_is_refused():
+    """A card of a datasheet is estimated and nowhere rented; a given price goes with the command."""
+    world = WorldSize(per_node=2, nodes=2)
+    for name in ("L40S", "H100-PCIe", "H100-NVL", "H100", "A100-40GB"):
+        (row,) = verbs.estimates(None, depths=[8], devices=[name], usd_micros_per_hour=2_000_000, world=world)
+        planned = verbs.plan_of(row)
+        try:
+            Target(executor="sky", device=name).check()
+        except InvalidInput:
+            assert planned is None
+        else:
+            assert planned is not None
+            assert planned.endswith(f"--on sky --device {name} --usd-per-hour 4 --gpus 2 --nodes 2 --yes")
+    (dated,) = verbs.estimates(None, depths=[8], devices=["H100"])
+    assert str(verbs.plan_of(dated)).endswith("--on sky --device H100 --yes")
