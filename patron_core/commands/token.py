@@ -1,6 +1,6 @@
 """Tokens for people and agents. A token is printed once and kept as a hash.
 
-patron token                                        lists them, with what each may still hold
+patron token                                        lists them, with their limits
 patron token make --name bot --scope read,run,spend --total 5
 patron token revoke --name bot
 """

@@ -156,12 +156,9 @@ class Record:
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(step, value), in the order in which they happened."""
         with self._lock:
-            return [
-                (step, value)
-                for rows in self._rows.values()
-                if key in rows.keys
-                for step, value in zip(rows.steps, rows.values[rows.keys.index(key)], strict=True)
-            ]
+            having = [rows for rows in self._rows.values() if key in rows.keys and rows.steps]
+            points = [pair for r in having for pair in zip(r.steps, r.values[r.keys.index(key)], strict=True)]
+        return sorted(points, key=lambda point: point[0]) if len(having) > 1 else points
 
     def columns(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Steps, unix seconds and values of one key, in order; each (n,)."""

@@ -135,15 +135,20 @@ def verify(store: Store | Connection) -> list[str]:
     sums = sa.select(entries.c.account, total.label("total")).group_by(entries.c.account)
     guarded = sums.where(entries.c.book.in_(_GUARDED)).having(total < 0)
     kept = sa.select(balances.c.account, balances.c.usd_micros)
+    of_runs = sa.select(transfers.c.run_id, transfers.c.kind, sa.func.sum(transfers.c.usd_micros))
+    of_runs = of_runs.where(transfers.c.run_id.is_not(None), transfers.c.id <= _CHECKED)
     with reading(store) as conn:
         found = _unbalanced(conn, after=0) + [_below_zero(*row) for row in conn.execute(guarded)]
         up_to = conn.execute(sums.where(entries.c.transfer_id <= _CHECKED)).all()
-        shown = {row.account: row.usd_micros for row in conn.execute(kept)}
-    made = {row.account: row.total for row in up_to}
+        shown = {f"account {row.account}": row.usd_micros for row in conn.execute(kept)}
+        made = {f"account {row.account}": row.total for row in up_to}
+        shown |= {f"{kind} of run {run}": int(amount) for run, kind, amount in conn.execute(sa.select(run_sums))}
+        by_kind = conn.execute(of_runs.group_by(transfers.c.run_id, transfers.c.kind))
+        made |= {f"{kind} of run {run}": int(amount) for run, kind, amount in by_kind}
     return found + [
-        f"account {account} is kept at {shown.get(account)} micro-dollars, its entries make {made.get(account)}"
-        for account in sorted(made.keys() | shown.keys())
-        if made.get(account) != shown.get(account)
+        f"{what} is kept at {shown.get(what)} micro-dollars, its entries make {made.get(what)}"
+        for what in sorted(made.keys() | shown.keys())
+        if made.get(what) != shown.get(what)
     ]
 
 

@@ -19,9 +19,11 @@ import re
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from patron_core import settings
 from patron_core.errors import InvalidInput, Refused, Unavailable
@@ -29,6 +31,7 @@ from trainer.contract.foreign import MAX_SOURCES_BYTES
 from trainer.contract.urls import mask
 
 MAX_FILE_BYTES = 64 * 2**20
+MAX_GIT_BYTES = 2**30  # of all files of a commit
 MAX_DIFF_CHARS = 5000  # what is kept to be read; its hash is of all of it
 _URL = re.compile(r"(https|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+")
 _NOT_CODE = {"__pycache__", ".git", ".venv", "venv", "node_modules", "mlruns", "wandb"}
@@ -219,18 +222,47 @@ def _patched(found: Snapshot, patch: str) -> Snapshot:
 def _git(*words: str, why: str, at: Path | None = None) -> bytes:
     quiet = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"]
     where = ["-C", str(at)] if at is not None else []
-    try:
-        done = subprocess.run(
-            ["git", *quiet, *where, *words], env=_environ(), capture_output=True, timeout=_GIT_S, check=False
-        )
-    except FileNotFoundError as error:
-        raise Unavailable("git is not on the path", next="install git") from error
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{why}: no answer within {_GIT_S:.0f} s", next="try again") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
-    return done.stdout
+    with tempfile.TemporaryFile() as errors:
+        try:
+            child = subprocess.Popen(
+                ["git", *quiet, *where, *words], env=_environ(), stdout=subprocess.PIPE, stderr=errors
+            )
+        except FileNotFoundError as error:
+            raise Unavailable("git is not on the path", next="install git") from error
+        is_over = threading.Event()
+
+        def give_up() -> None:
+            is_over.set()
+            child.kill()
+
+        timer = threading.Timer(_GIT_S, give_up)
+        timer.start()
+        try:
+            with child:
+                assert child.stdout is not None
+                content = child.stdout.read(
+                    MAX_GIT_BYTES + 1
+                )  # a repository of kilobytes may hold a file a million times
+                if len(content) > MAX_GIT_BYTES:
+                    child.kill()
+                    raise InvalidInput(
+                        [f"{why}: they are more than {MAX_GIT_BYTES:,} bytes"], next="leave out of it what is no code"
+                    )
+        finally:
+            timer.cancel()
+        if is_over.is_set():
+            raise Unavailable(f"{why}: no answer within {_GIT_S:.0f} s", next="try again")
+        if child.returncode:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
+            raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
+        return content
+
+
+def _at_most(file: IO[bytes], most_bytes: int) -> Iterator[bytes]:
+    while most_bytes > 0 and (chunk := file.read(min(most_bytes, 2**20))):
+        most_bytes -= len(chunk)
+        yield chunk
 
 
 def _environ() -> dict[str, str]:

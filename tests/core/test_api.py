@@ -195,6 +195,13 @@ def test_checkpoints_are_listed_with_hashes_and_downloaded_in_ranges(agent: http
     for name in ("../../spec.json", "..%2f..%2fspec.json", "%2e%2e/%2e%2e/spec.json", "/etc/passwd", "manifest.json"):
         answer = agent.get(f"/api/runs/{run.id}/checkpoints/10/{name}")
         assert answer.status_code == 404, (name, answer.text)
+    secret = Path(run.run_dir).parent / "outside"
+    secret.write_text("of this machine")
+    (folder / "model.bin").unlink()
+    (folder / "model.bin").symlink_to(secret)
+    (folder / "manifest.json").write_text(json.dumps({"step": 10, "files": {"model.bin": {"bytes": 15}}}))
+    answer = agent.get(f"/api/runs/{run.id}/checkpoints/10/model.bin")
+    assert error(answer) == "refused", answer.text
 
 
 def test_feedback_is_given_once_and_answered_by_a_person_alone(agent: httpx.Client, lab: Lab) -> None:

@@ -14,11 +14,11 @@ import foreign
 import pytest
 
 from patron_core import verbs
-from patron_core.errors import InvalidInput, PatronError, Refused
+from patron_core.errors import InvalidInput, PatronError, Refused, Unavailable
 from patron_core.lifecycle.workload import foreign_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
-from patron_core.workloads import mlproject, nanochat
+from patron_core.workloads import mlproject, nanochat, sources
 from patron_core.workloads.asking import CodeQuestion, ask, parameters_of
 from patron_core.workloads.presets import PRESETS
 from patron_core.workloads.sources import is_by_https, snapshot
@@ -216,6 +216,29 @@ def test_a_few_lines_that_stand_for_gigabytes_are_refused() -> None:
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 4)]  # 9 of them do it
     with pytest.raises(InvalidInput, match="alias"):
         mlproject.read("\n".join([*lines, "name: *a3", "entry_points: {main: {command: x}}"]), {})
+
+
+def test_a_small_repository_with_endless_files_fills_no_memory(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_GIT_BYTES", 2**20)
+    assert snapshot(f"file://{repository}").files
+    foreign.write(repository, {f"same-{number}": "x" * 2**16 for number in range(20)})
+    foreign.commit(repository)
+    with pytest.raises(InvalidInput, match="more than 1,048,576 bytes"):
+        snapshot(f"file://{repository}")
+
+
+def test_git_that_does_not_answer_is_given_up(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(sources, "_GIT_S", 0.2)
+    with pytest.raises(Unavailable, match="no answer within"):
+        snapshot(f"file://{repository}")
 
 
 def test_a_commit_that_there_is_not_is_named(repository: Path) -> None:
