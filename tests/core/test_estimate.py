@@ -558,9 +558,8 @@ def test_the_command_of_a_row_is_never_one_that_is_refused():
 def test_a_preview_is_of_the_very_target_and_asks_no_catalog():
     rented = verbs.preview(None, Target(executor="sky", device="cpu", usd_micros_per_hour=500_000), {"depth": 2})
     assert (rented.device.is_cpu, rented.price.usd_micros_per_hour, rented.local) == (True, 500_000, False)
-    two = verbs.preview(
-        None, Target(executor="sky", device="H100", num_gpus=2, usd_micros_per_hour=5_000_000), {"depth": 8}
-    )
+    pair = Target(executor="sky", device="H100", num_gpus=2)
+    two = verbs.preview(None, replace(pair, usd_micros_per_hour=5_000_000), {"depth": 8})
     assert (two.price.usd_micros_per_hour, two.world.ranks) == (5_000_000, 2)
     dated = verbs.preview(None, pair, {"depth": 8})
     assert dated.price.usd_micros_per_hour == 2 * H100_PRICE.usd_micros_per_hour
