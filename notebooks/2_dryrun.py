@@ -112,7 +112,7 @@ def where(args, get_run, page, session):
 @app.cell
 def form(args, get_run, page, place, session, store):
     target = target_flags.target_of(place.value)
-    _device = session.call(verbs.device_named, store, target.device)
+    _device = session.call(target.find_device, store)
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
     _was = page.typed  # another machine changes no word that was typed
     _texts = {name: _was.get("plan", {}).get(name, one.text) for name, one in _fields.items()}
@@ -148,10 +148,9 @@ def estimate(args, code, depth, get_run, others, plan, session, store, target):
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = spec_flags.with_depth(_given.value, args.depth, depth.value)
-    _asked = {"depths": [spec["depth"]], "devices": [target.device], "spot": target.spot, "world": target.world}
-    _outcome = session.call(verbs.estimates, store, spec=spec, **_asked)
+    _outcome = session.call(verbs.preview, store, target, spec)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    mo.md(inert.paragraphs([planning.words(_outcome.value[0])]))
+    mo.md(inert.paragraphs([planning.words(_outcome.value)]))
     return
 
 

@@ -204,6 +204,15 @@ def draft(
     )
 
 
+def preview(store: Store, target: Target, spec: Mapping[str, Any]) -> Estimate:
+    """What a plan there comes to, by the price that was given or the dated table: no catalog is asked. `spec`: the
+    fields that were given. Raises what `plan` does before it looks at memory."""
+    target.check()
+    dated = not target.is_local and target.usd_micros_per_hour is None
+    checked = spec_on(target.find_device(store), spec)
+    return estimate_on(replace(target, fallback=True) if dated else target, store, checked)
+
+
 def estimate_on(
     target: Target,
     store: Store,

@@ -553,3 +553,15 @@ def test_the_command_of_a_row_is_never_one_that_is_refused():
             assert planned.endswith(f"--on sky --device {name} --usd-per-hour 4 --gpus 2 --nodes 2 --yes")
     (dated,) = verbs.estimates(None, depths=[8], devices=["H100"])
     assert str(verbs.plan_of(dated)).endswith("--on sky --device H100 --yes")
+
+
+def test_a_preview_is_of_the_very_target_and_asks_no_catalog():
+    rented = verbs.preview(None, Target(executor="sky", device="cpu", usd_micros_per_hour=500_000), {"depth": 2})
+    assert (rented.device.is_cpu, rented.price.usd_micros_per_hour, rented.local) == (True, 500_000, False)
+    pair = Target(executor="sky", device="H100", num_gpus=2)
+    two = verbs.preview(None, replace(pair, usd_micros_per_hour=5_000_000), {"depth": 8})
+    assert (two.price.usd_micros_per_hour, two.world.ranks) == (5_000_000, 2)
+    dated = verbs.preview(None, pair, {"depth": 8})
+    assert dated.price.usd_micros_per_hour == 2 * H100_PRICE.usd_micros_per_hour
+    with pytest.raises(InvalidInput, match="L40S is estimated by its datasheet"):
+        verbs.preview(None, Target(executor="sky", device="L40S", usd_micros_per_hour=2_000_000), {"depth": 8})

@@ -18,6 +18,7 @@ from patron_core.errors import InvalidInput, PatronError, Refused, Unavailable
 from patron_core.lifecycle.workload import foreign_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
+from patron_core.ui import report_page
 from patron_core.workloads import mlproject, nanochat, sources
 from patron_core.workloads.asking import CodeQuestion, ask, parameters_of
 from patron_core.workloads.presets import PRESETS
@@ -316,6 +317,10 @@ def test_what_lives_above_the_seam_takes_foreign_code_as_it_takes_a_depth(
     words = shlex.split(verbs.plan_again(runs.get_run(store, run.id)))
     assert words[:4] == ["patron", "dryrun", "--workload", f"file://{repository}@main"]
     assert {"num_iterations=120", "lr=0.5"} < set(words)
+    report = verbs.report_of_run(store, run.id)
+    assert "toy reach with num_iterations 120" in report.question
+    assert shlex.split(report.commands[0]) == [*words[:-1], "--name", f"{run.name}-again", "--yes"]
+    assert "depth" not in report_page.of_run(report)
     command = ask(CodeQuestion(where=str(repository), command="t {n}", parameters={"n": 3}, steps_parameter="n")).spec
     again = verbs.plan_again(replace(run, spec=command.to_dict()))
     assert shlex.split(again)[4:8] == ["--command", "t {n}", "--param", "n=3"]
