@@ -243,7 +243,8 @@ def saved(get_saved, get_work, set_saved, set_work, ticker):
     _outcome = get_saved()
     mo.stop(_outcome is None)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)
+    _title = show.one_line(_outcome.value.title or _outcome.value.body, 60)
+    _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _title)
     mo.callout(mo.md(inert.paragraphs([_words])), kind="success")
     return
 

@@ -69,7 +69,8 @@ def of_run(report: RunReport) -> str:
         _section("Spec and environment", _facts(_provenance(report))),
     ]
     state = _mark(show.mark(seen.run.state.value))
-    under = inert.html("{} · {} · depth {}", state, seen.run.project, row.depth)
+    what = row.workload if row.depth is None else f"depth {row.depth}"
+    under = inert.html("{} · {} · {}", state, seen.run.project, what)
     return _page(report.title, under, parts, report.lab, report.made_at, seen.run.id)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from patron_core.errors import NotFound, PatronError
 from patron_core.estimate.accuracy import Forecast
-from patron_core.lifecycle.workload import check_spec
+from patron_core.lifecycle.workload import check_spec, foreign_spec
 from patron_core.machines.target import Target, target_of
 from patron_core.money import format_usd, typed_usd
 from patron_core.rundir.rundir import RunDir
@@ -23,12 +23,13 @@ from patron_core.verbs.contrasts import noise_sentence, seed_noise, with_distinc
 from patron_core.verbs.curves import curves
 from patron_core.verbs.forecasts import forecasts_of
 from patron_core.verbs.metrics import Points, thinned
-from patron_core.verbs.next_steps import plan_command, target_words
+from patron_core.verbs.next_steps import plan_again, plan_command, target_words
 from patron_core.verbs.question import Question
 from patron_core.verbs.watch import RunView, view
 
 MOST_POINTS = 600  # of a curve: lowest and highest of what lies between stay
 MOST_ENTRIES = 200  # of the ledger
+MOST_OWN = 8  # curves of foreign code
 _CURVES = {"val_bpb": "val/bpb", "training loss": "train/loss"}
 _KINDS = ("search", "sweep")
 
@@ -60,6 +61,10 @@ class RunReport:
         row, run = self.comparison, self.seen.run
         where = str((run.estimate or {}).get("device", run.executor))
         cap = f", for at most {format_usd(run.max_usd_micros)}" if run.max_usd_micros is not None else ""
+        code = foreign_spec(run)
+        if code is not None:
+            given = ", ".join(f"{name} {value}" for name, value in code.parameters.items())
+            return f"What does {code.name} log{f' with {given}' if given else ''}, on {where}{cap}?"
         return (
             f"What val_bpb does depth {row.depth} ({row.num_params_scaling:,} scaling parameters) reach on "
             f"{row.train_tokens:,} tokens of {run.spec.get('data', 'its corpus')}, on {where}{cap}?"
@@ -170,15 +175,7 @@ def report_of_run(store: Store, words: str, *, now: float | None = None) -> RunR
     """Of the run of an id or a name. Raises NotFound."""
     seen = view(store, words)
     run = seen.run
-    frame = curves(store, run.id, list(_CURVES.values()))
-    found: dict[str, Points] = {
-        name: [
-            (int(step), float(value), float(at))
-            for step, value, at in frame.filter(frame["key"] == key).select("step", "value", "time").iter_rows()
-            if math.isfinite(value)
-        ]
-        for name, key in _CURVES.items()
-    }
+    found = _curves_of(store, run)
     search = _search_of(store, run)
     about = notes.list_notes(store, project=run.project, about=[run.id, *([search.id] if search else [])], limit=None)
     mine = ledger.statement(store, run.project, None, run_id=run.id)
@@ -217,6 +214,21 @@ def report_of_search(
     )
 
 
+def _curves_of(store: Store, run: Run) -> dict[str, Points]:
+    """By name; of foreign code those that it logs by names of its own, the first so many."""
+    is_ours = foreign_spec(run) is None
+    frame = curves(store, run.id, list(_CURVES.values()) if is_ours else None)
+    logged = sorted(key for key in frame["key"].unique() if not key.startswith(("patron/", "money/", "system/")))
+    return {
+        name: [
+            (int(step), float(value), float(at))
+            for step, value, at in frame.filter(frame["key"] == key).select("step", "value", "time").iter_rows()
+            if math.isfinite(value)
+        ]
+        for name, key in (_CURVES.items() if is_ours else zip(logged[:MOST_OWN], logged, strict=False))
+    }
+
+
 def _search_of(store: Store, run: Run) -> Search | None:
     kind, _, rest = (run.key or "").partition(":")
     try:
@@ -247,7 +259,8 @@ def _environment(run: Run) -> dict[str, Any]:
 
 
 def _commands_of_run(run: Run) -> list[str]:
-    planned = plan_command(check_spec(run.spec), target_of(run), project=run.project)
+    is_ours = foreign_spec(run) is None
+    planned = plan_command(check_spec(run.spec), target_of(run), project=run.project) if is_ours else plan_again(run)
     name = f"{run.name}-again"
     first = shlex.join([*shlex.split(planned)[:-1], "--name", name, "--yes"])
     return [first, shlex.join(["patron", "launch", "--run", name, "--yes"])]

@@ -217,6 +217,10 @@ class TestBrowser:
         pages["reader"].get_by_role("button", name="and launch").click(timeout=PATIENCE_MS)
         pages["reader"].get_by_text("cannot fund and launch").first.wait_for(timeout=PATIENCE_MS)
         assert [a.kind for a in attempts.for_run(served.store, run.id)] == ["dryrun"]
+        pages["reader"].goto(f"{served.base}/lab/")
+        pages["reader"].get_by_label("Dollars to authorise").fill("1", timeout=PATIENCE_MS)
+        pages["reader"].get_by_role("button", name="Deposit").click(timeout=PATIENCE_MS)
+        pages["reader"].get_by_text("cannot deposit").first.wait_for(timeout=PATIENCE_MS)
         pages["grace"].get_by_role("button", name="and launch").click(timeout=PATIENCE_MS)
         pages["grace"].get_by_text("is launching").wait_for(timeout=PATIENCE_MS)
         paid = [line.actor for line in ledger.statement(served.store, "lab") if line.run_id == run.id]
@@ -237,7 +241,7 @@ class TestBrowser:
         word = page.get_by_placeholder("a word for who asked")
         word.fill("a good plan", timeout=PATIENCE_MS)
         page.get_by_role("button", name="Approve").click()
-        page.get_by_text("The hold of grace is approved").first.wait_for(timeout=PATIENCE_MS)
+        page.get_by_text("The hold of grace for d2-dear is approved").first.wait_for(timeout=PATIENCE_MS)
         decided = approvals.get(served.store, asked.id)
         assert (decided.state, decided.word) == ("approved", "a good plan")
         page.get_by_role("status").filter(has_text="Alerts (").click(timeout=PATIENCE_MS)
