@@ -301,8 +301,8 @@ def statement(found, session):
 
 
 @app.cell
-def deposit(actor, get_pressed, key, page, project, session, store):
-    get_pressed()  # empty again
+def deposit(actor, get_pressed, key, page, params, project, session, store):
+    _first = 0 if get_pressed() else onward.dollars(params, "deposit")  # of the address; once paid it is empty
 
     def pay(value):
         def work(_):
@@ -313,7 +313,7 @@ def deposit(actor, get_pressed, key, page, project, session, store):
         _project = project.value
         page.begin(work) if value else None
 
-    _form = mo.ui.number(0, 1e6, value=0, step=0.01, label="Dollars to authorise").form(
+    _form = mo.ui.number(0, 1e6, value=_first, step=0.01, label="Dollars to authorise").form(
         submit_button_label="Deposit", on_change=pay
     )
     None if session.is_script else _form

@@ -15,7 +15,7 @@ MAKERS = {
     "vega", "rendered",
 }  # fmt: skip
 TEMPLATES = {"md", "html"}  # their first argument is a literal
-INERT_TABLES = {"run_table.frame"}  # marimo's own table takes these: words without addresses, drawn as inert HTML
+INERT_TABLES = {"inert_frame"}  # marimo's own table takes these: words without addresses, drawn as inert HTML
 HTML_MAKERS = {  # made by inert.html
     "show.html_table", "show.facts_table", "price_view.price_table", "notes.note_cards", "notes.threads",
     "notes.revisions",

@@ -29,7 +29,7 @@ _BAR = (56, 8)
 Cell = Callable[[Any], Any]
 
 
-def frame(rows: Sequence[RunRow], *, whose: dict[str, str] | None = None) -> pl.DataFrame:
+def inert_frame(rows: Sequence[RunRow], *, whose: dict[str, str] | None = None) -> pl.DataFrame:
     """One line a run: figures as numbers, dollars as dollars, words without addresses."""
     import polars as pl
 
@@ -67,7 +67,7 @@ def element(
 ) -> Any:
     """The table itself; its value is the frame of the runs that are selected. `mo` is marimo; see `formats`."""
     return mo.ui.table(
-        frame(rows, whose=whose),
+        inert_frame(rows, whose=whose),
         format_mapping=formats(rows, page, spark, mo.Html),
         initial_selection=[number for number, row in enumerate(rows) if row.run.id in selected],
         on_change=on_change,
