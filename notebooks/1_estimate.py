@@ -133,7 +133,7 @@ def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others
     )
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
     rows = outcome.value
-    plans = [verbs.plan_command(row.spec, verbs.target_for(row)) for row in rows]
+    plans = [verbs.plan_of(row) for row in rows]
     return budget_s, plans, rows
 
 
@@ -177,7 +177,7 @@ def price_columns():
 def answer(placed, plans, price_table, prices, rows, session, table):
     _answer = {"estimates": [row.to_dict() | {"plan": plan} for row, plan in zip(rows, plans, strict=True)]}
     _lines = [show.text_table(rows, table), "", *(f"d{row.recipe.depth}: {row.sentence}" for row in rows)]
-    _lines += ["", "to plan and prove one:", *plans]
+    _lines += ["", "to plan and prove one:", *filter(None, plans)] if any(plans) else []
     if prices is not None and not prices.failed:
         _answer |= {"prices": prices.value.to_dict(), "placements": [one.to_dict() for one in placed]}
         _lines += ["", show.text_table(prices.value.by_region(), price_table), price_view.source_line(prices.value)]
@@ -258,6 +258,7 @@ def choice_of_plan(rows, session):
 
 @app.cell
 def plan_this(address, budget, plans, wanted):
+    mo.stop(not plans[wanted.value], mo.hstack([wanted, mo.md("Only estimated: Patron rents no such card.")]))
     _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value}")
     mo.hstack([wanted, mo.md(inert.paragraphs([_way_on]))], justify="start", align="end", wrap=True)
     return

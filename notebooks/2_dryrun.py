@@ -29,7 +29,7 @@ with app.setup:
 
 @app.class_definition
 class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
-    run: str = Field(default="", description="a run that was planned before; else one is planned from the flags below")
+    run: str = Field(default="", description="a run that was planned before; else one is planned from the other flags")
     depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
     amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
     draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
@@ -112,7 +112,7 @@ def where(args, get_run, page, session):
 @app.cell
 def form(args, get_run, page, place, session, store):
     target = target_flags.target_of(place.value)
-    _device = session.call(verbs.device_named, store, target.device)
+    _device = session.call(target.find_device, store)
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
     _was = page.typed  # another machine changes no word that was typed
     _texts = {name: _was.get("plan", {}).get(name, one.text) for name, one in _fields.items()}
@@ -148,10 +148,9 @@ def estimate(args, code, depth, get_run, others, plan, session, store, target):
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     spec = spec_flags.with_depth(_given.value, args.depth, depth.value)
-    _asked = {"depths": [spec["depth"]], "devices": [target.device], "spot": target.spot, "world": target.world}
-    _outcome = session.call(verbs.estimates, store, spec=spec, **_asked)
+    _outcome = session.call(verbs.preview, store, target, spec)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    mo.md(inert.paragraphs([planning.words(_outcome.value[0])]))
+    mo.md(inert.paragraphs([planning.words(_outcome.value)]))
     return
 
 

@@ -108,10 +108,6 @@ def cache() -> Path:
     return Path(_text("PATRON_CACHE")).expanduser().absolute()
 
 
-def runs_folder() -> Path:
-    return home() / "runs"
-
-
 def runs_place() -> str:
     """A folder, or a URL where machines elsewhere reach it, too."""
     place = _text("PATRON_RUNS")

@@ -212,13 +212,14 @@ def test_a_command_is_told_from_advice() -> None:
 def test_under_uv_run_every_command_can_be_pasted_into_the_shell_it_was_typed_into(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    text = "next: patron watch --run a\nStart with: patron search\nuv run patron lab\nthe patron of arts"
+    text = "next: patron watch --run a\nStart with: patron search\nuv run patron lab\nor patron gc.\nthe patron of arts"
     assert as_typed(text) == text
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     wanted = [
         "next: uv run patron watch --run a",
         "Start with: uv run patron search",
         "uv run patron lab",
+        "or uv run patron gc.",
         "the patron of arts",
     ]
     assert as_typed(text).splitlines() == wanted

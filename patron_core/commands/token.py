@@ -1,4 +1,9 @@
-"""Tokens for people and agents: make, list, revoke. A token is printed once and kept as a hash."""
+"""Tokens for people and agents. A token is printed once and kept as a hash.
+
+patron token                                        lists them, with their limits
+patron token make --name bot --scope read,run,spend --total 5
+patron token revoke --name bot
+"""
 
 from __future__ import annotations
 
@@ -21,9 +26,7 @@ _WHAT = ("list", "make", "revoke")
 
 class TokenArguments(Arguments):
     name: str = Field(default="", description="who it is for: the actor in ledger and notes; never given twice")
-    scope: str = Field(
-        default="read", description="comma between: " + "; ".join(f"{s}: {SCOPE_WORDS[s]}" for s in SCOPES)
-    )
+    scope: str = Field(default="read", description=f"comma between: {_SCOPES}")
     days: float = Field(default=30.0, gt=0, le=3650, description="until it expires")
     total: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars it may hold in all; needed to spend")
     per_day: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars it may hold in any 24 hours")

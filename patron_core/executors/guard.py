@@ -4,14 +4,17 @@
 
 It keeps the deadline over all starts of the job together, counted from the boot of a machine that was made for one,
 since that is what is paid for; passes requests to stop on, writes down what happened to
-RUN_DIR/machines (records.py), and tells by its exit code whether to start the job again. Of several machines each has
-its own guard, which keeps the same deadline and hears the same requests:
+RUN_DIR/machines (records.py), and tells by its exit code whether to start the job again:
 
     75   start it again: it was told to go and saved a checkpoint, or died of nothing that is known
     79   do not: it was asked to stop, or its deadline is over; a checkpoint is there. Also where another job of
          SkyPilot was the first to start under this key, and this one is a second launch after a crash
     80   do not: killed for memory, by force after its grace, or dead without a new checkpoint too many times in a row
     else the workload's own
+
+Of several machines each has its own guard, which hears the same requests. SkyPilot takes the code of whoever ends badly
+first, and kills the rest: so the first machine's judges, and the others wait for its record and say the same. Where it
+is gone they judge by themselves, and keep the deadline a grace later.
 
 It writes to its run directory and nowhere else, and needs no server: the guard holds even if the core is gone.
 """
@@ -21,14 +24,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,15 @@ from patron_core import settings
 from patron_core.executors import processes
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.records import Records
+from patron_core.executors.restarting import judged
 from patron_core.executors.watcher import Ending, Silence, Watcher, changed_at
-from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
 from trainer.contract import control
-from trainer.contract.exits import EXIT_KILLED, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED, SOURCE_UNREACHABLE
-from trainer.contract.grace import kill_after_s
+from trainer.contract.exits import EXIT_DONE, EXIT_NOT_STARTED, EXIT_RESUME, EXIT_STOPPED, SOURCE_UNREACHABLE
+from trainer.contract.grace import LEAVE_S, kill_after_s, linger_s
 from trainer.contract.keys import JOB_VARIABLE, KEY_WORDS, is_key
 from trainer.contract.masking import mask
-from trainer.contract.ranks import node_rank
+from trainer.contract.ranks import node_rank, world_size
 from trainer.contract.remote import is_url
 from trainer.contract.words import printable
 
@@ -62,7 +64,8 @@ class Guard:
     def __init__(self, *, key: str, run_dir: str, command: Sequence[str], deadline_s: float, grace_s: float):
         self.key, self.run_dir, self.command = key, run_dir, command
         self.grace_s = grace_s
-        self.records = Records(run_dir, key, node=node_rank())
+        self.node = node_rank()
+        self.records, self.first = Records(run_dir, key, node=self.node), Records(run_dir, key)
         self.before = self.records.starts()
         self.number = len(self.before) + 1
         self.job = os.environ.get("SKYPILOT_MANAGED_JOB_ID")  # the same on every machine that it is given
@@ -71,6 +74,9 @@ class Guard:
         self.setup_s = self._paid_before()
         # on machines that it had before, and in the set-up of this one
         self.used_s = self._at_most_since_submitted(self.setup_s + sum(record["elapsed_s"] for record in self.before))
+        if self.node:  # as the first counts it, however early this one booted
+            of_first = sum(record["elapsed_s"] for record in self.first.starts())
+            self.used_s = self._at_most_since_submitted(of_first) - grace_s
         self.deadline = Deadline(run_dir, key, deadline_s, key=os.environ.get(control.KEY_VARIABLE))
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.num_lines = 0
@@ -120,13 +126,44 @@ class Guard:
         )
         passing_on.join(_TAIL_WITHIN_S)
         exit_code, signum = ending.read(code)
-        if exit_code == EXIT_RESUME and self._ended_at_a_deadline():
-            self.watcher.evidence["deadline_hit"] = True
-        if exit_code == EXIT_RESUME and self._own_reason() == SOURCE_UNREACHABLE:
-            self.watcher.evidence[SOURCE_UNREACHABLE] = True
+        evidence = self.watcher.evidence
+        if exit_code == EXIT_RESUME:
+            if self._ended_at_a_deadline():
+                evidence["deadline_hit"] = True
+            if self._own_reason() == SOURCE_UNREACHABLE:
+                evidence[SOURCE_UNREACHABLE] = True
+            with suppress(OSError):
+                if self._wish() is not None:  # another machine's guard may have heard it sooner
+                    evidence["cancelled"] = True
         self.watcher.count_oom_kills()
-        in_a_row = lost_in_a_row([*self.before, self._write_end(exit_code, signum)])
-        return what_to_say(exit_code, signum, self.watcher.evidence, lost_in_a_row=in_a_row)
+        if signum is not None and not self.node and (found := self._oom_kills_elsewhere()):
+            evidence["oom_kills"] = evidence.get("oom_kills", 0) + found
+        own = judged([*self.before, self._write_end(exit_code, signum)])
+        if not self.node or own == EXIT_DONE or self.watcher.told_by_machine:  # one that is taken away cannot wait
+            return own
+        said = self._said_by_the_first()
+        return own if said is None else said
+
+    def _said_by_the_first(self) -> int | None:
+        """The exit code of the first machine's guard for this start. None where it is not there in time."""
+        end = time.monotonic() + linger_s() + LEAVE_S
+        while time.monotonic() < end:
+            with suppress(OSError):
+                starts = self.first.starts()
+                if starts and starts[-1]["ended"] and starts[-1]["at"] >= self.started_at:
+                    return judged(starts)
+            time.sleep(LOOK_S)
+        return None
+
+    def _oom_kills_elsewhere(self) -> int:
+        """On the other machines, in this start: here a process killed for memory there is only one that fell silent."""
+        found = 0
+        with suppress(OSError):
+            for node in range(1, world_size().nodes):
+                starts = Records(self.run_dir, self.key, node=node).starts()
+                if starts and starts[-1]["at"] >= self.started_at:
+                    found += int(starts[-1]["evidence"].get("oom_kills") or 0)
+        return found
 
     def _paid_before(self) -> float:
         """Seconds that the machine was paid for before we began: since it booted, if it booted for this start."""
@@ -230,39 +267,6 @@ def _submitted_at() -> float | None:
     """Unix seconds by the clock of whoever submitted; None where a person did, by hand."""
     said = os.environ.get("PATRON_SUBMITTED_AT")
     return float(said) if said else None
-
-
-def what_to_say(exit_code: int | None, signum: int | None, evidence: Mapping[str, Any], *, lost_in_a_row: int) -> int:
-    """The exit code that SkyPilot sees: it starts the job again on 75, and on nothing else."""
-    asked = any(evidence.get(reason) for reason in ("cancelled", "deadline_hit"))
-    if exit_code == EXIT_RESUME:
-        asked = asked or (SOURCE_UNREACHABLE in evidence and lost_in_a_row >= FAILURE_BUDGET)
-        return EXIT_STOPPED if asked else EXIT_RESUME
-    if exit_code is not None:
-        return exit_code
-    killed = signum in (signal.SIGKILL, signal.SIGTERM)
-    if asked or evidence.get("oom_kills") or not killed or lost_in_a_row >= FAILURE_BUDGET:
-        return EXIT_KILLED
-    return EXIT_RESUME
-
-
-def lost_in_a_row(starts: Sequence[Mapping[str, Any]]) -> int:
-    """Deaths by a signal that nobody explains, or of a source of data that does not answer, since the last start that
-    left a new checkpoint or was told to go.
-    """
-    count = 0
-    reached = -1
-    for start in starts:
-        step = start.get("checkpoint_step")
-        progressed = step is not None and int(step) > reached
-        reached = max(reached, -1 if step is None else int(step))
-        told = (start.get("evidence") or {}).get("reclaim_notice")
-        died = start.get("signal") or SOURCE_UNREACHABLE in (start.get("evidence") or {})
-        if start.get("ended") and died and not told:
-            count = 1 if progressed else count + 1
-        elif progressed:
-            count = 0
-    return count
 
 
 def main(argv: list[str] | None = None) -> int:

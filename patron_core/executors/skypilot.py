@@ -79,7 +79,8 @@ class Watch:
         try:
             self._asked = set(self._wanted) - over
             found = self.client.jobs(job_ids=sorted(self._asked))
-            self._jobs |= {int(job["job_id"]): job for job in found}
+            kept = {job_id: job for job_id, job in self._jobs.items() if job_id not in self._asked}
+            self._jobs = kept | {int(job["job_id"]): job for job in found}  # without what it knows no more
             self._error = None
         except PatronError as error:
             self._error = error

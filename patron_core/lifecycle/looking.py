@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,7 +14,7 @@ from patron_core.store import Store
 from patron_core.store.records import Run
 from trainer.contract.remote import is_url
 
-LOADED_AT_ONCE = 200  # runs; what was loaded is not older than looks at so many take
+LOADED_AT_ONCE = 200  # runs; what was loaded is not older than what is done about so many takes
 LOOKS_AT_ONCE = 16  # of runs whose records are asked for over a network
 
 
@@ -26,7 +27,8 @@ class Looks:
     _quiet: dict[str, tuple[float, float]] = field(default_factory=dict)  # run -> (its updated_at, now) of a look
 
     def at(self, found: Sequence[Run], *, now: float) -> Iterator[tuple[Run, Callable[[], Scene]]]:
-        """Each run that may have news, and what gives its scene, or raises what looking raised."""
+        """Each run that may have news, and what gives its scene, or raises what looking raised. A scene is of a moment
+        ago: whoever acts looks again."""
         due = [run for run in found if not self._is_quiet(run, now)]
         for first in range(0, len(due), LOADED_AT_ONCE):
             part = rows_of(self.store, due[first : first + LOADED_AT_ONCE])
@@ -54,7 +56,8 @@ class Looks:
             if attempt is not None and attempt.state == "submitted" and attempt.handle is not None:
                 handles.setdefault(rows.run.executor, []).append(attempt.handle)
         for name, expected in handles.items():
-            self.executor_named(name).expect(expected)
+            with suppress(Exception):  # what is wrong with it is said at the look, of its own runs alone
+                self.executor_named(name).expect(expected)
 
     def _side_by_side(self, part: Sequence[Rows], now: float) -> Iterator[tuple[Run, Callable[[], Scene]]]:
         def scene_of(rows: Rows) -> Scene:

@@ -130,6 +130,9 @@ class Supervisor:
             for _ in range(ACTIONS_A_TICK):
                 scene = scene_of() if before is None else look(self.store, run.id, executor, now=now)
                 action = decide(scene.situation)
+                if before is None and action.kind is not ActionKind.WAIT:  # its rows are of before the runs before it
+                    scene = look(self.store, run.id, executor, now=now)
+                    action = decide(scene.situation)
                 apply(self.store, scene, action, executor, now=now)
                 if action.kind is ActionKind.WAIT:
                     self._looks.nothing_new(scene.run, now=now)

@@ -114,6 +114,13 @@ def deliver(alert: Alert, by: Mapping[str, Send], *, now: float) -> tuple[dict[s
             log.warning("alert %s by %s: %s%s", alert.id, name, error, "; given up" if over else "")
             if not over:
                 waits.append(RETRY_AFTER_S[tries - 1])
+        except Exception as fault:  # another try would end alike, and who was told must not be told again with it
+            deliveries[name] = {
+                "tries": tries,
+                "error": f"it cannot be sent ({type(fault).__name__})",
+                "given_up": True,
+            }
+            log.error("alert %s by %s: unexpected %s; given up", alert.id, name, type(fault).__name__)
     return deliveries, now + min(waits) if waits else None
 
 

@@ -35,9 +35,13 @@ ACCELERATORS = tuple(
     for name in names
 )
 _PCIE = "the PCIe card, about a quarter slower than the SXM card that estimates are made for"
+_NVL = "the NVL card, slower than the SXM card that estimates are made for"
+_ANY = "its name there does not say whether it is the SXM, the PCIe or the NVL card"
 _OTHER_CARD = {  # (cloud, name): why that name is not the device of the table there
     ("runpod", "H100"): _PCIE,
     ("fluidstack", "H100"): _PCIE,
+    ("vast", "H100"): _ANY,
+    ("vast", "H200"): _ANY,
     ("seeweb", "A100"): "the 80 GB card under the 40 GB card's name",
 }
 
@@ -57,6 +61,8 @@ def other_card(accelerator: Accelerator, *, cloud: str, instance_type: str, memo
         return _OTHER_CARD[cloud, accelerator.name]
     if "pcie" in instance_type.lower() and accelerator.device == "H100":
         return _PCIE
+    if cloud == "azure" and accelerator.name == "H100" and instance_type.lower().startswith("standard_nc"):
+        return _NVL  # its catalog gives no memory that would tell
     if memory_gib is not None and abs(memory_gib / accelerator.memory_gib - 1) > MEMORY_TOLERANCE:
         return f"the catalog gives it {memory_gib:.0f} GiB, and {accelerator.device} has {accelerator.memory_gib:.0f}"
     return None

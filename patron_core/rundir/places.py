@@ -81,7 +81,9 @@ class Folder:
 
     def tail(self, name: str, lines: int) -> str:
         with _reading(self._file(name)) as path:
-            return tail(path, lines) if path.is_file() else ""
+            # a workload may make a link of it, to what it shall not read itself
+            is_ours = path.is_file() and path.resolve().is_relative_to(self.path.resolve())
+            return tail(path, lines) if is_ours else ""
 
     def names(self, folder: str, skip: Skip) -> list[str]:
         with _reading(self.path / folder) as path, suppress(*_NOT_THERE):

@@ -156,12 +156,9 @@ class Record:
     def curve(self, key: str) -> list[tuple[int, float]]:
         """(step, value), in the order in which they happened."""
         with self._lock:
-            return [
-                (step, value)
-                for rows in self._rows.values()
-                if key in rows.keys
-                for step, value in zip(rows.steps, rows.values[rows.keys.index(key)], strict=True)
-            ]
+            having = [rows for rows in self._rows.values() if key in rows.keys and rows.steps]
+            points = [pair for r in having for pair in zip(r.steps, r.values[r.keys.index(key)], strict=True)]
+        return sorted(points, key=lambda point: point[0]) if len(having) > 1 else points
 
     def columns(self, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Steps, unix seconds and values of one key, in order; each (n,)."""
@@ -197,9 +194,8 @@ class Record:
                 for at in wanted:
                     part = pl.DataFrame(shared | {"value": pl.Series(np.array(rows.values[at]))})
                     parts.append(part.select(pl.lit(rows.keys[at]).alias("key"), "step", "value", "time", "attempt"))
-        several = len({key for rows in self._rows.values() for key in rows.keys}) < sum(
-            len(rows.keys) for rows in self._rows.values()
-        )
+            named = [key for rows in self._rows.values() for key in rows.keys]
+            several = len(set(named)) < len(named)
         found = pl.concat(parts)
         return found.sort("key", "step", maintain_order=True) if several else found
 

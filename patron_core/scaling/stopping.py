@@ -38,7 +38,7 @@ class Curve:
 
     def end_seen_at(self, share: float) -> Interval | None:
         """The train loss at the end, as it looks after a share of the steps. None where the curve says nothing."""
-        so_far = list(takewhile(lambda point: point[0] <= share * self.num_steps, self.points))
+        so_far = [p for p in takewhile(lambda point: point[0] <= share * self.num_steps, self.points) if p[0] > 0]
         if not so_far or not all(math.isfinite(loss) and loss > 0 for _, loss in so_far):
             return None
         start = self.num_steps if self.warmdown_start_step is None else self.warmdown_start_step

@@ -6,7 +6,8 @@ was; and what is kept is a cache of the ledger, which `verify` reads whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -34,33 +35,39 @@ def balance(conn: Connection, account: str) -> int:
 
 def project_sums(store: Store | Connection, project: str) -> dict[str, int]:
     """Of each book, in micro-dollars."""
-    total = sa.func.sum(balances.c.usd_micros)
-    kept = sa.select(balances.c.book, total).where(balances.c.project == project).group_by(balances.c.book)
-    accounts = (transfers.c.source, transfers.c.target)
-    since = sa.select(*accounts, sa.func.sum(transfers.c.usd_micros)).where(
-        _NEW, _unindexed(transfers.c.project) == project
-    )
-    with reading(store) as conn:
-        sums = {book: int(amount) for book, amount in conn.execute(kept)}
-        for source, target, amount in conn.execute(since.group_by(*accounts)):
-            for account, moved in ((source, -amount), (target, amount)):
-                book = account.split(":")[0]
-                sums[book] = sums.get(book, 0) + int(moved)
+    moved = transfers.c.usd_micros
+    is_new = _NEW & (_unindexed(transfers.c.project) == project)
+    kept = sa.select(balances.c.book.label("account"), sa.func.sum(balances.c.usd_micros).label("usd_micros"))
+    parts = [kept.where(balances.c.project == project).group_by(balances.c.book)]
+    for account, amount in ((transfers.c.source, -moved), (transfers.c.target, moved)):
+        parts.append(sa.select(account.label("account"), amount.label("usd_micros")).where(is_new))
+    sums: dict[str, int] = {}
+    for account, amount in _summed(store, parts, "account"):
+        book = account.split(":")[0]
+        sums[book] = sums.get(book, 0) + int(amount)
     return sums
 
 
 def sums_of_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, dict[str, int]]:
     """Of each run what was moved for it, by kind of transfer, in micro-dollars."""
     wanted = list(run_ids)
-    sums: dict[str, dict[str, int]] = {run_id: {} for run_id in wanted}
     kept = sa.select(run_sums.c.run_id, run_sums.c.kind, run_sums.c.usd_micros).where(run_sums.c.run_id.in_(wanted))
-    by = (_unindexed(transfers.c.run_id), transfers.c.kind)
-    since = sa.select(*by, sa.func.sum(transfers.c.usd_micros)).where(_NEW, by[0].in_(wanted)).group_by(*by)
-    with reading(store) as conn:
-        rows = [*conn.execute(kept), *conn.execute(since)]
-    for run_id, kind, amount in rows:
-        sums[run_id][kind] = sums[run_id].get(kind, 0) + int(amount)
+    of_run = _unindexed(transfers.c.run_id)
+    since = sa.select(of_run.label("run_id"), transfers.c.kind, transfers.c.usd_micros)
+    sums: dict[str, dict[str, int]] = {run_id: {} for run_id in wanted}
+    for run_id, kind, amount in _summed(store, [kept, since.where(_NEW, of_run.in_(wanted))], "run_id", "kind"):
+        sums[run_id][kind] = int(amount)
     return sums
+
+
+def _summed(store: Store | Connection, parts: Sequence[sa.Select[Any]], *by: str) -> list[tuple[Any, ...]]:
+    """In one statement, as `balance` is: on PostgreSQL two of one write transaction are not of one moment, and what is
+    checked on between them would be in neither."""
+    all_of_it = sa.union_all(*parts).subquery()
+    columns = [all_of_it.c[name] for name in by]
+    query = sa.select(*columns, sa.func.sum(all_of_it.c.usd_micros)).group_by(*columns)
+    with reading(store) as conn:
+        return [tuple(row) for row in conn.execute(query)]
 
 
 def _unindexed(column: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
@@ -128,15 +135,20 @@ def verify(store: Store | Connection) -> list[str]:
     sums = sa.select(entries.c.account, total.label("total")).group_by(entries.c.account)
     guarded = sums.where(entries.c.book.in_(_GUARDED)).having(total < 0)
     kept = sa.select(balances.c.account, balances.c.usd_micros)
+    of_runs = sa.select(transfers.c.run_id, transfers.c.kind, sa.func.sum(transfers.c.usd_micros))
+    of_runs = of_runs.where(transfers.c.run_id.is_not(None), transfers.c.id <= _CHECKED)
     with reading(store) as conn:
         found = _unbalanced(conn, after=0) + [_below_zero(*row) for row in conn.execute(guarded)]
         up_to = conn.execute(sums.where(entries.c.transfer_id <= _CHECKED)).all()
-        shown = {row.account: row.usd_micros for row in conn.execute(kept)}
-    made = {row.account: row.total for row in up_to}
+        shown = {f"account {row.account}": row.usd_micros for row in conn.execute(kept)}
+        made = {f"account {row.account}": row.total for row in up_to}
+        shown |= {f"{kind} of run {run}": int(amount) for run, kind, amount in conn.execute(sa.select(run_sums))}
+        by_kind = conn.execute(of_runs.group_by(transfers.c.run_id, transfers.c.kind))
+        made |= {f"{kind} of run {run}": int(amount) for run, kind, amount in by_kind}
     return found + [
-        f"account {account} is kept at {shown.get(account)} micro-dollars, its entries make {made.get(account)}"
-        for account in sorted(made.keys() | shown.keys())
-        if made.get(account) != shown.get(account)
+        f"{what} is kept at {shown.get(what)} micro-dollars, its entries make {made.get(what)}"
+        for what in sorted(made.keys() | shown.keys())
+        if made.get(what) != shown.get(what)
     ]
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import altair as alt
 
     from patron_core.estimate import Estimate
-    from patron_core.scaling import Fit
     from patron_core.store import LedgerEntry
     from patron_core.verbs import Comparison
 
@@ -63,7 +62,7 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
     key = alt.Legend(title=None, orient="top") if frame["device"].n_unique() > 1 else None
     shape = alt.Shape("device:N", legend=key)
     axis = alt.X("minutes:Q", title="wall time, min", scale=alt.Scale(type="log", nice=False, padding=20))
-    bits = alt.Scale(domain=_span([*frame["low"], *frame["high"]]), nice=False)
+    bits = alt.Scale(domain=span([*frame["low"], *frame["high"]]), nice=False)
     base = alt.Chart(frame).encode(x=axis, color=colour)
     tooltip = ["model", "device", "minutes", "bpb", "low", "high", "cost, $", "verdict"]
     layers = [
@@ -102,7 +101,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
         },
         schema={"run": pl.String, "low": pl.Float64, "predicted": pl.Float64, "high": pl.Float64, "actual": pl.Float64},
     )
-    bits = alt.Scale(domain=_span([*frame["low"], *frame["high"], *frame["actual"].drop_nulls()]), nice=False)
+    bits = alt.Scale(domain=span([*frame["low"], *frame["high"], *frame["actual"].drop_nulls()]), nice=False)
     base = alt.Chart(frame).encode(y=alt.Y("run:N", title=None, sort=None))
     chart = alt.layer(
         base.mark_rule(strokeWidth=7, opacity=0.22, color=INK).encode(
@@ -114,57 +113,6 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
         ),
     )
     return finish(chart, "Prediction against outcome", height=40 + 34 * max(1, len(done)))
-
-
-def scaling_chart(fit: Fit, *, width: int = WIDTH) -> alt.LayerChart:
-    """The runs that the loss law was fitted on, and the law: what it says of each, and with what interval."""
-    import altair as alt
-    import polars as pl
-
-    from patron_core.scaling import predict
-
-    seen = [
-        (run, "known before" if i < len(fit.anchors) else "own runs")
-        for i, run in enumerate((*fit.anchors, *fit.observations))
-    ]
-    rows = []
-    for run, whose in seen:
-        interval = predict(fit, run.num_params, run.num_tokens, run.regime)
-        rows.append(
-            {
-                "flops": 6.0 * run.num_params * run.num_tokens,
-                "measured": run.val_bpb,
-                "law": interval.mid,
-                "low": interval.low,
-                "high": interval.high,
-                "run": inert.vega(run.label),
-                "whose": whose,
-            }
-        )
-    numbers = dict.fromkeys(("flops", "measured", "law", "low", "high"), pl.Float64)
-    frame = pl.DataFrame(rows, schema={**numbers, "run": pl.String, "whose": pl.String})
-    bits = alt.Scale(domain=_span([*frame["low"], *frame["high"], *frame["measured"]]), nice=False)
-    x = alt.X(
-        "flops:Q", title="training FLOPs, 6 N D", scale=alt.Scale(type="log", padding=15), axis=alt.Axis(format=".0e")
-    )
-    base = alt.Chart(frame).encode(x=x)
-    colour = alt.Color(
-        "whose:N",
-        scale=alt.Scale(domain=["known before", "own runs"], range=["#718096", COLOURS[1]]),
-        legend=alt.Legend(title=None, orient="top"),
-    )
-    chart = alt.layer(
-        base.mark_rule(strokeWidth=6, opacity=0.2, color=INK).encode(y=alt.Y("low:Q", scale=bits), y2="high:Q"),
-        base.mark_tick(orient="horizontal", thickness=2, width=14, color=INK).encode(y=alt.Y("law:Q", scale=bits)),
-        base.mark_point(filled=True, size=70, opacity=1).encode(
-            y=alt.Y("measured:Q", title="val_bpb", scale=bits),
-            color=colour,
-            tooltip=["run", "whose", "measured", "law", "low", "high"],
-        ),
-    )
-    return finish(
-        chart, f"The loss law of {inert.vega(fit.corpus)}: measured runs and what the law says of each", width=width
-    )
 
 
 def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt.LayerChart:
@@ -209,7 +157,7 @@ def finish(chart: Any, title: str, *, width: int = WIDTH, height: int = HEIGHT) 
     return quiet
 
 
-def _span(values: Sequence[float | None], margin: float = 0.06) -> list[float]:
+def span(values: Sequence[float | None], margin: float = 0.06) -> list[float]:
     """A domain with a little room around all the values; [0, 1] without any."""
     known = [value for value in values if value is not None]
     if not known:

@@ -27,7 +27,7 @@ _PROGRAMS = (
     "uv",
 )
 _STARTED_BY_UV = "UV_RUN_RECURSION_DEPTH"  # what `uv run` sets, and an environment that was activated does not
-_OWN = re.compile(r"(?<!uv run )\bpatron ([a-z]+\b(?= --| [A-Z]|$|\n)|--help)")
+_OWN = re.compile(r"(?<!uv run )\bpatron ([a-z]+\b(?= --| [A-Z]|\.?(?:$|\n))|--help)")
 _ADVICE = re.compile(r", | \(|\bor\b|<|\.\.\.")  # words that are read, not run
 
 

@@ -19,13 +19,6 @@ _LINE_POINTS = 40
 _QUIET = "#718096"
 
 
-def _domain(values: Sequence[float | None]) -> list[float]:
-    """All the values, and a little room."""
-    known = [value for value in values if value is not None] or [0.0, 1.0]
-    room = 0.08 * (max(known) - min(known)) or 0.05 * abs(max(known)) or 1.0
-    return [min(known) - room, max(known) + room]
-
-
 def frontier_chart(
     rows: Sequence[Comparison], best: Sequence[Comparison], cost: str, *, width: int = 400
 ) -> alt.LayerChart:
@@ -51,7 +44,7 @@ def frontier_chart(
     title = "dollars of training" if is_money else "machine time, min"
     axis = alt.Axis(format="$~g") if is_money else alt.Axis()
     x = alt.X("cost:Q", title=title, axis=axis, scale=alt.Scale(type="log", nice=False, padding=20))
-    y = alt.Y("val_bpb:Q", scale=alt.Scale(domain=_domain(frame["val_bpb"].to_list()), nice=False))
+    y = alt.Y("val_bpb:Q", scale=alt.Scale(domain=charts.span(frame["val_bpb"].to_list()), nice=False))
     colour = alt.Color(
         "which:N",
         scale=alt.Scale(domain=["not beaten", "beaten"], range=[charts.COLOURS[1], _QUIET]),
@@ -111,7 +104,7 @@ def law_chart(fit: Fit, rows: Sequence[Comparison], *, width: int = charts.WIDTH
         said = optimal(fit, flops).val_bpb
         line.append({"flops": flops, "law": said.mid, "low": said.low, "high": said.high})
     law = pl.DataFrame(line)
-    bits = alt.Scale(domain=_domain([*law["low"], *law["high"], *frame["val_bpb"]]), nice=False)
+    bits = alt.Scale(domain=charts.span([*law["low"], *law["high"], *frame["val_bpb"]]), nice=False)
     x = alt.X(
         "flops:Q", title="training FLOPs, 6 N D", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format=".0e")
     )

@@ -41,8 +41,8 @@ from patron_core.verbs.journal import KINDS, count_notes, notes_of, read_note, r
 from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.listing import list_runs, run_summary
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
-from patron_core.verbs.next_steps import next_step, plan_again, plan_command, target_for
-from patron_core.verbs.plan import device_named, device_names, estimate_local, estimates, plan
+from patron_core.verbs.next_steps import next_step, plan_again, plan_command, plan_of
+from patron_core.verbs.plan import device_named, device_names, estimates, plan, preview
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
@@ -154,7 +154,6 @@ __all__ = [
     "doctor",
     "dryrun",
     "ensure_running",
-    "estimate_local",
     "estimate_sweep",
     "estimates",
     "evaluations",
@@ -198,6 +197,8 @@ __all__ = [
     "plan_again",
     "plan_code",
     "plan_command",
+    "plan_of",
+    "preview",
     "prices",
     "project_to_show",
     "projects",
@@ -224,7 +225,6 @@ __all__ = [
     "stop_all",
     "sweep",
     "tag",
-    "target_for",
     "threads",
     "to_usd",
     "tracked",

@@ -10,6 +10,7 @@ from patron_core.scaling.seeds import GroupComparison, compare_groups
 from patron_core.states import RunState
 from patron_core.store.engine import dumps
 from patron_core.verbs.compare import Comparison
+from patron_core.verbs.run_table import distinct_names
 from trainer.contract.spec import FIELDS
 
 Cost = Literal["wall_s", "train_usd_micros"]
@@ -29,8 +30,8 @@ class FieldDifference:
 
 def with_distinct_names(rows: Sequence[Comparison]) -> list[Comparison]:
     """Two runs of one name are told by their ids."""
-    names = [row.name for row in rows]
-    return [row if names.count(row.name) == 1 else replace(row, name=f"{row.name} ({row.run})") for row in rows]
+    names = distinct_names({row.run: row.name for row in rows})
+    return [replace(row, name=names[row.run]) for row in rows]
 
 
 def frontier(rows: Sequence[Comparison], cost: Cost) -> list[Comparison]:

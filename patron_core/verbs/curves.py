@@ -36,14 +36,10 @@ def curves(store: Store, run_id: str, keys: Collection[str] | None = None) -> pl
 
 def curve_series(store: Store, run_id: str) -> tuple[dict[str, Series], Axes]:
     """The same for charts: key -> its points, and what they can be drawn against."""
-    from patron_core.verbs.series import Series
+    from patron_core.verbs.series import series_by_key
 
     run = runs.get_run(store, run_id)
-    found: dict[str, Series] = {}
-    for (key,), part in curves(store, run.id).partition_by("key", as_dict=True).items():
-        found[str(key)] = Series()
-        found[str(key)].extend(part["step"].to_numpy(), part["time"].to_numpy(), part["value"].to_numpy())
-    return found, Axes.of_run(run.spec, attempts.for_run(store, run.id))
+    return series_by_key(curves(store, run.id)), Axes.of_run(run.spec, attempts.for_run(store, run.id))
 
 
 def shown_directory(run: Run, made: Sequence[Attempt]) -> RunDir:

@@ -9,18 +9,18 @@ from patron_core.errors import Refused
 from patron_core.estimate.verdict import Budget
 from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import FOREIGN
-from patron_core.machines.host import this_host
 from patron_core.machines.target import Target, target_of
 from patron_core.money import check_usd_micros
 from patron_core.rundir.rundir import RunDir
-from patron_core.store import Store, hosts, runs
+from patron_core.store import Store
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
 from patron_core.verbs.money import DEFAULT_PROJECT
+from patron_core.verbs.plan import draft
 from patron_core.workloads.asking import CodeQuestion, ask, resolved
 from patron_core.workloads.forecast import ForeignEstimate
 from patron_core.workloads.presets import PRESETS
-from patron_core.workloads.sources import is_remote
+from patron_core.workloads.sources import is_by_https
 from trainer.contract.foreign import SOURCES, ForeignSpec
 
 
@@ -50,25 +50,20 @@ def plan_code(
     now = time.time() if now is None else now
     spec = asked.spec
     row = foreign_estimate(store, spec, target, budget=Budget(s=budget_s, usd_micros=max_usd_micros))
-    host = this_host() if target.executor == ownership.LOCAL else None
-    if host is not None:
-        hosts.heard(store, host)
-    run = runs.create_run(
+    run = draft(
         store,
-        project=project,
-        name=name or f"{spec.name[:40]}-{spec.hash()[:6]}",
+        target=target,
         workload=FOREIGN,
         spec=spec.to_dict(),
         spec_hash=spec.hash(),
-        executor=target.executor,
-        run_dir=target.run_dir,
+        estimate=row.to_dict(),
+        name=name or f"{spec.name[:40]}-{spec.hash()[:6]}",
+        project=project,
+        max_usd_micros=max_usd_micros,
+        budget_s=budget_s,
         actor=actor,
         key=key,
         now=now,
-        host_id=host.id if host else None,
-        max_usd_micros=max_usd_micros,
-        estimate=row.to_dict() | {"machine": target.machine_key(), "target": target.to_dict(), "finish_s": budget_s},
-        terms={"budget_s": budget_s},
     )
     RunDir(run.run_dir).put_file(SOURCES, asked.archive)
     return run
@@ -82,7 +77,7 @@ def _check_token(store: Store, question: CodeQuestion, target: Target) -> None:
         return
     here = [
         *(["code of others on this machine"] if target.executor == ownership.LOCAL else []),
-        *(["folders of this machine"] if not is_remote(question.where) else []),
+        *(["folders or ssh keys of this machine"] if not is_by_https(question.where) else []),
     ]
     if here:
         raise Refused(

@@ -10,13 +10,14 @@ from typing import Any
 
 from patron_core.estimate import Estimate
 from patron_core.lifecycle.workload import foreign_spec
-from patron_core.machines.target import LOCAL_DEVICE, Target, target_of
+from patron_core.machines.target import GIVEN_SOURCE, LOCAL_DEVICE, Target, target_of
 from patron_core.money import typed_usd
 from patron_core.prices import LOCAL_SOURCE
 from patron_core.states import EndReason, RunState
 from patron_core.store.records import Run
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.spec_door import words_of
+from trainer.contract.devices import DEVICES
 from trainer.contract.foreign import ForeignSpec
 from trainer.contract.spec import SpecError, TrainSpec
 
@@ -100,8 +101,18 @@ def target_for(row: Estimate) -> Target:
     """Where a row of the estimate's table would run: here, or on a machine to be rented as it was priced."""
     if row.price.source == LOCAL_SOURCE:
         return Target(num_gpus=row.world.per_node)
-    one = Target(executor="sky", device=row.device.name, spot=row.price.spot)
+    given = row.price.usd_micros_per_hour // row.world.nodes if row.price.source == GIVEN_SOURCE else None
+    one = Target(executor="sky", device=row.device.name, spot=row.price.spot, usd_micros_per_hour=given)
     return replace(one, num_gpus=row.world.per_node, num_nodes=row.world.nodes)
+
+
+def plan_of(row: Estimate) -> str | None:
+    """The command that plans and proves a row of the estimate's table. None where it would be refused: a card that is
+    only known by its datasheet is nowhere rented."""
+    target = target_for(row)
+    if not target.is_local and row.device.name not in DEVICES:
+        return None
+    return plan_command(row.spec, target)
 
 
 def plan_command(spec: TrainSpec, target: Target, *, project: str = DEFAULT_PROJECT) -> str:

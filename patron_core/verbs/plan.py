@@ -148,16 +148,50 @@ def plan(
             [row.sentence],
             next="take a smaller device_batch_size or depth, or try it all the same: a dryrun with --try-anyway tells",
         )
+    return draft(
+        store,
+        target=target,
+        workload=WORKLOAD,
+        spec=checked.to_dict(),
+        spec_hash=checked.hash(),
+        estimate=row.to_dict(),
+        name=name or f"d{checked.depth}-{checked.hash()[:6]}",
+        project=project,
+        max_usd_micros=max_usd_micros,
+        budget_s=budget_s,
+        actor=actor,
+        key=key,
+        now=now,
+    )
+
+
+def draft(
+    store: Store,
+    *,
+    target: Target,
+    workload: str,
+    spec: dict[str, Any],
+    spec_hash: str,
+    estimate: dict[str, Any],
+    name: str,
+    project: str,
+    max_usd_micros: int | None,
+    budget_s: float | None,
+    actor: str,
+    key: str | None,
+    now: float,
+) -> Run:
+    """The run as planned, of whichever workload; a local one belongs to this machine, which is heard of by it."""
     host = this_host() if target.executor == ownership.LOCAL else None
     if host is not None:
         hosts.heard(store, host)
     return runs.create_run(
         store,
         project=project,
-        name=name or f"d{checked.depth}-{checked.hash()[:6]}",
-        workload=WORKLOAD,
-        spec=checked.to_dict(),
-        spec_hash=checked.hash(),
+        name=name,
+        workload=workload,
+        spec=spec,
+        spec_hash=spec_hash,
         executor=target.executor,
         run_dir=target.run_dir,
         actor=actor,
@@ -165,28 +199,18 @@ def plan(
         now=now,
         host_id=host.id if host else None,
         max_usd_micros=max_usd_micros,
-        estimate=row.to_dict()
-        | {
-            "machine": target.machine_key(),
-            "target": target.to_dict(),
-            "finish_s": budget_s,
-        },
+        estimate=estimate | {"machine": target.machine_key(), "target": target.to_dict(), "finish_s": budget_s},
         terms={"budget_s": budget_s},
     )
 
 
-def estimate_local(
-    store: Store,
-    spec: TrainSpec,
-    *,
-    budget_s: float | None = None,
-    budget_usd_micros: int | None = None,
-    calibration: Calibration | None = None,
-) -> Estimate:
-    """On this machine, with the best measurement there is of it, and the loss law refitted to its finished runs."""
-    return estimate_on(
-        Target(), store, spec, budget_s=budget_s, budget_usd_micros=budget_usd_micros, calibration=calibration
-    )
+def preview(store: Store, target: Target, spec: Mapping[str, Any]) -> Estimate:
+    """What a plan there comes to, by the price that was given or the dated table: no catalog is asked. `spec`: the
+    fields that were given. Raises what `plan` does before it looks at memory."""
+    target.check()
+    dated = not target.is_local and target.usd_micros_per_hour is None
+    checked = spec_on(target.find_device(store), spec)
+    return estimate_on(replace(target, fallback=True) if dated else target, store, checked)
 
 
 def estimate_on(

@@ -9,12 +9,11 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from patron_core.errors import NotFound, PatronError
+from patron_core.errors import NotFound
 from patron_core.estimate.accuracy import Forecast
-from patron_core.lifecycle.workload import check_spec, foreign_spec
-from patron_core.machines.target import Target, target_of
+from patron_core.lifecycle.workload import foreign_spec
+from patron_core.machines.target import Target
 from patron_core.money import format_usd, typed_usd
-from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL
 from patron_core.store import Store, labs, ledger, notes, runs, searches
 from patron_core.store.records import LedgerEntry, Note, Run, Search
@@ -23,15 +22,15 @@ from patron_core.verbs.contrasts import noise_sentence, seed_noise, with_distinc
 from patron_core.verbs.curves import curves
 from patron_core.verbs.forecasts import forecasts_of
 from patron_core.verbs.metrics import Points, thinned
-from patron_core.verbs.next_steps import plan_again, plan_command, target_words
+from patron_core.verbs.next_steps import plan_again, target_words
 from patron_core.verbs.question import Question
+from patron_core.verbs.threads import environment, search_id
 from patron_core.verbs.watch import RunView, view
 
 MOST_POINTS = 600  # of a curve: lowest and highest of what lies between stay
 MOST_ENTRIES = 200  # of the ledger
 MOST_OWN = 8  # curves of foreign code
 _CURVES = {"val_bpb": "val/bpb", "training loss": "train/loss"}
-_KINDS = ("search", "sweep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +60,9 @@ class RunReport:
         row, run = self.comparison, self.seen.run
         where = str((run.estimate or {}).get("device", run.executor))
         cap = f", for at most {format_usd(run.max_usd_micros)}" if run.max_usd_micros is not None else ""
-        code = foreign_spec(run)
-        if code is not None:
-            given = ", ".join(f"{name} {value}" for name, value in code.parameters.items())
-            return f"What does {code.name} log{f' with {given}' if given else ''}, on {where}{cap}?"
+        if row.depth is None:
+            given = ", ".join(f"{name} {value}" for name, value in run.spec.get("parameters", {}).items())
+            return f"What does {row.workload} reach{' with ' if given else ''}{given}, on {where}{cap}?"
         return (
             f"What val_bpb does depth {row.depth} ({row.num_params_scaling:,} scaling parameters) reach on "
             f"{row.train_tokens:,} tokens of {run.spec.get('data', 'its corpus')}, on {where}{cap}?"
@@ -190,7 +188,7 @@ def report_of_run(store: Store, words: str, *, now: float | None = None) -> RunR
         statement=mine[:MOST_ENTRIES][::-1],
         notes=_oldest_first(about),
         search=search,
-        environment=_environment(run),
+        environment=environment(run),
         commands=_commands_of_run(run),
     )
 
@@ -230,9 +228,9 @@ def _curves_of(store: Store, run: Run) -> dict[str, Points]:
 
 
 def _search_of(store: Store, run: Run) -> Search | None:
-    kind, _, rest = (run.key or "").partition(":")
+    found = search_id(run)
     try:
-        return searches.get(store, rest.partition(":")[0]) if kind in _KINDS and rest else None
+        return searches.get(store, found) if found else None
     except NotFound:
         return None
 
@@ -250,19 +248,9 @@ def _oldest_first(found: list[Note]) -> list[Note]:
     return sorted(found, key=lambda note: (note.created_at, note.id))
 
 
-def _environment(run: Run) -> dict[str, Any]:
-    """What the first attempt ran with; nothing where its directory cannot be read."""
-    try:
-        return RunDir(run.run_dir).environment() or {}
-    except (PatronError, OSError):
-        return {}
-
-
 def _commands_of_run(run: Run) -> list[str]:
-    is_ours = foreign_spec(run) is None
-    planned = plan_command(check_spec(run.spec), target_of(run), project=run.project) if is_ours else plan_again(run)
     name = f"{run.name}-again"
-    first = shlex.join([*shlex.split(planned)[:-1], "--name", name, "--yes"])
+    first = shlex.join([*shlex.split(plan_again(run))[:-1], "--name", name, "--yes"])
     return [first, shlex.join(["patron", "launch", "--run", name, "--yes"])]
 
 

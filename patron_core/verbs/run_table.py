@@ -12,7 +12,7 @@ from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs, tags
-from patron_core.store.records import Host, RunFacts, RunMoney, RunSummary
+from patron_core.store.records import Host, RunFacts, RunMoney
 from patron_core.verbs.access import asks
 from patron_core.verbs.curves import curves
 
@@ -93,7 +93,7 @@ def run_table(
         found += runs.list_facts(store, project=project, ids=pinned, states=states, limit=MOST_RUNS) if pinned else []
     money = ledger.runs_money(store, [run.id for run in found])
     words = tags.of_runs(store, [run.id for run in found])
-    labels = distinct_names(found)
+    labels = distinct_names({run.id: run.name for run in found})
     live = [run for run in found if run.state in _ON_ITS_WAY][:MOST_LIVE]
     now = {run.id: _position(run) for run in live}
     rows = []
@@ -112,10 +112,10 @@ def run_table(
     return sorted(rows, key=lambda row: not row.is_pinned)
 
 
-def distinct_names(found: Sequence[RunSummary]) -> dict[str, str]:
-    """By id, the name; with the id where runs share a name, so that no two are taken for one."""
-    often = Counter(run.name for run in found)
-    return {run.id: run.name if often[run.name] == 1 else f"{run.name} ({run.id})" for run in found}
+def distinct_names(names: Mapping[str, str]) -> dict[str, str]:
+    """By run id, its name; with the id where runs share a name, so that no two are taken for one."""
+    often = Counter(names.values())
+    return {run_id: name if often[name] == 1 else f"{name} ({run_id})" for run_id, name in names.items()}
 
 
 def whose(rows: Sequence[RunRow], machines: Mapping[str, Host]) -> dict[str, str]:

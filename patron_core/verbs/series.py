@@ -9,10 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import polars as pl
 
 Array = NDArray[np.float64]
 
@@ -61,6 +64,15 @@ class Series:
         context = max(0, since - 2 * SIDE)
         found = find_spikes(self.values[context:]) + context
         self.spikes = np.concatenate([self.spikes[self.spikes < since], found[found >= since]])
+
+
+def series_by_key(frame: pl.DataFrame) -> dict[str, Series]:
+    """Of a frame with key, step, time and value; in the order in which the keys come."""
+    found: dict[str, Series] = {}
+    for (key,), part in frame.partition_by("key", as_dict=True, maintain_order=True).items():
+        found[str(key)] = Series()
+        found[str(key)].extend(part["step"].to_numpy(), part["time"].to_numpy(), part["value"].to_numpy())
+    return found
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,3 @@ def span(lines: Sequence[Columns], *, spikes: Sequence[float] = (), whole: bool 
         low = float(np.nanmin(means))
         high = max(float(np.nanquantile(means, TYPICAL)), *(float(last[0]) for last in lasts if len(last)))
     return min([low, *spikes]), max([high, *spikes])
-
-
-def finite_or_none(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and np.isfinite(value) else None

@@ -119,7 +119,7 @@ def markdown(project: str, found: Sequence[Thread]) -> str:
 def _keys(store: Store, found: Sequence[Note]) -> dict[str, str]:
     """By note, the thread that it belongs to."""
     about = {note.run_id for note in found if note.run_id}
-    made_by = {run.id: _search_of(run) for run in runs.list_runs(store, ids=about, limit=None)} if about else {}
+    made_by = {run.id: search_id(run) for run in runs.list_runs(store, ids=about, limit=None)} if about else {}
     keys = {}
     for note in found:
         search = note.links.get("search") or made_by.get(note.run_id or "")
@@ -133,7 +133,8 @@ def _keys(store: Store, found: Sequence[Note]) -> dict[str, str]:
     return keys
 
 
-def _search_of(run: Run) -> str:
+def search_id(run: Run) -> str:
+    """Of the search or the sweep that made it; empty where none did."""
     kind, _, rest = (run.key or "").partition(":")
     return rest.partition(":")[0] if kind in ("search", "sweep") else ""
 
@@ -157,18 +158,19 @@ def _of_row(row: Comparison, run: Run) -> Evidence:
         run=row.run,
         name=row.name,
         state=row.state,
-        commit=_commit(run),
+        commit=str(environment(run).get("git_commit") or ""),
         charged_usd_micros=row.charged_usd_micros,
         predicted_bpb=(low, mid, high) if low is not None and mid is not None and high is not None else None,
         val_bpb=row.val_bpb,
     )
 
 
-def _commit(run: Run) -> str:
+def environment(run: Run) -> dict[str, Any]:
+    """What its first attempt ran with; nothing where its directory cannot be read."""
     try:
-        return str((RunDir(run.run_dir).environment() or {}).get("git_commit") or "")
+        return RunDir(run.run_dir).environment() or {}
     except (PatronError, OSError):
-        return ""
+        return {}
 
 
 def _line(text: str) -> str:

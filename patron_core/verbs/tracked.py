@@ -26,7 +26,7 @@ class Tracked:
 
 def tracked(store: Store, run_id: str, *, without: Collection[str] = ()) -> Tracked:
     """Every key that MLflow has of the run but those `without`. The first call of a process loads MLflow: seconds."""
-    from patron_core.verbs.series import Series
+    from patron_core.verbs.series import series_by_key
 
     run = runs.get_run(store, run_id)
     if mirrors.get(store, run.id) is None:
@@ -36,8 +36,4 @@ def tracked(store: Store, run_id: str, *, without: Collection[str] = ()) -> Trac
         frame = tracking.metrics_frame(store, [run.id], keys)
     except Unavailable as fault:
         return Tracked(problem=fault.message)
-    found: dict[str, Series] = {}
-    for (key,), part in frame.partition_by("key", as_dict=True, maintain_order=True).items():
-        found[str(key)] = Series()
-        found[str(key)].extend(part["step"].to_numpy(), part["time"].to_numpy(), part["value"].to_numpy())
-    return Tracked(series=found, read_at=time.time())
+    return Tracked(series=series_by_key(frame), read_at=time.time())

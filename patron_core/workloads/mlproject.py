@@ -212,8 +212,12 @@ def _flat(line: str, files: Mapping[str, str | None], problems: list[str], depth
 
 
 def _yaml(name: str, text: str) -> Mapping[str, Any]:
+    text = text[:_MAX_CHARS]
     try:
-        values = yaml.safe_load(text[:_MAX_CHARS])
+        # a few lines of aliases are words of gigabytes
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("an alias (*name) is not read; write what it stands for")
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidInput([f"{name}: no YAML: {said}"], next=f"correct the {name}") from error

@@ -19,15 +19,19 @@ import re
 import subprocess
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from patron_core import settings
 from patron_core.errors import InvalidInput, Refused, Unavailable
 from trainer.contract.foreign import MAX_SOURCES_BYTES
+from trainer.contract.urls import mask
 
 MAX_FILE_BYTES = 64 * 2**20
+MAX_GIT_BYTES = 2**30  # of all files of a commit
 MAX_DIFF_CHARS = 5000  # what is kept to be read; its hash is of all of it
 _URL = re.compile(r"(https|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+")
 _NOT_CODE = {"__pycache__", ".git", ".venv", "venv", "node_modules", "mlruns", "wandb"}
@@ -73,9 +77,9 @@ def snapshot(where: str, *, patch: str | None = None) -> Snapshot:
     return _patched(found, patch) if patch else found
 
 
-def is_remote(where: str) -> bool:
-    """Whether it names a repository on another machine, and nothing on this one."""
-    return re.match(r"(https|ssh|git)://[^/\s]|[\w.-]+@[\w.-]+:", where) is not None
+def is_by_https(where: str) -> bool:
+    """Whether it names a repository of another machine by https: nothing on this one, and none of its keys of ssh."""
+    return re.match(r"https://[^/\s]", where) is not None and _folder_and_ref(where) == (None, None)
 
 
 def _folder_and_ref(where: str) -> tuple[Path | None, str | None]:
@@ -115,7 +119,8 @@ def _of_git(url: str, ref: str) -> Snapshot:
     content = _git("archive", "--format=tar", commit, at=clone, why="its files cannot be read")
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         files = dict(_plain_members(archive))
-    return Snapshot(files=files, origin={"url": url, "commit": commit} | ({"ref": ref} if ref != "HEAD" else {}))
+    origin = {"url": mask(url), "commit": commit}  # it stands in the spec, which every reader is shown
+    return Snapshot(files=files, origin=origin | ({"ref": ref} if ref != "HEAD" else {}))
 
 
 def _plain_members(archive: tarfile.TarFile) -> Iterator[tuple[str, tuple[bytes, bool]]]:
@@ -130,8 +135,8 @@ def _of_folder(folder: Path) -> Snapshot:
     files = {}
     for name in sorted(_names(folder)):
         path = folder / name
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-            continue
+        if path.resolve() != path or not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
+            continue  # a link, or in a folder that is one
         files[name] = (path.read_bytes(), os.access(path, os.X_OK))
     origin = {"folder": str(folder)}
     if (folder / ".git").exists():
@@ -176,18 +181,20 @@ def _diff(before: dict[str, tuple[bytes, bool]], after: dict[str, tuple[bytes, b
 
 
 def _patched(found: Snapshot, patch: str) -> Snapshot:
-    """Raises InvalidInput where the patch does not apply."""
+    """Raises InvalidInput where the patch does not apply. Git is started above the files: among them may be what looks
+    like a repository, whose config names programs to be run."""
     with tempfile.TemporaryDirectory(prefix="patron-patch-") as made:
-        folder = Path(made)
+        folder = Path(made) / "files"
+        folder.mkdir()
         for name, (content, executable) in found.files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             path.chmod(0o755 if executable else 0o644)
         done = subprocess.run(
-            ["git", "apply", "--whitespace=nowarn", "-"],
-            cwd=folder,
-            env=_environ() | {"GIT_CEILING_DIRECTORIES": str(folder.parent)},
+            ["git", "apply", "--whitespace=nowarn", f"--directory={folder.name}", "-"],
+            cwd=made,
+            env=_environ() | {"GIT_CEILING_DIRECTORIES": str(Path(made).parent)},
             input=patch,
             capture_output=True,
             text=True,
@@ -215,18 +222,47 @@ def _patched(found: Snapshot, patch: str) -> Snapshot:
 def _git(*words: str, why: str, at: Path | None = None) -> bytes:
     quiet = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"]
     where = ["-C", str(at)] if at is not None else []
-    try:
-        done = subprocess.run(
-            ["git", *quiet, *where, *words], env=_environ(), capture_output=True, timeout=_GIT_S, check=False
-        )
-    except FileNotFoundError as error:
-        raise Unavailable("git is not on the path", next="install git") from error
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{why}: no answer within {_GIT_S:.0f} s", next="try again") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
-    return done.stdout
+    with tempfile.TemporaryFile() as errors:
+        try:
+            child = subprocess.Popen(
+                ["git", *quiet, *where, *words], env=_environ(), stdout=subprocess.PIPE, stderr=errors
+            )
+        except FileNotFoundError as error:
+            raise Unavailable("git is not on the path", next="install git") from error
+        is_over = threading.Event()
+
+        def give_up() -> None:
+            is_over.set()
+            child.kill()
+
+        timer = threading.Timer(_GIT_S, give_up)
+        timer.start()
+        try:
+            with child:
+                assert child.stdout is not None
+                content = child.stdout.read(
+                    MAX_GIT_BYTES + 1
+                )  # a repository of kilobytes may hold a file a million times
+                if len(content) > MAX_GIT_BYTES:
+                    child.kill()
+                    raise InvalidInput(
+                        [f"{why}: they are more than {MAX_GIT_BYTES:,} bytes"], next="leave out of it what is no code"
+                    )
+        finally:
+            timer.cancel()
+        if is_over.is_set():
+            raise Unavailable(f"{why}: no answer within {_GIT_S:.0f} s", next="try again")
+        if child.returncode:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
+            raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
+        return content
+
+
+def _at_most(file: IO[bytes], most_bytes: int) -> Iterator[bytes]:
+    while most_bytes > 0 and (chunk := file.read(min(most_bytes, 2**20))):
+        most_bytes -= len(chunk)
+        yield chunk
 
 
 def _environ() -> dict[str, str]:

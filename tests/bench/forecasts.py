@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
+import statistics
 import sysconfig
 import tempfile
 import time
@@ -26,10 +28,12 @@ from patron_core.errors import PatronError
 from patron_core.estimate.accuracy import Forecast, accuracy
 from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
+from patron_core.scaling.projection import project
 from patron_core.states import RunState
 from patron_core.store import Store, runs
 from patron_core.store.records import Run
 from patron_core.verbs.adopt import adopt
+from tests.corpus import some_texts
 from trainer.contract.devices import describe_cpu
 
 BASE: dict[str, Any] = {
@@ -39,6 +43,7 @@ BASE: dict[str, Any] = {
 STEPS = (150, 250, 400)
 CORPUS_BYTES = 6_000_000
 CURVE_POINTS = 40
+SHARES = (0.2, 0.3, 0.5, 0.75)  # of a run's steps, from which its curve is continued
 
 
 def corpora(folder: Path) -> dict[str, str]:
@@ -50,14 +55,7 @@ def corpora(folder: Path) -> dict[str, str]:
         file = folder / f"{name}.txt"
         if not file.exists():
             files = sorted(path for pattern in patterns for path in packages.rglob(pattern) if path.is_file())
-            random.Random(0).shuffle(files)
-            texts, size = [], 0
-            for path in files:
-                texts.append(path.read_text(encoding="utf-8", errors="ignore"))
-                size += len(texts[-1])
-                if size > CORPUS_BYTES:
-                    break
-            file.write_text("\n\n\n".join(texts))
+            file.write_text("\n\n\n".join(some_texts(files, CORPUS_BYTES)))
         found[name] = f"path:{file}"
     return found
 
@@ -122,7 +120,30 @@ def table(found: list[dict[str, Any]]) -> str:
         f"{a.quantity:18} {a.stage:8} {a.runs:4} {a.mean_abs_error:6.1%} {a.bias:+7.1%} {a.coverage:7.0%}"
         for a in accuracy(rows)
     ]
+    lines.append(f"\n{'curve':18} {'share':8} {'runs':>4} {'error':>6} {'inside':>7}")
+    for kind in ("val_bpb", "train_loss"):
+        for share in SHARES:
+            ends = curve_ends(found, kind, share)
+            error = sum(away for _, away in ends) / len(ends)
+            lines.append(f"{kind:18} {share:<8} {len(ends):4} {error:6.1%} {sum(inside for inside, _ in ends):7}")
     return "\n".join(lines)
+
+
+def curve_ends(found: list[dict[str, Any]], kind: str, share: float) -> list[tuple[bool, float]]:
+    """Of each run whether its curve, continued from that share of its steps, ended inside, and how far from the middle.
+
+    The train loss ends at the mean of its last tenth, which is itself unsure.
+    """
+    ends = []
+    for run in found:
+        num_steps, curve = run["num_steps"], run[kind]
+        so_far = [(step, value) for step, value in curve if step <= share * num_steps]
+        last = [value for step, value in curve if step > 0.9 * num_steps] if kind == "train_loss" else [curve[-1][1]]
+        final = project(so_far, num_steps=num_steps, warmdown_start_step=num_steps - round(0.65 * num_steps)).final
+        unsure = 1.645 * statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else 0.0
+        away = abs(math.log(statistics.mean(last) / final.mid))
+        ends.append((away <= math.hypot(math.log(final.high / final.low) / 2, unsure / final.mid), away))
+    return ends
 
 
 def main() -> None:

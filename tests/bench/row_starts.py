@@ -23,6 +23,7 @@ import polars as pl
 
 from patron_core.scaling.seeds import compare_groups
 from tests.bench.sides import training_loop
+from tests.corpus import some_texts
 from trainer.contract.spec import TrainSpec
 from trainer.data import PreparedData, prepare
 from trainer.data.bestfit import best_fit_rows, documents_again_and_again
@@ -36,14 +37,7 @@ CAPACITY = 129
 def corpus(folder: Path) -> Path:
     packages = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(packages.glob("*.py")) + sorted(packages.glob("*/*.py"))
-    random.Random(0).shuffle(files)
-    texts, size = [], 0
-    for file in files:
-        texts.append(file.read_text(encoding="utf-8", errors="ignore"))
-        size += len(texts[-1])
-        if size > CORPUS_BYTES:
-            break
-    pieces = [piece for text in texts for piece in text.split("\n\n") if len(piece) > 40]
+    pieces = [piece for text in some_texts(files, CORPUS_BYTES) for piece in text.split("\n\n") if len(piece) > 40]
     random.Random(1).shuffle(pieces)
     path = folder / "corpus.parquet"
     pl.DataFrame({"text": pieces}).write_parquet(path)

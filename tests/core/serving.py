@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 
 from patron_core import verbs
+from patron_core.lifecycle import post
 from patron_core.server.app import build
 from patron_core.server.entry import Entry
-from patron_core.store import Store
+from patron_core.store import Store, leases
 from patron_core.store.tokens import Allowance
 
 
@@ -38,6 +40,14 @@ class Lab:
     def client(self, name: str, *scopes: str, **allowance: Any) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.token(name, *scopes, **allowance)}"}
         return httpx.Client(base_url=self.base, headers=headers, timeout=60)
+
+
+def count_as_supervised(store: Store, patch: pytest.MonkeyPatch) -> None:
+    """Supervisor and mirror count as running, so that none is started."""
+    for door in ("patron_core.verbs.ensure_running", "patron_core.lifecycle.supervisor.ensure_running"):
+        patch.setattr(door, lambda store: None)
+    for each in (post.SUPERVISOR, post.MIRROR):
+        leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
 
 
 @contextmanager

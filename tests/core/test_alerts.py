@@ -211,6 +211,19 @@ def test_what_fails_is_tried_again_alone_and_not_for_ever(
     assert PLANTED not in said
 
 
+def test_a_channel_that_breaks_does_not_have_the_other_told_again(
+    told: tuple[Store, Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, hook, mailbox = told
+    monkeypatch.setenv("PATRON_ALERT_FROM", f"Ada\nBcc: {PLANTED}@example.org")
+    number = one(store)
+    assert telling.tell_next(store, now=100.0)
+    assert not telling.tell_next(store, now=101.0 + alerts.CLAIM_S)
+    assert (len(hook.got), len(mailbox.got)) == (1, 0)
+    assert alerts.get(store, number).deliveries["email"]["error"] == "it cannot be sent (ValueError)"
+    assert PLANTED not in caplog.text
+
+
 def test_a_sender_that_died_is_followed_by_another_and_two_never_send_one(told: tuple[Store, Any, Any]) -> None:
     store, hook, _ = told
     one(store)

@@ -15,14 +15,13 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from serving import Lab, serving
+from serving import Lab, count_as_supervised, serving
 
 from patron_core import verbs
-from patron_core.lifecycle import post
 from patron_core.server import gate
 from patron_core.server.api import events as api_events
 from patron_core.states import AlertKind
-from patron_core.store import Store, alerts, leases, ledger, runs
+from patron_core.store import Store, alerts, ledger, runs
 from patron_core.verbs.metrics import thinned
 
 USD = 1_000_000
@@ -36,10 +35,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             patch.delenv(name, raising=False)
         patch.setenv("PATRON_HOME", str(tmp_path_factory.mktemp("api")))
         store = Store.open()
-        patch.setattr("patron_core.lifecycle.supervisor.ensure_running", lambda store: None)
-        patch.setattr("patron_core.verbs.ensure_running", lambda store: None)
-        for each in (post.SUPERVISOR, post.MIRROR):
-            leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
+        count_as_supervised(store, patch)
         verbs.deposit(store, usd_micros=100 * USD, key="first", actor="ada")
         with serving(store) as found:
             yield found
@@ -199,6 +195,13 @@ def test_checkpoints_are_listed_with_hashes_and_downloaded_in_ranges(agent: http
     for name in ("../../spec.json", "..%2f..%2fspec.json", "%2e%2e/%2e%2e/spec.json", "/etc/passwd", "manifest.json"):
         answer = agent.get(f"/api/runs/{run.id}/checkpoints/10/{name}")
         assert answer.status_code == 404, (name, answer.text)
+    secret = Path(run.run_dir).parent / "outside"
+    secret.write_text("of this machine")
+    (folder / "model.bin").unlink()
+    (folder / "model.bin").symlink_to(secret)
+    (folder / "manifest.json").write_text(json.dumps({"step": 10, "files": {"model.bin": {"bytes": 15}}}))
+    answer = agent.get(f"/api/runs/{run.id}/checkpoints/10/model.bin")
+    assert error(answer) == "refused", answer.text
 
 
 def test_feedback_is_given_once_and_answered_by_a_person_alone(agent: httpx.Client, lab: Lab) -> None:

@@ -144,6 +144,10 @@ def test_what_is_no_device_of_ours_is_left_out_with_its_reason(changes, why) -> 
 def test_the_same_name_may_be_another_card_elsewhere() -> None:
     assert not market(row(), cloud="runpod").prices
     assert market(row(accelerator="H100-SXM"), cloud="runpod").prices
+    assert not market(row(), cloud="vast").prices
+    nvl, sxm = "Standard_NC40ads_H100_v5", "Standard_ND96isr_H100_v5"
+    assert not market(row(instance_type=nvl, device_memory_gib=None), cloud="azure").prices
+    assert market(row(instance_type=sxm, device_memory_gib=None), cloud="azure").prices
 
 
 def test_no_spot_is_no_fault_and_machines_are_compared_by_the_gpu() -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from patron_core.estimate import estimate_table
 from patron_core.prices import fallback_price
-from patron_core.scaling import Observation, refit
 from patron_core.store import LedgerEntry
 from patron_core.ui import charts, show
 from patron_core.verbs import Comparison
@@ -66,13 +65,6 @@ def test_a_figure_of_a_run_that_was_cut_short_says_so() -> None:
     paused = {"state": "paused", "reason": "deadline"}
     assert comparison(**paused).cut_short_words == ""  # no figure to be qualified
     assert comparison(**paused, val_bpb=1.1).cut_short_words == ", cut short: paused (deadline)"
-
-
-@pytest.mark.parametrize("corpus", ["climbmix", "stdlib", "path:/nowhere"])
-def test_the_scaling_law_draws(corpus: str) -> None:
-    seen = [Observation(num_params=1e6, num_tokens=1e7, val_bpb=2.0, label="mine")]
-    spec_of(charts.scaling_chart(refit(corpus)))
-    spec_of(charts.scaling_chart(refit(corpus, seen)))
 
 
 def test_money_over_time_adds_up() -> None:

@@ -22,6 +22,7 @@ from patron_core.estimate import (
     eval_steps,
     fit_to_budget,
 )
+from patron_core.machines.target import Target
 from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
 from trainer.contract.devices import DEVICES, cpu_device, find_device
@@ -535,3 +536,32 @@ def test_a_card_without_a_listed_price_is_estimated_at_a_given_one():
     assert (row.price.usd_micros_per_hour, row.price.source) == (3_000_000, "given")
     with pytest.raises(Refused, match="no price is known"):
         verbs.estimates(None, depths=[8], devices=["L40S"])
+
+
+def test_the_command_of_a_row_is_never_one_that_is_refused():
+    """A card of a datasheet is estimated and nowhere rented; a given price goes with the command."""
+    world = WorldSize(per_node=2, nodes=2)
+    for name in ("L40S", "H100-PCIe", "H100-NVL", "H100", "A100-40GB"):
+        (row,) = verbs.estimates(None, depths=[8], devices=[name], usd_micros_per_hour=2_000_000, world=world)
+        planned = verbs.plan_of(row)
+        try:
+            Target(executor="sky", device=name).check()
+        except InvalidInput:
+            assert planned is None
+        else:
+            assert planned is not None
+            assert planned.endswith(f"--on sky --device {name} --usd-per-hour 4 --gpus 2 --nodes 2 --yes")
+    (dated,) = verbs.estimates(None, depths=[8], devices=["H100"])
+    assert str(verbs.plan_of(dated)).endswith("--on sky --device H100 --yes")
+
+
+def test_a_preview_is_of_the_very_target_and_asks_no_catalog():
+    rented = verbs.preview(None, Target(executor="sky", device="cpu", usd_micros_per_hour=500_000), {"depth": 2})
+    assert (rented.device.is_cpu, rented.price.usd_micros_per_hour, rented.local) == (True, 500_000, False)
+    pair = Target(executor="sky", device="H100", num_gpus=2)
+    two = verbs.preview(None, replace(pair, usd_micros_per_hour=5_000_000), {"depth": 8})
+    assert (two.price.usd_micros_per_hour, two.world.ranks) == (5_000_000, 2)
+    dated = verbs.preview(None, pair, {"depth": 8})
+    assert dated.price.usd_micros_per_hour == 2 * H100_PRICE.usd_micros_per_hour
+    with pytest.raises(InvalidInput, match="L40S is estimated by its datasheet"):
+        verbs.preview(None, Target(executor="sky", device="L40S", usd_micros_per_hour=2_000_000), {"depth": 8})

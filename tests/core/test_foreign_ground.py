@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from patron_core import verbs
 from patron_core.errors import PatronError
-from patron_core.executors.guard import lost_in_a_row
 from patron_core.executors.records import Records
+from patron_core.executors.restarting import lost_in_a_row
 from patron_core.executors.sky_view import observe_job
 from patron_core.lifecycle.decide import Situation
 from patron_core.lifecycle.evidence import words

@@ -14,14 +14,15 @@ import foreign
 import pytest
 
 from patron_core import verbs
-from patron_core.errors import InvalidInput, PatronError, Refused
+from patron_core.errors import InvalidInput, PatronError, Refused, Unavailable
 from patron_core.lifecycle.workload import foreign_spec
 from patron_core.states import RunState
 from patron_core.store import Store, runs
-from patron_core.workloads import mlproject, nanochat
+from patron_core.ui import report_page
+from patron_core.workloads import mlproject, nanochat, sources
 from patron_core.workloads.asking import CodeQuestion, ask, parameters_of
 from patron_core.workloads.presets import PRESETS
-from patron_core.workloads.sources import snapshot
+from patron_core.workloads.sources import is_by_https, snapshot
 from trainer.contract.foreign import ForeignSpec
 from trainer.contract.spec import SpecError, TrainSpec
 
@@ -169,6 +170,78 @@ def test_a_place_that_is_none_is_refused_and_not_run(where: str, home: Path) -> 
         snapshot(where)
 
 
+def test_files_that_look_like_a_repository_run_nothing_where_a_patch_is_applied(repository: Path) -> None:
+    ran = repository.parent / "ran"
+    program = f"touch {ran}; cat"
+    config = f'[core]\n\tbare = true\n[filter "x"]\n\tclean = {program}\n\tsmudge = {program}\n'
+    files = {"HEAD": "ref: refs/heads/main\n", "config": config, "info/attributes": "* filter=x\n"}
+    foreign.write(repository, files | {"objects/x": "x\n", "refs/x": "x\n"})
+    foreign.commit(repository)
+    patch = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-print(1)\n+print(2)\n"
+    assert snapshot(f"file://{repository}", patch=patch).text("train.py") == "print(2)\n"
+    assert not ran.exists()
+
+
+def test_a_tracked_file_below_a_link_is_not_read(repository: Path, tmp_path: Path) -> None:
+    foreign.write(repository, {"sub/secret": "1\n"})
+    foreign.git(repository, "add", "--all")
+    foreign.write(tmp_path / "outside", {"secret": "of mine\n"})
+    (repository / "sub" / "secret").unlink()
+    (repository / "sub").rmdir()
+    (repository / "sub").symlink_to(tmp_path / "outside")
+    assert "sub/secret" not in snapshot(str(repository)).files
+
+
+@pytest.mark.parametrize("where", ["..@main:x", ".@main:x", "git@example.org:a/b", "ssh://example.org/a", "https:@a"])
+def test_what_a_token_may_name_is_neither_a_folder_nor_opened_by_our_keys(
+    repository: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    foreign.write(repository, {"https:/example.org/x": "a folder\n"})
+    assert not is_by_https(where)
+    assert not is_by_https("https://example.org@main")
+    assert is_by_https("https://example.org/a/b@main")
+
+
+def test_a_password_in_an_address_is_in_no_spec(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{repository}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://ada:planted-4711@example.org/toy")
+    asked = ask(CodeQuestion(where="https://ada:planted-4711@example.org/toy@main"))
+    assert asked.spec.origin["url"] == "https://***:***@example.org/toy"
+    assert "planted-4711" not in json.dumps(asked.spec.to_dict())
+
+
+def test_a_few_lines_that_stand_for_gigabytes_are_refused() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 4)]  # 9 of them do it
+    with pytest.raises(InvalidInput, match="alias"):
+        mlproject.read("\n".join([*lines, "name: *a3", "entry_points: {main: {command: x}}"]), {})
+
+
+def test_a_small_repository_with_endless_files_fills_no_memory(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_GIT_BYTES", 2**20)
+    assert snapshot(f"file://{repository}").files
+    foreign.write(repository, {f"same-{number}": "x" * 2**16 for number in range(20)})
+    foreign.commit(repository)
+    with pytest.raises(InvalidInput, match="more than 1,048,576 bytes"):
+        snapshot(f"file://{repository}")
+
+
+def test_git_that_does_not_answer_is_given_up(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "bin" / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr(sources, "_GIT_S", 0.2)
+    with pytest.raises(Unavailable, match="no answer within"):
+        snapshot(f"file://{repository}")
+
+
 def test_a_commit_that_there_is_not_is_named(repository: Path) -> None:
     with pytest.raises(PatronError, match="no commit, branch or tag 'gone'"):
         snapshot(f"file://{repository}@gone")
@@ -244,6 +317,10 @@ def test_what_lives_above_the_seam_takes_foreign_code_as_it_takes_a_depth(
     words = shlex.split(verbs.plan_again(runs.get_run(store, run.id)))
     assert words[:4] == ["patron", "dryrun", "--workload", f"file://{repository}@main"]
     assert {"num_iterations=120", "lr=0.5"} < set(words)
+    report = verbs.report_of_run(store, run.id)
+    assert "toy reach with num_iterations 120" in report.question
+    assert shlex.split(report.commands[0]) == [*words[:-1], "--name", f"{run.name}-again", "--yes"]
+    assert "depth" not in report_page.of_run(report)
     command = ask(CodeQuestion(where=str(repository), command="t {n}", parameters={"n": 3}, steps_parameter="n")).spec
     again = verbs.plan_again(replace(run, spec=command.to_dict()))
     assert shlex.split(again)[4:8] == ["--command", "t {n}", "--param", "n=3"]

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from scripted import World
 
 from patron_core import verbs
+from patron_core.errors import InvalidInput
 from patron_core.executors import skypilot
-from patron_core.executors.base import Handle, Observation
-from patron_core.executors.fake import Script
+from patron_core.executors.base import Handle, Job, Observation
+from patron_core.executors.fake import FakeExecutor, Script
 from patron_core.lifecycle import bill, ownership, post
 from patron_core.lifecycle.supervisor import Supervisor
 from patron_core.states import RunState
@@ -182,6 +183,40 @@ def test_a_lost_lease_ends_the_round(world: World) -> None:
     current = leases.current(world.store, mine)
     assert current is not None
     assert current.holder == other.holder
+
+
+def test_what_was_loaded_for_many_is_looked_at_again_before_it_is_acted_on(world: World) -> None:
+    """A run that was cancelled while those before it were started is not started."""
+    found = [world.launched(held_s=1000) for _ in range(2)]
+    submit = world.machine.submit
+
+    def slow(job: Job) -> Handle:
+        for run in found:
+            if not job.key.startswith(run.id) and runs.get_run(world.store, run.id).stop_requested is None:
+                verbs.cancel(world.store, run.id, actor="ada")
+        return submit(job)
+
+    world.machine.submit = slow  # type: ignore[method-assign]
+    world.tick()
+    assert world.machine.num_submits == 1
+
+
+def test_one_executor_that_nobody_knows_leaves_the_other_runs_alone(world: World) -> None:
+    """What another checkout launched: its runs are in the errors, the rest is supervised."""
+    found = [world.launched(held_s=1000) for _ in range(2)]
+    world.tick()
+    with world.store.begin() as conn:
+        conn.execute(sa.text("UPDATE runs SET executor = 'elsewhere' WHERE id = :r"), {"r": found[0].id})
+
+    def named(name: str) -> FakeExecutor:
+        if name == "elsewhere":
+            raise InvalidInput([name], next="patron lab")
+        return world.machine
+
+    world.supervisor = Supervisor(store=world.store, executor_named=named)
+    polls, tick = world.machine.num_polls, world.tick()
+    assert [error.split(":")[0] for error in tick.errors] == [found[0].id]
+    assert world.machine.num_polls == polls + 1
 
 
 def test_a_post_knows_that_its_lease_went(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from patron_core.executors.guard import lost_in_a_row, what_to_say
+from patron_core.executors.guard import Guard
 from patron_core.executors.records import Records
+from patron_core.executors.restarting import lost_in_a_row, what_to_say
 from patron_core.lifecycle.decide import FAILURE_BUDGET
 from patron_core.rundir.rundir import RunDir
 from trainer.contract.exits import EXIT_KILLED, EXIT_STOPPED
@@ -262,3 +263,36 @@ def test_a_new_checkpoint_forgives_deaths() -> None:
     dead_source = {"ended": True, "exit_code": 75, "evidence": {"source_unreachable": True}}
     assert lost_in_a_row([death(None), dead_source, dead_source]) == 3
     assert lost_in_a_row([death(10), {**death(20), "signal": None, "exit_code": 75}, death(20)]) == 1
+
+
+def test_of_several_machines_the_first_one_judges_and_the_others_say_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SkyPilot takes the code of whoever ends badly first: here a machine whose ranks only lost the others."""
+    monkeypatch.setenv("PET_NNODES", "2")
+    first = world.ready("import time; print('ready', flush=True); time.sleep(2); raise SystemExit(76)")
+    monkeypatch.setenv("PET_NODE_RANK", "1")
+    other = world.start("import os; os.kill(os.getpid(), 9)")
+    assert (world.end(other), world.end(first)) == (76, 76)
+    assert Records(str(world.run_dir), KEY, node=1).starts()[-1]["signal"] == signal.SIGKILL
+
+
+def test_the_first_machine_keeps_the_deadline_and_the_others_are_later(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PET_NODE_RANK", "1")
+    monkeypatch.setenv("PATRON_SUBMITTED_AT", "0.0")  # it booted for this, long ago; the first has only just begun
+    own = Guard(key=KEY, run_dir=str(world.run_dir), command=["true"], deadline_s=5.0, grace_s=30.0)
+    monkeypatch.setenv("PET_NODE_RANK", "0")
+    first = Guard(key=KEY, run_dir=str(world.run_dir), command=["true"], deadline_s=5.0, grace_s=30.0)
+    assert (own.watcher.is_over(), first.watcher.is_over()) == (False, True)
+
+
+def test_a_process_killed_for_memory_on_another_machine_is_not_started_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PET_NNODES", "2")
+    first = world.ready("import os,time; print('ready', flush=True); time.sleep(1); os.kill(os.getpid(), 9)")
+    other = Records(str(world.run_dir), KEY, node=1)
+    other.write_start(1, {"elapsed_s": 1.0, "at": time.time(), "ended": True, "evidence": {"oom_kills": 1}})
+    assert world.end(first) == EXIT_KILLED

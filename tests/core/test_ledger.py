@@ -196,6 +196,19 @@ def test_checking_goes_on_from_where_it_stands_and_every_sum_stays_the_same(
     assert books.num_unchecked(store) == 1
 
 
+def test_a_kept_sum_of_a_run_that_is_wrong_is_found(store: Store, make_run) -> None:
+    """Caps and settlements go by it."""
+    run = make_run(store)
+    deposit(store, 1000)
+    with store.begin() as conn:
+        ledger.hold(conn, run, 500, key="h", actor="ada", now=1.0)
+    books.check_on(store)
+    assert ledger.verify(store) == []
+    with store.begin() as conn:
+        conn.execute(sa.text("UPDATE run_sums SET usd_micros = 499"))
+    assert ledger.verify(store) == [f"hold of run {run.id} is kept at 499 micro-dollars, its entries make 500"]
+
+
 def test_what_is_found_wrong_once_stays_said(store: Store) -> None:
     deposit(store, 100)
     row = {"project": "p", "kind": "charge", "asked_usd_micros": 7, "usd_micros": 7, "source": "hold:rx", "target": "b"}

@@ -7,10 +7,11 @@ import threading
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from ledger_calls import charge, deposit, hold, release, wallet, withdraw
 
 from patron_core.errors import Refused
-from patron_core.store import Run, Store, ledger
+from patron_core.store import Run, Store, books, ledger
 
 
 def test_racing_holds_never_overdraw(store: Store, make_run, in_threads) -> None:
@@ -118,3 +119,30 @@ def test_racing_holds_in_processes_never_overdraw(store: Store, make_run) -> Non
         worker.join(timeout=60)
     assert ledger.wallet(store, "p") == wallet(50, 1000, 0, 1050)
     assert ledger.verify(store) == []
+
+
+def test_what_is_checked_on_in_the_middle_of_a_sum_is_in_it_once(postgres_store: Store, make_run) -> None:
+    """A write transaction on PostgreSQL sees what others commit: a cap would be looked at with too little spent."""
+    store, run = postgres_store, make_run(postgres_store)
+    deposit(store, 1000)
+    hold(store, run, 100)
+    checks: list[int] = []
+
+    def check_on(*_: Any) -> None:
+        if not checks:
+            checks.append(0)
+            checks[0] = books.check_on(store_of_another)
+
+    store_of_another = Store.open(store.url.render_as_string(hide_password=False))
+    sums = (
+        lambda conn: ledger.run_money(conn, run.id).held_usd_micros,
+        lambda conn: ledger.wallet(conn, "p").held_usd_micros,
+        lambda conn: books.balance(conn, f"hold:{run.id}"),
+    )
+    for number, work in enumerate(sums, 1):
+        with store.begin() as conn:
+            sa.event.listen(conn, "after_cursor_execute", check_on)
+            assert work(conn) == 100 * number
+        assert checks.pop() > 0
+        hold(store, run, 100, key=f"h{number}")
+    store_of_another.close()

@@ -15,7 +15,7 @@ from patron_core.executors.records import Records
 from patron_core.rundir.rundir import RunDir
 from patron_core.ui import inert
 from patron_core.ui.script import to_json
-from trainer.contract.masking import known_secrets, mask, masked
+from trainer.contract.masking import is_secret, known_secrets, mask, masked
 
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "aws/secret+4711",
@@ -52,6 +52,25 @@ def holds_none(text: Any) -> bool:
 )
 def test_what_is_no_secret_is_left_as_it_is(name: str, value: str) -> None:
     assert known_secrets(((name, value),)) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HF_TOKEN", "short"),
+        ("PGPASSWORD", "postgres-4711"),
+        ("MYSQL_PWD", "short"),
+        ("AWS_SECRET_ACCESS_KEY", "/begins+as/a/path"),
+        ("DATABASE_URL", "postgresql://ada:pw@db/lab"),
+    ],
+)
+def test_what_code_of_others_is_not_given_may_be_short_or_look_like_a_path(name: str, value: str) -> None:
+    assert is_secret(name, value)
+
+
+def test_what_is_no_secret_is_given_to_code_of_others(tmp_path: Path) -> None:
+    given = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path), "TOKENIZERS_PARALLELISM": "false", "PWD": "/"}
+    assert not [name for name, value in given.items() if is_secret(name, value)]
 
 
 def test_what_is_known_here_is_masked_in_texts_and_in_values(said: str) -> None:

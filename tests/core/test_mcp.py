@@ -16,14 +16,13 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
-from serving import Lab, serving
+from serving import Lab, count_as_supervised, serving
 
 from patron_core import verbs
-from patron_core.lifecycle import post
 from patron_core.server.api import operations
 from patron_core.server.skill import skill
 from patron_core.server.tools import tools
-from patron_core.store import Store, leases, ledger
+from patron_core.store import Store, ledger
 
 USD = 1_000_000
 FOR_PERSONS = {
@@ -41,10 +40,7 @@ NO_JSON = {"stream", "download"}
 
 @pytest.fixture
 def lab(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setattr("patron_core.verbs.ensure_running", lambda store: None)
-    monkeypatch.setattr("patron_core.lifecycle.supervisor.ensure_running", lambda store: None)
-    for each in (post.SUPERVISOR, post.MIRROR):
-        leases.acquire(sqlite_store, each.name, holder="tests", ttl_s=1e6)
+    count_as_supervised(sqlite_store, monkeypatch)
     verbs.deposit(sqlite_store, usd_micros=100 * USD, key="first", actor="ada")
     with serving(sqlite_store) as found:
         yield found

@@ -94,6 +94,13 @@ def test_the_latest_values_and_the_phase(run: RunDir) -> None:
     assert record.phase() == "start"
 
 
+def test_a_curve_is_in_order_also_where_its_steps_name_other_keys(run: RunDir) -> None:
+    """A search reads off its last point how far a run is: a machine of unknown speed had put that first."""
+    named: list[dict[str, float]] = [{"loss": 3.0, "mfu": 0.5}, {"loss": 2.0}, {"loss": 1.0, "mfu": 0.5}]
+    _put(run, "a-train-1", 0, [_metrics(step, step, **values) for step, values in enumerate(named, 1)])
+    assert Record(run).look().curve("loss") == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
 def test_each_event_is_parsed_once_however_many_look(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[int] = []
     real = rundir._parse_segment
@@ -142,3 +149,20 @@ def test_records_are_kept_up_to_so_many_bytes_not_so_many_runs(tmp_path: Path, m
     again = [record_of(run) for run in reversed(where)]
     assert again != first[::-1]
     assert sum(run.where in columns._records for run in where) == 3
+
+
+def test_a_frame_is_made_of_one_moment(run: RunDir) -> None:
+    """While another thread may read on: all of the columns are looked at with the lock held."""
+    _put(run, "a-train-1", 0, [_metrics(1, 1, loss=1.0), _metrics(2, 2, loss=2.0, mfu=0.5)])
+    record = Record(run).look()
+    held: list[bool] = []
+
+    class Watched(dict[tuple[str, ...], columns.Rows]):
+        def values(self) -> Any:
+            held.append(record._lock.locked())
+            return super().values()
+
+    record._rows = Watched(record._rows)
+    assert record.frame()["key"].to_list() == ["loss", "loss", "mfu"]
+    assert held
+    assert all(held)

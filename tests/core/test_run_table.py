@@ -90,7 +90,7 @@ def test_groups_have_their_best_and_their_cost(store: Store) -> None:
 
 def test_runs_of_one_name_are_told_apart(sqlite_store: Store, make_run: Any) -> None:
     one, two, other = (make_run(sqlite_store, name=name) for name in ("same", "same", "other"))
-    assert verbs.distinct_names([one, two, other]) == {
+    assert verbs.distinct_names({run.id: run.name for run in (one, two, other)}) == {
         one.id: f"same ({one.id})",
         two.id: f"same ({two.id})",
         other.id: "other",

@@ -331,6 +331,17 @@ def test_lineage_is_the_same_whether_read_forwards_or_at_once() -> None:
     assert lineage(events) == kept
 
 
+def test_a_log_that_a_workload_made_a_link_of_is_not_followed_out(run: RunDir, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("of this machine\n")
+    log = run.path / "logs" / f"{ATTEMPT}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for target in (outside, log):
+        log.unlink(missing_ok=True)
+        log.symlink_to(target)
+        assert run.log_tail(ATTEMPT, 9) == ""
+
+
 def test_the_tail_of_a_long_log_is_its_last_lines(run: RunDir) -> None:
     log = run.path / "logs" / f"{ATTEMPT}.log"
     log.parent.mkdir(parents=True)

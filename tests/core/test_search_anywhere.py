@@ -245,6 +245,8 @@ def test_curves_say_nothing_early_and_more_the_later() -> None:
     others = [curve(1.0, 1.0, 0.9), curve(1.02, 1.0, 0.918)]
     assert expected_end(curve(1.0, 0.2), others) is None
     assert expected_end(curve(1.0, 0.5), [curve(1.0, 1.0)]) is None  # one that has no end to learn from
+    sparse = Curve(points=[(0, 6.0), (900, 2.0)], num_steps=1000, val_bpb=1.0)  # only its beginning at that share
+    assert expected_end(curve(1.0, 0.5), [sparse]) is None
     half, late = expected_end(curve(1.1, 0.5), others), expected_end(curve(1.1, 0.9), others)
     assert half is not None
     assert late is not None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from patron_core.interval import Interval
 from patron_core.ui.plot.board import Board
 from patron_core.ui.plot.lines import Band, Line, Look, Mark, Panel, packed
 from patron_core.verbs.axes import Axes
-from patron_core.verbs.series import Series, edges_for, find_spikes, into_columns, smoothed, spike_words
+from patron_core.verbs.series import Series, edges_for, find_spikes, into_columns, series_by_key, smoothed, spike_words
 
 NUM = 100_000
 
@@ -151,3 +153,15 @@ def test_dollars_and_seconds_stand_still_between_machines() -> None:
     assert axes.of("seconds", times, times).tolist() == [0, 50, 100, 110]
     assert axes.of("usd", times, times).tolist() == [0, 25, 50, 60]
     assert axes.names == ["step", "seconds", "usd"]
+
+
+def test_a_frame_becomes_series_by_key_in_its_order() -> None:
+    columns = {"key": ["b", "a", "b"], "step": [1, 1, 2], "time": [5.0, 5.0, 6.0], "value": [3.0, math.nan, 2.0]}
+    found = series_by_key(pl.DataFrame(columns))
+    assert list(found) == ["b", "a"]
+    assert (found["b"].steps.tolist(), found["b"].times.tolist(), found["b"].values.tolist()) == (
+        [1.0, 2.0],
+        [5.0, 6.0],
+        [3.0, 2.0],
+    )
+    assert (len(found["a"]), found["a"].given) == (0, 1)

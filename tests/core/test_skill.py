@@ -10,24 +10,20 @@ from typing import Any
 
 import httpx
 import pytest
-from serving import Lab, serving
+from serving import Lab, count_as_supervised, serving
 
 from patron_core import verbs
 from patron_core.client import ApiError, AsyncClient, Client
 from patron_core.commands import TABLE, main, notebooks
-from patron_core.lifecycle import post
 from patron_core.server.skill import MAX_BYTES, flags, routes, skill
 from patron_core.states import EndReason, RunState
-from patron_core.store import Store, leases
+from patron_core.store import Store
 from patron_core.store.tokens import SCOPES
 
 
 @pytest.fixture
 def lab(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    monkeypatch.setattr("patron_core.verbs.ensure_running", lambda store: None)
-    monkeypatch.setattr("patron_core.lifecycle.supervisor.ensure_running", lambda store: None)
-    for each in (post.SUPERVISOR, post.MIRROR):
-        leases.acquire(sqlite_store, each.name, holder="tests", ttl_s=1e6)
+    count_as_supervised(sqlite_store, monkeypatch)
     with serving(sqlite_store) as found:
         yield found
 

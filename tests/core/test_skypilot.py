@@ -161,6 +161,22 @@ def test_a_job_that_was_over_is_asked_again_once_something_was_started() -> None
     assert watch.job(1, max_age_s=60.0) == {"job_id": 1, "status": "RUNNING"}
 
 
+def test_a_job_that_skypilot_knows_no_more_is_gone() -> None:
+    """Its server was made anew: what it had said last stayed, and the run with it for as long as somebody watched."""
+    found = [{"job_id": 1, "status": "RUNNING"}, {"job_id": 2, "status": "SUCCEEDED"}]
+
+    class Forgetful(Client):
+        def jobs(self, **_: object) -> list[dict[str, object]]:
+            return found
+
+    watch = Watch(Forgetful())
+    watch.expect([1, 2])
+    assert watch.job(1, max_age_s=0.0) is not None
+    found = []
+    assert watch.job(1, max_age_s=0.0) is None
+    assert watch.job(2, max_age_s=0.0) == {"job_id": 2, "status": "SUCCEEDED"}  # that it is over was known
+
+
 def test_time_without_a_machine_costs_nothing() -> None:
     waiting = observe_job({"status": "STARTING", "job_duration": 0.0}, [])
     assert (waiting.status, waiting.uptime_s) == (ObservedStatus.PENDING, None)

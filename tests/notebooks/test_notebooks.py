@@ -248,6 +248,9 @@ def test_dryrun_shows_measured_beside_estimated(runs: dict[str, Run], capsys: py
 
 def test_a_dryrun_needs_a_yes_and_plans_nothing_without(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert as_script("2_dryrun", "--depth", "1", "--json") == 4
+    rented = ("--on", "sky", "--device", "cpu", "--usd-per-hour", "0.5")
+    capsys.readouterr()
+    assert as_script("2_dryrun", "--depth", "1", *rented, "--json") == 4  # priced by hand
     assert answer(capsys)["error"]["next"].endswith("--yes")
     store = Store.open()
     assert store_runs.list_runs(store) == []

@@ -64,7 +64,7 @@ def test_foreign_code_is_told_by_what_it_is_and_logs(store: Store, tmp_path: Pat
     logged = [labs._event(n, labs.START + n, f"{run.id}-t1", "metrics", n, metrics={"loss": 1 / n}) for n in (1, 2, 3)]
     (folder / f"{run.id}-t1-000000.jsonl").write_text("".join(f"{line}\n" for line in [*start, *logged]))
     made = verbs.report_of_run(store, run.id)
-    assert made.question.startswith("What does toy log")
+    assert made.question.startswith("What does toy reach with steps 3")
     assert made.commands[0].startswith(f"patron dryrun --workload {code} --command 'python train.py {{steps}}'")
     assert [value for _, value, _ in made.curves["loss"]] == [1, 1 / 2, 1 / 3]
     page = report_page.of_run(made)

@@ -208,7 +208,12 @@ def test_an_image_runs_in_docker_with_its_digest_on_record_and_no_secret(
     assert "pull --quiet toy:1" in asked
     (line,) = [line for line in asked.splitlines() if line.startswith("run ")]
     assert f"--volume {run_dir}:{run_dir} --workdir {run_dir / 'work'}" in line
-    assert "--env MLFLOW_RUN_ID" in line
+    assert "--env MLFLOW_RUN_ID=" in line
+    # its variables are for the image, and not for the docker that is started here
+    own = {"PATH": "/work/evil", "HOME": "/work", "LD_PRELOAD": "/work/evil.so"}
+    image = surroundings.Surroundings(how="image", image="toy:1")
+    assert not own.items() & image.environ(own).items()
+    assert "PATH=/work/evil" in image.argv("x", work=run_dir / "work", variables=own, name="n")
     assert "toy:1 -c env && echo 40" in line
     assert "planted-secret-4711" not in said + asked
     assert "PATRON_SOMETHING" not in said

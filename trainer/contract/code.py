@@ -10,7 +10,7 @@ from pathlib import Path
 # Of the data, the tokens are hashed themselves; loader and packing carry a version that is part of that hash. As their
 # number may change, so may the way in which processes add up.
 NOT_HASHED = {
-    "checkpoint", "data", "dryrun.py", "environment.py", "foreign", "frozen.py", "model/cache.py", "pace.py",
+    "checkpoint", "core.py", "data", "dryrun.py", "environment.py", "foreign", "frozen.py", "model/cache.py", "pace.py",
     "preemption", "runtime/console.py", "runtime/distributed.py", "runtime/joining.py", "runtime/measure.py",
     "runtime/out_of_memory.py", "runtime/system.py", "runtime/transfer.py", "runtime/world.py", "sample.py",
     "sampling", "session.py", "start.py", "supply.py", "train.py",

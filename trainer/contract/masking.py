@@ -28,6 +28,7 @@ _WORDS = {
     "APIKEY",
     "WEBHOOK",
 }
+_WHOLE_WORDS = {"PASS", "PWD"}  # how others end, too: BYPASS, OLDPWD
 _NO_SECRET = {"FILE", "PATH", "DIR", "NAME", "URI", "URL"}  # how the name of a place ends
 _IN_URL = re.compile(r"://[^\s'\"/@:]*:([^\s'\"]*)@|[?&;]password=([^&;\s'\"]+)", re.IGNORECASE)
 
@@ -58,15 +59,26 @@ def _masked(value: Any, secrets: re.Pattern[str] | None) -> Any:
     return [_masked(inner, secrets) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether code of others may not be given it: of any length, and unless it is a file that lies here."""
+    is_place = value.startswith(("/", "~")) and os.path.exists(os.path.expanduser(value))  # noqa: PTH110, PTH111
+    return (_names_one(name) and not is_place) or _IN_URL.search(value) is not None
+
+
 def known_secrets(environ: tuple[tuple[str, str], ...]) -> set[str]:
     found = set()
     for name, value in environ:
-        words = name.upper().split("_")
-        if _WORDS.intersection(words) and words[-1] not in _NO_SECRET and not value.startswith(("/", "~")):
+        if _names_one(name) and not value.startswith(("/", "~")):
             found.add(value.strip())
         for match in _IN_URL.finditer(value):
             found |= {part for secret in match.groups() if secret for part in (secret, unquote(secret))}
     return {value for value in found if len(value) >= MIN_CHARS}
+
+
+def _names_one(name: str) -> bool:
+    words = name.upper().split("_")
+    is_one = any(word.endswith(tuple(_WORDS)) for word in words) or (len(words) > 1 and _WHOLE_WORDS & set(words))
+    return bool(is_one) and words[-1] not in _NO_SECRET
 
 
 @functools.lru_cache(maxsize=4)

@@ -24,7 +24,7 @@ from trainer.contract.exits import UserError
 from trainer.contract.files import cache_folder
 from trainer.contract.foreign import IMAGE_VARIABLE, Environment, ForeignSpec
 from trainer.contract.keys import JOB_VARIABLE
-from trainer.contract.masking import known_secrets
+from trainer.contract.masking import is_secret
 from trainer.contract.spec import canonical_json
 from trainer.contract.words import printable
 
@@ -49,12 +49,13 @@ class Surroundings:
         # the same path inside: what it logs says where its artifacts are
         words += ["--volume", f"{work.parent}:{work.parent}", "--workdir", str(work)]
         words += ["--gpus", "all"] if shutil.which("nvidia-smi") else []
-        for key in variables:
-            words += ["--env", key]  # values from the client's own environment: not on a command line that all can read
+        # never by way of the client's own environment, whose PATH and HOME say what it runs here; none is a secret
+        for key, value in variables.items():
+            words += ["--env", f"{key}={value}"]
         return [*words, "--entrypoint", "bash", self.image, "-c", line]
 
     def environ(self, variables: Mapping[str, str]) -> dict[str, str]:
-        found = harmless(os.environ) | dict(variables)
+        found = harmless(os.environ) | (dict(variables) if self.image is None else {})
         if self.how == "inside":  # our own python is on the path of this machine's tasks
             ours = str(Path(sys.executable).parent)
             found["PATH"] = os.pathsep.join(p for p in found.get("PATH", "").split(os.pathsep) if p != ours)
@@ -65,7 +66,7 @@ class Surroundings:
 
 def harmless(environ: Mapping[str, str]) -> dict[str, str]:
     """What may be known to code of others."""
-    secret = {name for name, value in environ.items() if known_secrets(((name, value),))}
+    secret = {name for name, value in environ.items() if is_secret(name, value)}
     ours = {name for name in environ if name.startswith("PATRON_") and name != JOB_VARIABLE}
     return {name: value for name, value in environ.items() if name not in secret | ours | set(_NOT_OURS)}
 
