@@ -126,7 +126,7 @@ def money(found):
         if not found.problems
         else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
-    _late = [mo.callout(mo.md(inert.bullets(lag.sentence for lag in found.late)), kind="warn")] if found.late else []
+    _late = [mo.callout(mo.md(inert.bullets(lab_view.late(found))), kind="warn")] if found.late else []
     mo.vstack(
         [
             mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"),

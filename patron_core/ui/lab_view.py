@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from patron_core.verbs import Lab
 
 Words = Callable[[], list[str]]
+MOST_LATE = 3  # runs in words
 _START = "No run yet. Start with: patron search, or estimate one: patron estimate"
 
 
@@ -29,10 +30,16 @@ def text(found: Lab) -> str:
             "",
             *([f"{found.counted}:", show.text_table(found.rows, columns)] if found.rows else [_START]),
             *(f"waits: {one.run.name}: {one.words} next: {one.next}" for one in found.waiting),
-            *(lag.sentence for lag in found.late),
+            *late(found),
             *found.problems,
         ]
     )
+
+
+def late(found: Lab) -> list[str]:
+    """What of MLflow is behind: the first few, where all are."""
+    more = len(found.late) - MOST_LATE
+    return [lag.sentence for lag in found.late[:MOST_LATE]] + ([f"and so it is on {more:,} more"] if more > 0 else [])
 
 
 def tag_elements(ui: Any, change: Callable[[Words, Words], object]) -> list[Any]:
