@@ -67,7 +67,7 @@ def tried(store: Store, run_id: str, *, error: str | None) -> None:
 def late(
     store: Store | Connection, *, over_s: float, run_id: str | None = None
 ) -> list[tuple[str, str, float, str | None]]:
-    """(run, its name, seconds, why) of every run that trains, or was left unfinished, and whose mirror lags by more than that.
+    """(run, its name, seconds, why) of every run that trains, or was left unfinished, and whose mirror lags by more.
 
     A mirror that never was is as late as the run is old since its start.
     """

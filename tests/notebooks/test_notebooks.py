@@ -176,6 +176,8 @@ def test_lab_says_what_waits_and_what_it_costs(runs: dict[str, Run], capsys: pyt
     assert as_script("0_lab", "--json") == 0
     said = answer(capsys)
     assert set(said["attention"]) == {runs["proven"].id, runs["oom"].id}
+    (failed,) = [one for one in said["waiting"] if one["run"] == runs["oom"].id]  # its last word knows no better
+    assert failed["why"].endswith("Write down what was learnt.")
     assert said["problems"] == []
     assert said["burn_usd_micros_per_hour"] == 100_000
 
