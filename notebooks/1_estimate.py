@@ -40,7 +40,7 @@ class EstimateArguments(spec_flags.SpecArguments):
     usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="of one GPU, where no price is known")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
-    max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="no machine that costs more")
+    max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="nothing that costs more an hour")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
     FROM_ADDRESS = spec_flags.FROM_ADDRESS | {"depths", "devices", "minutes", "budget", "spot"}
 

@@ -45,7 +45,7 @@ _ROWS = (
     Setting("PATRON_ALERT_FROM", "", "address", "from whom that is; unset, from the first of its readers"),
     Setting("PATRON_ALERT_KINDS", "", "names", "only these are sent, with commas between them; unset, all"),
     Setting("PATRON_LOCAL_USD_PER_HOUR", "0.10", "dollars", "what an hour of this machine counts for"),
-    Setting("PATRON_MAX_USD_PER_HOUR", "", "dollars", "no machine that costs more is considered"),
+    Setting("PATRON_MAX_USD_PER_HOUR", "", "dollars", "nothing that costs more an hour is considered"),
     Setting("PATRON_DATABASE_WAIT_S", "60", "seconds", "how long a busy or restarting database is waited for"),
     Setting("PATRON_CAPACITY_WAIT_S", "1800", "seconds", "how long a run looks for a machine before its money is free"),
     Setting("PATRON_STOP_WITHIN_S", "10", "seconds", "from a request to stop to the end of a trainer; at least 2"),

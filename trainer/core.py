@@ -44,14 +44,14 @@ def _measure(args: argparse.Namespace) -> int:
     import torch
 
     from trainer.sampling.core_scores import is_right
-    from trainer.sampling.core_tasks import read_bundle
+    from trainer.sampling.core_tasks import fingerprint, read_bundle
     from trainer.sampling.loading import load_talker
 
     tasks = read_bundle(args.bundle, args.max_per_task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     talker = load_talker(args.run_dir, which=args.step, device=device, warn=lambda text: _say(f"warning: {text}"))
     path = args.run_dir / CORE / f"step-{talker.checkpoint.step:06d}.json"
-    asked = {"step": talker.checkpoint.step, "max_per_task": args.max_per_task, "labels": [t.label for t in tasks]}
+    asked = {"step": talker.checkpoint.step, "max_per_task": args.max_per_task, "bundle": fingerprint(tasks)}
     found = read_json(path) or {}
     if {key: found.get(key) for key in asked} != asked:
         found = asked | {"tasks": {}}

@@ -92,7 +92,7 @@ def rank(
         if not price.spot:
             options.append(_judged(with_egress(on_demand(work, price), work, bucket), work, limits))
             continue
-        fallback = _fallback(price, prices, limits)
+        fallback = _fallback(price, prices, work, limits)
         if limits.deadline_s is not None and fallback is not None:
             option = spot_then_on_demand(work, price, fallback, rate, limits.deadline_s)
         else:
@@ -108,27 +108,28 @@ def rate_at(price: Price, rates: Mapping[str, ReclaimRate] | None) -> ReclaimRat
     return known.get(region) or known.get(price.cloud or "") or ASSUMED_RATE
 
 
-def _fallback(price: Price, prices: Sequence[Price], limits: Limits) -> Price | None:
+def _fallback(price: Price, prices: Sequence[Price], work: Work, limits: Limits) -> Price | None:
     """The cheapest on-demand machine of the same kind in the same cloud, in the same region if there is one."""
     same = [
         other
         for other in prices
         if not other.spot
         and (other.device, other.num_gpus, other.cloud) == (price.device, price.num_gpus, price.cloud)
-        and not _over_cap(other, limits)
+        and not _over_cap(other, work, limits)
     ]
     return min(same, key=lambda o: (o.region != price.region, o.usd_micros_per_hour), default=None)
 
 
-def _over_cap(price: Price, limits: Limits) -> bool:
+def _over_cap(price: Price, work: Work, limits: Limits) -> bool:
+    """All machines of the run together, as a plan is judged."""
     cap = limits.max_usd_micros_per_hour
-    return cap is not None and price.usd_micros_per_hour > cap
+    return cap is not None and work.num_nodes * price.usd_micros_per_hour > cap
 
 
 def _judged(option: Option, work: Work, limits: Limits) -> Option:
     """With the first reason against it."""
     price, cap = option.price, limits.max_usd_micros_per_hour
-    dear = next((p for p in (price, option.fallback) if p is not None and _over_cap(p, limits)), None)
+    dear = next((p for p in (price, option.fallback) if p is not None and _over_cap(p, work, limits)), None)
     late = limits.deadline_s is not None and option.longest_s > limits.deadline_s
     dearer_in_all = limits.budget_usd_micros is not None and option.cost_usd_micros > limits.budget_usd_micros
     against = ("", "")
@@ -137,7 +138,7 @@ def _judged(option: Option, work: Work, limits: Limits) -> Option:
     elif price.num_gpus != work.num_gpus:
         against = ("gpus", f"Sold with {price.num_gpus} GPUs a machine, and the run uses {work.num_gpus}.")
     elif dear is not None and cap is not None:
-        hourly = f"{format_usd(dear.usd_micros_per_hour)} an hour {dear.kind}"
+        hourly = f"{format_usd(work.num_nodes * dear.usd_micros_per_hour)} an hour {dear.kind}"
         against = ("hourly cap", f"Costs {hourly}, above the cap of {format_usd(cap)}.")
     elif limits.spot is not None and limits.spot is not price.spot:
         against = ("kind", f"Is {price.kind}, which was ruled out.")

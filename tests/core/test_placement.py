@@ -324,3 +324,11 @@ def test_a_machine_beside_the_bucket_beats_a_cheaper_one_whose_checkpoints_have_
     assert away.egress_usd_micros > 500_000
     assert "of it egress to the bucket" in away.sentence()
     assert away.cost_usd_micros - away.egress_usd_micros == found(None).chosen.cost_usd_micros
+
+
+def test_the_hourly_cap_is_of_all_machines_together() -> None:
+    limits = Limits(max_usd_micros_per_hour=6_000_000)
+    (one,) = rank({"A100-40GB": work()}, [price(4.0)], limits=limits)
+    (two,) = rank({"A100-40GB": work(num_nodes=2)}, [price(4.0)], limits=limits)
+    assert (one.refused_for, two.refused_for) == ("", "hourly cap")
+    assert "$8.00 an hour" in two.why_not

@@ -112,6 +112,20 @@ def test_an_interruption_loses_nothing(trained: Path, bundle: Path, monkeypatch:
     assert json.loads(path.read_text()) == whole
 
 
+def test_figures_of_another_bundle_are_not_gone_on_with(trained: Path, bundle: Path, tmp_path: Path) -> None:
+    """The same tasks by name, and every right answer another."""
+    path = trained / "core" / "step-000002.json"
+    assert core(trained, bundle, "--max-per-task", "5") == 0
+    before = json.loads(path.read_text())
+    other = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    items = other / "eval_data" / "contexts.jsonl"
+    rows = [json.loads(line) for line in items.read_text().splitlines()]
+    items.write_text("".join(json.dumps(row | {"gold": 1 - row["gold"]}) + "\n" for row in rows))
+    assert core(trained, other, "--max-per-task", "5") == 0
+    after = json.loads(path.read_text())
+    assert after["tasks"]["contexts"]["right"] == 5 - before["tasks"]["contexts"]["right"]
+
+
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [

@@ -12,10 +12,11 @@ Items are shuffled and examples drawn as nanochat draws them, so that the figure
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def read_bundle(folder: Path, max_per_task: int | None = None) -> list[Task]:
             "bad_bundle", f"{where}: {said}", next=f"give a folder with {CONFIG}, {BASELINES} and {ITEMS}/, unzipped"
         ) from error
     return tasks
+
+
+def fingerprint(tasks: Sequence[Task]) -> str:
+    """Sixteen hex digits of all that is asked: what was counted of another bundle is not gone on with."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        digest.update(json.dumps(asdict(task), sort_keys=True).encode())
+    return digest.hexdigest()[:16]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
