@@ -111,6 +111,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
         schema={"run": pl.String, "low": pl.Float64, "predicted": pl.Float64, "high": pl.Float64, "actual": pl.Float64},
     )
     bits = alt.Scale(domain=span([*frame["low"], *frame["high"], *frame["actual"].drop_nulls()]), nice=False)
+    told = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("predicted", "low", "high", "actual")]
     base = alt.Chart(frame).encode(y=alt.Y("run:N", title=None, sort=None))
     chart = alt.layer(
         base.mark_rule(strokeWidth=7, opacity=0.22, color=INK).encode(
@@ -118,11 +119,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
         ),
         base.mark_tick(thickness=2, color=INK).encode(x=alt.X("predicted:Q", scale=bits)),
         base.mark_point(filled=True, size=90, color=COLOURS[1], opacity=1).encode(
-            x=alt.X("actual:Q", scale=bits),
-            tooltip=[
-                "run",
-                *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("predicted", "low", "high", "actual")),
-            ],
+            x=alt.X("actual:Q", scale=bits), tooltip=["run", *told]
         ),
     )
     return finish(chart, "Prediction against outcome", height=40 + 34 * max(1, len(done)))
