@@ -318,6 +318,7 @@ class PointedExecutor:
     def __init__(self, world: World):
         self._world, self._machine = world, world.machine
         self.name, self.recovers_itself = world.machine.name, world.machine.recovers_itself
+        self.look_every_s = world.machine.look_every_s
 
     def submit(self, job: Job) -> Handle:
         return self._call("submit", job)
