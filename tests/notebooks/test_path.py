@@ -64,8 +64,3 @@ def test_from_a_proven_run_to_a_merged_note(runs: dict[str, Run], store: Store, 
         page.get_by_text("there is no run").wait_for(timeout=PATIENCE_MS)
         page.get_by_role("link", name="To the lab").wait_for()
         page.get_by_role("button", name="Dryrun now").wait_for()
-
-        page.goto(f"{address}/?file=6_journal.py&run={run.id}&kind=failed&add=it+hung")  # as a refusal's button says
-        field_is(page, "it hung")
-        page.goto(f"{address}/?file=0_lab.py&project=lab&deposit=5")
-        page.locator("input[value='5']").first.wait_for(timeout=PATIENCE_MS)

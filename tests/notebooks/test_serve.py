@@ -217,10 +217,6 @@ class TestBrowser:
         pages["reader"].get_by_role("button", name="and launch").click(timeout=PATIENCE_MS)
         pages["reader"].get_by_text("cannot fund and launch").first.wait_for(timeout=PATIENCE_MS)
         assert [a.kind for a in attempts.for_run(served.store, run.id)] == ["dryrun"]
-        pages["reader"].goto(f"{served.base}/lab/")
-        pages["reader"].get_by_label("Dollars to authorise").fill("1", timeout=PATIENCE_MS)
-        pages["reader"].get_by_role("button", name="Deposit").click(timeout=PATIENCE_MS)
-        pages["reader"].get_by_text("cannot deposit").first.wait_for(timeout=PATIENCE_MS)
         pages["grace"].get_by_role("button", name="and launch").click(timeout=PATIENCE_MS)
         pages["grace"].get_by_text("is launching").wait_for(timeout=PATIENCE_MS)
         paid = [line.actor for line in ledger.statement(served.store, "lab") if line.run_id == run.id]
