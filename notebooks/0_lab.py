@@ -11,11 +11,14 @@ __generated_with = "0.25.0"
 app = marimo.App(width="full", app_title="Patron: lab")
 
 with app.setup:
+    import itertools
+    from types import SimpleNamespace
+
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import asked, charts, inert, lab_view, onward, report_page, run_table, show, tables
+    from patron_core.ui import asked, background, charts, files, inert, lab_view, onward, run_table, show, tables
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
@@ -61,11 +64,16 @@ def lab(session):
     actor = session.actor
     params = mo.query_params()
     key = session.key
-    get_pressed, set_pressed = mo.state(0)
-    get_stale, set_stale = mo.state(None)
-    get_asked, set_asked = mo.state([])
-    kept = {}  # of this page: what it last saw, and which runs are selected
-    return actor, get_asked, get_pressed, get_stale, kept, key, params, set_asked, set_pressed, set_stale, store
+    page = SimpleNamespace(presses=0, asked=None, mark=None, chosen=set())  # what it last saw, and what is selected
+    page.number = itertools.count()
+    get_pressed, page.set_pressed = mo.state(0)
+    get_stale, page.set_stale = mo.state(None)
+    get_asked, page.set_asked = mo.state([])
+    get_work, page.set_work = mo.state(None)  # a press on its way
+    get_came, page.set_came = mo.state(None)  # what came of the last one
+    # a press is answered at once and done in a thread, after what was typed before it
+    page.begin = lambda work: page.set_work(background.pressed(f"lab:{key}:{next(page.number)}", work))
+    return actor, get_asked, get_came, get_pressed, get_stale, get_work, key, page, params, store
 
 
 @app.cell
@@ -118,7 +126,7 @@ def money(found):
         if not found.problems
         else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
-    _late = [mo.callout(mo.md(inert.bullets(lag.sentence for lag in found.late)), kind="warn")] if found.late else []
+    _late = [mo.callout(mo.md(inert.bullets(lab_view.late(found))), kind="warn")] if found.late else []
     mo.vstack(
         [
             mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"),
@@ -141,28 +149,49 @@ def waiting(found, params):
 
 
 @app.cell
-def asked_now(found, kept, set_asked):
+def asked_now(found, page):
     # what is typed below survives every look that brings nothing new
-    if kept.get("asked") != found.approvals:
-        kept["asked"] = found.approvals
-        set_asked(found.approvals)
+    if page.asked != found.approvals:
+        page.asked = found.approvals
+        page.set_asked(found.approvals)
     return
 
 
 @app.cell
-def approvals(actor, get_asked, get_pressed, kept, session, set_pressed, store):
-    mo.stop(session.is_script or not (get_asked() or "decided" in kept))
+def approvals(actor, get_asked, page, session, store):
+    mo.stop(session.is_script or not get_asked())
 
-    def decide(approval, decision, word):
-        kept["decided"] = session.call(verbs.decide, store, approval, decision, word=word, actor=actor)
-        kept["asked"] = None  # said in any case
-        set_pressed(get_pressed() + 1)
+    def decide(approval, decision, typed):
+        page.begin(lambda _: asked.outcome(verbs.decide(store, approval, decision, word=typed(), actor=actor)))
 
     asked_rows = asked.rows(mo.ui, get_asked(), decide)
     _rows = [mo.hstack([mo.md(inert.md("{}", row.said)), *row.elements], justify="start") for row in asked_rows]
-    _came = [mo.md(inert.md("{}", asked.outcome(kept["decided"])))] if "decided" in kept else []
-    mo.vstack([mo.md("## Asked of you"), *_rows, *_came])
+    mo.vstack([mo.md("## Asked of you"), *_rows])
     return
+
+
+@app.cell
+def ticking(get_work):
+    beat = mo.ui.refresh(default_interval="1s")
+    beat if get_work() is not None else None
+    return (beat,)
+
+
+@app.cell
+def came(beat, get_came, get_work, page, params):
+    beat
+    if (_came := background.came(get_work, page.set_work)) is not None:
+        page.presses += 1
+        page.set_came(_came)
+        page.set_pressed(page.presses)
+    _busy, _last = get_work() is not None, get_came()
+    told = None
+    if _busy or (_last is not None and (_last.error or _last.value)):
+        _said = inert.md("Under way ...") if _busy else _last.value or onward.problem(params, _last.error)
+        _kind = "info" if _busy else "danger" if _last.error else "success"
+        told = mo.callout(mo.md(inert.paragraphs([_said])), kind=_kind)
+    told
+    return (told,)
 
 
 @app.cell
@@ -180,12 +209,12 @@ def answer(found, session):
 
 
 @app.cell
-def changed(found, kept, set_stale):
+def changed(found, page):
     # the table below keeps its selection, order and page while nothing changes that it shows
     _mark = [(row.run.id, row.run.state, row.run.reason, *row.tags) for row in found.rows]
-    if kept.get("mark") not in (None, _mark):
-        set_stale(_mark)
-    kept["mark"] = _mark
+    if page.mark not in (None, _mark):
+        page.set_stale(_mark)
+    page.mark = _mark
     return
 
 
@@ -198,30 +227,17 @@ def runs(acted, get_pressed, get_stale, project, session, store):
 
 
 @app.cell
-def table(kept, params, project, rows, store):
+def table(page, params, project, rows, store):
     _start = onward.buttons(params, "patron search", "patron estimate")
     mo.stop(not rows, mo.md(inert.md("No run yet. Ask a question, or look at what one takes.\n\n{}", _start)))
-    _chosen = kept.setdefault("chosen", set())
-
-    def _choose(frame):
-        kept["chosen"] = set(frame["id"])
-
-    chosen = mo.ui.table(
-        run_table.frame(rows, whose=verbs.whose(rows, verbs.machines(store))),
-        format_mapping=run_table.formats(
-            rows,
-            lambda notebook, run_id: show.page(params, notebook, run=run_id),
-            lambda run_id: verbs.evaluations(store, run_id),
-            mo.Html,
-        ),
-        initial_selection=[number for number, row in enumerate(rows) if row.run.id in _chosen],
-        on_change=_choose,
-        hidden_columns=run_table.HIDDEN,
-        column_widths=run_table.WIDTHS,
-        show_data_types=False,
-        show_column_summaries=False,
-        show_download=False,
-        page_size=15,
+    chosen = run_table.element(
+        mo,
+        rows,
+        lambda notebook, run_id: show.page(params, notebook, run=run_id),
+        lambda run_id: verbs.evaluations(store, run_id),
+        selected=page.chosen,
+        whose=verbs.whose(rows, verbs.machines(store)),
+        on_change=lambda frame: setattr(page, "chosen", set(frame["id"])),
     )
     _total = verbs.num_runs(store, project.value)
     _counted = f"{len(rows):,} of {_total:,} runs" if _total > len(rows) else f"{_total:,} runs"
@@ -230,39 +246,26 @@ def table(kept, params, project, rows, store):
 
 
 @app.cell
-def tagging(actor, chosen, get_pressed, session, set_pressed, store):
-    def change(add=(), remove=()):
-        for run_id in chosen.value["id"]:
-            session.call(verbs.tag, store, run_id, add=add, remove=remove, actor=actor)
-        set_pressed(get_pressed() + 1)
+def tagging(actor, chosen, page, store):
+    def change(add, remove):
+        for _run_id in _ids:
+            verbs.tag(store, _run_id, add=add, remove=remove, actor=actor)
 
-    word = mo.ui.text(placeholder="a word", label="Tag")
-    pin = mo.ui.button(label="Pin", on_click=lambda _: change(add=[verbs.PINNED]))
-    unpin = mo.ui.button(label="Unpin", on_click=lambda _: change(remove=[verbs.PINNED]))
-    add_tag = mo.ui.button(label="Add tag", on_click=lambda _: change(add=[word.value]) if word.value else None)
-    remove_tag = mo.ui.button(
-        label="Remove tag", on_click=lambda _: change(remove=[word.value]) if word.value else None
-    )
-    return add_tag, pin, remove_tag, unpin, word
+    _ids = chosen.value["id"].to_list()
+    tags = lab_view.tag_elements(mo.ui, lambda added, removed: page.begin(lambda _: change(added(), removed())))
+    return (tags,)
 
 
 @app.cell
-def chosen_runs(add_tag, chosen, params, pin, remove_tag, store, unpin, word):
+def chosen_runs(chosen, params, store, tags):
     _ids = chosen.value["id"].to_list()
     _link = show.page(params, "5_compare", runs=",".join(_ids))
     _command = inert.code(f"patron compare --runs {','.join(_ids)}")
-    _to = inert.link(f"Compare {len(_ids):,} runs", _link) if _link else _command
-    _one = _ids[0] if len(_ids) == 1 else ""
-    report = mo.download(
-        lambda: report_page.of_run(verbs.report_of_run(store, _one)).encode() if _one else b"",
-        filename=report_page.file_name("report", _one),
-        mimetype="text/html",
-        label="Report of it",
-        disabled=not _one,
-    )
+    _to = inert.link(f"Compare {len(_ids):,} runs" if len(_ids) > 1 else "Compare it", _link) if _link else _command
+    report = [files.report_button(mo.download, store, _ids[0])] if len(_ids) == 1 else []
     (
         mo.hstack(
-            [mo.md(inert.md("**{}**", _to)), report, pin, unpin, word, add_tag, remove_tag],
+            [mo.md(inert.md("**{}**", _to)), *report, *tags],
             justify="start",
             gap=1,
             align="center",
@@ -298,23 +301,28 @@ def statement(found, session):
 
 
 @app.cell
-def deposit(actor, get_pressed, key, project, session, set_pressed, store):
-    def pay(value):
-        if value:
-            session.call(
-                verbs.deposit,
-                store,
-                project=project.value,
-                usd_micros=verbs.from_usd(value),
-                key=f"deposit:{key}:{get_pressed()}",
-                actor=actor,
-            )
-            set_pressed(get_pressed() + 1)
+def deposit(actor, get_pressed, key, page, params, project, session, store):
+    _first = 0 if get_pressed() else onward.dollars(params, "deposit")  # of the address; once paid it is empty
 
-    _form = mo.ui.number(0, 1e6, value=0, step=0.01, label="Dollars to authorise").form(
+    def pay(value):
+        def work(_):
+            _micros, _once = verbs.from_usd(value), f"deposit:{key}:{page.presses}"
+            verbs.deposit(store, project=_project, usd_micros=_micros, key=_once, actor=actor)
+            return inert.md("{} are in the wallet of {}, for its runs.", show.usd(_micros), _project)
+
+        _project = project.value
+        page.begin(work) if value else None
+
+    _form = mo.ui.number(0, 1e6, value=_first, step=0.01, label="Dollars to authorise").form(
         submit_button_label="Deposit", on_change=pay
     )
     None if session.is_script else _form
+    return
+
+
+@app.cell
+def told_below(told):
+    told
     return
 
 

@@ -259,7 +259,7 @@ def choice_of_plan(rows, session):
 @app.cell
 def plan_this(address, budget, plans, wanted):
     mo.stop(not plans[wanted.value], mo.hstack([wanted, mo.md("Only estimated: Patron rents no such card.")]))
-    _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value}")
+    _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value:.15g}")
     mo.hstack([wanted, mo.md(inert.paragraphs([_way_on]))], justify="start", align="end", wrap=True)
     return
 

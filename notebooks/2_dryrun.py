@@ -80,9 +80,9 @@ def lab(args, session):
     _found = session.call(verbs.find_run, store, _asked) if _asked else None
     page.unknown = _found.error if _found is not None else None
     get_run, page.set_run = mo.state(_found.value.id if _found is not None and not _found.failed else None)
-    # a press is found again after a reload, and by whoever looks at the same run; an address finds one, it names none
-    _press = background.find(f"dryrun:{get_run() or page.address.get('press')}")
-    get_work, page.set_work = mo.state(_press, allow_self_loops=True)
+    # a press is found again by whoever has its address or looks at its run, with which what was refused is kept
+    _find = background.under_way if get_run() else background.find
+    get_work, page.set_work = mo.state(_find(f"dryrun:{get_run() or page.address.get('press')}"), allow_self_loops=True)
     page.standing = lambda: background.standing(session, store, get_run(), get_work())
     get_state, page.set_state = mo.state(page.standing())
     get_error, page.set_error = mo.state(None)  # of a change

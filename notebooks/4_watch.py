@@ -13,12 +13,13 @@ app = marimo.App(width="full", app_title="Patron: watch")
 
 with app.setup:
     import shlex
+    from types import SimpleNamespace
 
     import marimo as mo
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, choices, course_view, inert, notes, onward, run_panels, show, tables
+    from patron_core.ui import background, choices, course_view, files, inert, notes, onward, run_panels, show, tables
     from patron_core.ui.script import Arguments, open_session
 
 
@@ -100,18 +101,20 @@ def act_as_script(actor, args, chosen, session, store):
 @app.cell
 def slow():
     # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
-    get_state, set_state = mo.state(("", verbs.RunState.RUNNING, 0))
-    get_run, set_run = mo.state("")  # the run that is shown
-    get_pressed, set_pressed = mo.state(None)  # what the last press of a button brought
-    get_work, set_work = mo.state(None)  # a note on its way
-    get_kept, set_kept = mo.state(None)  # what came of the last one
-    return get_kept, get_pressed, get_run, get_state, get_work, set_kept, set_pressed, set_run, set_state, set_work
+    page = SimpleNamespace()
+    get_state, page.set_state = mo.state(("", verbs.RunState.RUNNING, 0))
+    get_run, page.set_run = mo.state("")  # the run that is shown
+    get_stop, page.set_stop = mo.state(None)  # a pause or a cancel on its way
+    get_pressed, page.set_pressed = mo.state(None)  # what came of the last one
+    get_work, page.set_work = mo.state(None)  # a note on its way
+    get_kept, page.set_kept = mo.state(None)  # what came of the last one
+    return get_kept, get_pressed, get_run, get_state, get_stop, get_work, page
 
 
 @app.cell
-def ticking(get_state, get_work, session):
+def ticking(get_state, get_stop, get_work, session):
     # at rest slowly: what rests may begin, here or on another page
-    _every = "1s" if get_work() else "2s" if get_state()[1] in verbs.ACTIVE else "5s"
+    _every = "1s" if get_work() or get_stop() else "2s" if get_state()[1] in verbs.ACTIVE else "5s"
     ticker = mo.ui.refresh(options=["1s", "2s", "5s", "10s", "60s"], default_interval=_every)
     None if session.is_script else ticker
     return (ticker,)
@@ -128,7 +131,7 @@ def list_runs(get_listed, session, set_listed, store, ticker):
 
 
 @app.cell
-def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run, set_state, store, ticker):
+def look(acted, args, chosen, get_pressed, get_run, get_state, page, session, store, ticker):
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None)
     if session.is_script and args.follow:
@@ -149,30 +152,25 @@ def look(acted, args, chosen, get_pressed, get_run, session, get_state, set_run,
         verbs.ensure_running(store)
     _state = (seen.run.id, seen.run.state, len(seen.history))
     if _state != get_state():
-        set_state(_state)
+        page.set_state(_state)
     if seen.run.id != get_run():
-        set_run(seen.run.id)
+        page.set_run(seen.run.id)
     course = verbs.course(seen)
     return course, seen
 
 
 @app.cell
 def headline(course, opened_with, seen):
-    _done = seen.step / seen.num_steps if seen.num_steps else 0
-    _bar = inert.html(
-        "<div style='background:#a0aec033;border-radius:4px;height:8px'>"
-        "<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{}%'></div></div>",
-        f"{100 * min(1, _done):.1f}",
-    )
     _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
     _facts = [course_view.progress_facts(seen, course), course_view.money_facts(seen, course)]
-    _next = [onward.buttons(opened_with, seen.next)] if "patron watch" not in seen.next else []
+    _next = [onward.buttons(opened_with, "" if "patron watch" in seen.next else seen.next)]
+    _next.append(onward.buttons(opened_with, course_view.top_up(seen, course), words="Hold more"))
     mo.vstack(
         [
             mo.md(inert.md("## {}\n\n{}{}", seen.run.name, seen.sentence, _stop)),
             mo.md(inert.paragraphs(_next)),
-            mo.Html(inert.page(_bar)),
+            mo.Html(inert.page(course_view.bar(seen))),
             mo.hstack([mo.Html(show.facts_table(one)) for one in _facts], justify="start", gap=4),
             *[
                 mo.callout(mo.md(inert.md("{}", said)), kind="warn")
@@ -235,67 +233,65 @@ def log(log_pane):
 def details(get_state, session, store):
     mo.stop(session.is_script or not get_state()[0])
     _seen = verbs.view(store, get_state()[0])
-    mo.accordion(
-        {
-            "History": mo.Html(show.html_table(reversed(_seen.history), tables.history())),
-            "Spec": mo.Html(show.facts_table((k, str(v)) for k, v in _seen.run.spec.items() if v is not None)),
-        }
-    )
-    return
+    _parts = {
+        "History": mo.Html(show.html_table(reversed(_seen.history), tables.history())),
+        "Spec": mo.Html(show.facts_table((k, str(v)) for k, v in _seen.run.spec.items() if v is not None)),
+    }
+    report = files.report_button(mo.download, store, _seen.run.id)
+    mo.vstack([mo.accordion(_parts), report])
+    return (report,)
 
 
 @app.cell
 def confirmation(get_state, session, store):
     mo.stop(session.is_script or not get_state()[0] or get_state()[1] in verbs.TERMINAL)
     run_id, _state, _ = get_state()
-    run_name = verbs.view(store, run_id).run.name
+    run_name = verbs.find_run(store, run_id).name
     can_pause = _state in verbs.ACTIVE and _state is not verbs.RunState.DRYRUN
     sure = mo.ui.text(placeholder=inert.vega(run_name), label="To confirm, type the name of the run")
     return can_pause, run_id, run_name, sure
 
 
 @app.cell
-def controls(actor, can_pause, run_id, run_name, session, set_pressed, store, sure):
+def controls(actor, can_pause, page, run_id, run_name, store, sure):
+    def begin(verb):
+        _key = f"{verb.__name__}:{actor}:{run_id}"
+        return lambda _: page.set_stop(background.pressed(_key, lambda work: verb(store, run_id, actor=actor)))
+
     is_sure = sure.value.strip() == run_name
-    pause = mo.ui.button(
-        label="Pause",
-        disabled=not (can_pause and is_sure),
-        on_click=lambda _: set_pressed(session.call(verbs.pause, store, run_id, actor=actor)),
-    )
-    cancel = mo.ui.button(
-        label="Cancel for good",
-        kind="danger",
-        disabled=not is_sure,
-        on_click=lambda _: set_pressed(session.call(verbs.cancel, store, run_id, actor=actor)),
-    )
+    pause = mo.ui.button(label="Pause", disabled=not (can_pause and is_sure), on_click=begin(verbs.pause))
+    cancel = mo.ui.button(label="Cancel for good", kind="danger", disabled=not is_sure, on_click=begin(verbs.cancel))
     mo.vstack([mo.md("### Pause or cancel"), mo.hstack([sure, pause, cancel], justify="start", align="end")])
     return
 
 
 @app.cell
-def pressed(get_pressed):
-    mo.stop(get_pressed() is None or not get_pressed().failed)
-    mo.callout(mo.md(get_pressed().error_markdown()), kind="danger")
+def pressed(get_pressed, get_run, get_stop, opened_with, page, ticker):
+    ticker
+    if (_came := background.came(get_stop, page.set_stop)) is not None:
+        page.set_pressed(_came)
+    mo.stop(get_stop() is not None, mo.md("Under way ..."))
+    mo.stop(get_pressed() is None or not get_pressed().error or not get_pressed().key.endswith(f":{get_run()}"))
+    mo.callout(mo.md(inert.paragraphs([onward.problem(opened_with, get_pressed().error)])), kind="danger")
     return
 
 
 @app.cell
-def writing(actor, get_kept, get_run, session, set_work, store):
+def writing(actor, get_kept, get_run, page, session, store):
     _, _run_id = get_kept(), get_run()
     mo.stop(session.is_script or not _run_id)
     draft = notes.open_draft(store, f"watch:{_run_id}", actor=actor)
-    fields = draft.elements(mo.ui, lambda: set_work(draft.keep(session, store, run_id=_run_id)), words="Keep note")
+    fields = draft.elements(mo.ui, lambda: page.set_work(draft.keep(session, store, run_id=_run_id)), words="Keep note")
     mo.vstack([mo.md("### Notes"), fields["body"], fields["save"]])
     return
 
 
 @app.cell
-def saved(get_kept, get_run, get_work, session, set_kept, set_work, store, ticker):
+def saved(get_kept, get_run, get_work, page, session, store, ticker):
     ticker  # somebody else may have written
     mo.stop(session.is_script or not get_run())
-    if get_work() is not None and get_work().done:
-        set_kept(get_work().value)
-        set_work(None)
+    if (_came := background.came(get_work, page.set_work)) is not None:
+        page.set_kept(_came.value)
     _error = get_kept() and get_kept().failed and mo.callout(mo.md(get_kept().error_markdown()), kind="danger")
     _said = [mo.md("Saving ...")] if get_work() else [_error] if _error else []
     mo.vstack([*_said, mo.Html(notes.note_cards(verbs.notes_of(store, get_run())))])
@@ -315,6 +311,7 @@ def answer(args, course, seen, session):
                 "",
                 show.text_table(seen.attempts, show.attempt_columns()),
                 *(["", show.text_table(seen.samples, show.sample_columns()), ""] if seen.samples else []),
+                *(f"to hold more: {command}" for command in filter(None, [course_view.top_up(seen, course)])),
                 f"next: {seen.next}",
             ]
         ),

@@ -95,20 +95,13 @@ def choose(candidates, first, params, session, store):
     chosen = (
         None
         if session.is_script
-        else mo.ui.table(
-            run_table.frame(_rows),
-            format_mapping=run_table.formats(
-                _rows,
-                lambda notebook, run_id: show.page(params, notebook, run=run_id),
-                lambda run_id: verbs.evaluations(store, run_id),
-                mo.Html,
-            ),
-            initial_selection=[number for number, row in enumerate(_rows) if row.run.id in _first],
-            hidden_columns=[*run_table.HIDDEN, "pin", "held, $", "changed"],
-            column_widths=run_table.WIDTHS,
-            show_data_types=False,
-            show_column_summaries=False,
-            show_download=False,
+        else run_table.element(
+            mo,
+            _rows,
+            lambda notebook, run_id: show.page(params, notebook, run=run_id),
+            lambda run_id: verbs.evaluations(store, run_id),
+            selected=_first,
+            hidden=["pin", "held, $", "changed"],
             page_size=8,
         )
     )
@@ -207,9 +200,7 @@ def curves(rows, session, store):
 
 @app.cell
 def law(rows, session, store):
-    _corpora = [str(row.spec["data"]) for row in rows if "data" in row.spec] or ["stdlib"]  # foreign code has none
-    corpus = max(_corpora, key=_corpora.count)  # of most of them
-    of_corpus = [row for row in rows if row.spec.get("data") == corpus]
+    corpus, of_corpus = verbs.of_one_corpus(rows)
     fit = session.call(verbs.scaling_fit, store, corpus).value
     advice = verbs.where_next(fit, of_corpus)
     return advice, corpus, fit, of_corpus

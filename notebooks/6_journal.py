@@ -105,7 +105,7 @@ def add_as_script(actor, args, run, session, shown_project, store):
 
 @app.cell
 def filters(args, params, run, session, shown_project, store):
-    _first = args.kind or params.get("kind")
+    _first = args.kind or (None if params.get("add") else params.get("kind"))  # else it is that of the note to write
     _kind = next((words for words, kind in KINDS.items() if kind == _first), ANY)
     kind = mo.ui.dropdown(KINDS, value=_kind, label="Kind")
     text = mo.ui.text(args.text or params.get("text") or "", label="Words", placeholder="all of them", debounce=300)
@@ -194,11 +194,12 @@ def pick(again, project, store):
 
 
 @app.cell
-def editor(actor, again, answered, args, get_saved, opened, project, run_id, session, set_work, store):
+def editor(actor, again, answered, args, get_saved, opened, params, project, run_id, session, set_work, store):
     # drawn anew by a save: what somebody typed is in the draft
     get_saved(), again.value
     base = verbs.read_note(store, opened.value) if opened.value else None
-    _new = {"kind": args.kind or "note", "title": args.title, "body": args.add}
+    _kind = params.get("kind") if params.get("add") and params.get("kind") in verbs.KINDS else "note"
+    _new = {"kind": args.kind or _kind, "title": args.title, "body": args.add or params.get("add") or ""}
     _about = f"note:{base.id}" if base else f"journal:{project.value}:{run_id or ''}"
     draft = notes.open_draft(store, _about, actor=actor, note=base, **_new)
 
@@ -243,7 +244,8 @@ def saved(get_saved, get_work, set_saved, set_work, ticker):
     _outcome = get_saved()
     mo.stop(_outcome is None)
     mo.stop(_outcome.failed, mo.callout(mo.md(_outcome.error_markdown()), kind="danger"))
-    _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _outcome.value.id)
+    _title = show.one_line(_outcome.value.title or _outcome.value.body, 60)
+    _words = inert.md("Saved as revision {} of {}.", _outcome.value.revision, _title)
     mo.callout(mo.md(inert.paragraphs([_words])), kind="success")
     return
 

@@ -15,7 +15,7 @@ MAKERS = {
     "vega", "rendered",
 }  # fmt: skip
 TEMPLATES = {"md", "html"}  # their first argument is a literal
-INERT_TABLES = {"run_table.frame"}  # marimo's own table takes these: words without addresses, drawn as inert HTML
+INERT_TABLES = {"inert_frame"}  # marimo's own table takes these: words without addresses, drawn as inert HTML
 HTML_MAKERS = {  # made by inert.html
     "show.html_table", "show.facts_table", "price_view.price_table", "notes.note_cards", "notes.threads",
     "notes.revisions",
@@ -23,7 +23,7 @@ HTML_MAKERS = {  # made by inert.html
 RENDERED = {"mo.md", "mo.Html", "mo.plain_text", "mo.callout"}  # what they are given is obeyed
 LABELS = {"label", "placeholder", "submit_button_label", "clear_button_label", "tooltip"}  # mo.stat shows text
 FORBIDDEN = {
-    "mo.ui.table": "it fetches pictures that a cell names; use show.html_table, or run_table.frame",
+    "mo.ui.table": "it fetches pictures that a cell names; use show.html_table, or run_table.element",
     "mo.iframe": "it runs what it is given",
     "mo.image": "it fetches",
     "mo.as_html": "it obeys strings of rich objects",

@@ -13,17 +13,19 @@ SHOWN_OVER_S = 30.0  # a mirror comes by every few seconds; one that is late by 
 @dataclass(frozen=True, kw_only=True)
 class Lag:
     run_id: str
+    name: str
     seconds: float
     why: str | None  # the tracker's own words; None: nobody tried
 
     @property
     def sentence(self) -> str:
-        late = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        near = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
+        late = near if self.seconds < 7200 else f"{self.seconds / 3600:,.0f} h"
         why = self.why or f"no mirror has come by; look at {settings.home() / 'mirror.log'}"
-        return f"MLflow is {late} behind on {self.run_id}; the record is whole and follows as soon as it can ({why})"
+        return f"MLflow is {late} behind on {self.name}; the record is whole and follows as soon as it can ({why})"
 
 
 def lags(store: Store, run_id: str | None = None) -> list[Lag]:
     """Every run whose mirror is late by more than 30 s; of one run where it is named."""
     found = mirrors.late(store, over_s=SHOWN_OVER_S, run_id=run_id)
-    return [Lag(run_id=run_id, seconds=seconds, why=why) for run_id, seconds, why in found]
+    return [Lag(run_id=run_id, name=name, seconds=late_s, why=why) for run_id, name, late_s, why in found]

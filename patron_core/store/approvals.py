@@ -16,12 +16,16 @@ from patron_core.store.schema_of_access import approvals
 
 Decision = Literal["approved", "refused"]
 MAX_WORD_CHARS = 1000
+_SELECTED = sa.select(approvals, runs_table.c.name.label("run_name")).join(
+    runs_table, runs_table.c.id == approvals.c.run_id
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
     id: str
     run_id: str
+    run_name: str
     token: str  # the name of who asked
     usd_micros: int
     state: str  # waiting, approved, refused, held
@@ -78,14 +82,14 @@ def use(conn: Connection, approval_id: str) -> None:
 def latest(conn: Connection, run_id: str, token: str) -> Approval | None:
     """The newest that this token asked for, for this run."""
     mine = (approvals.c.run_id == run_id) & (approvals.c.token == token)
-    query = sa.select(approvals).where(mine).order_by(approvals.c.created_at.desc(), approvals.c.id).limit(1)
+    query = _SELECTED.where(mine).order_by(approvals.c.created_at.desc(), approvals.c.id).limit(1)
     row = conn.execute(query).first()
     return None if row is None else _approval(row)
 
 
 def get(store: Store | Connection, approval_id: str) -> Approval:
     with reading(store) as conn:
-        row = conn.execute(sa.select(approvals).where(approvals.c.id == approval_id)).first()
+        row = conn.execute(_SELECTED.where(approvals.c.id == approval_id)).first()
     if row is None:
         raise NotFound(f"there is no approval {approval_id!r}", next="patron lab")
     return _approval(row)
@@ -93,10 +97,9 @@ def get(store: Store | Connection, approval_id: str) -> Approval:
 
 def waiting(store: Store | Connection, *, project: str | None = None) -> list[Approval]:
     """Oldest first."""
-    query = sa.select(approvals).where(approvals.c.state == "waiting").order_by(approvals.c.created_at)
+    query = _SELECTED.where(approvals.c.state == "waiting").order_by(approvals.c.created_at)
     if project is not None:
-        of_project = sa.select(runs_table.c.id).where(runs_table.c.project == project)
-        query = query.where(approvals.c.run_id.in_(of_project))
+        query = query.where(runs_table.c.project == project)
     with reading(store) as conn:
         return [_approval(row) for row in conn.execute(query)]
 

@@ -64,8 +64,10 @@ def tried(store: Store, run_id: str, *, error: str | None) -> None:
             upsert(conn, mirrors, empty | said, unique=["run_id"])
 
 
-def late(store: Store | Connection, *, over_s: float, run_id: str | None = None) -> list[tuple[str, float, str | None]]:
-    """(run, seconds, why) of every run that trains, or was left unfinished, and whose mirror lags by more than that.
+def late(
+    store: Store | Connection, *, over_s: float, run_id: str | None = None
+) -> list[tuple[str, str, float, str | None]]:
+    """(run, its name, seconds, why) of every run that trains, or was left unfinished, and whose mirror lags by more.
 
     A mirror that never was is as late as the run is old since its start.
     """
@@ -77,7 +79,9 @@ def late(store: Store | Connection, *, over_s: float, run_id: str | None = None)
     with reading(store) as conn:
         since = sa.func.coalesce(mirrors.c.synced_at, begun.scalar_subquery())
         lag_s = (now_s(conn) - since).label("lag_s")
-        query = sa.select(runs.c.id, lag_s, mirrors.c.error).outerjoin(mirrors, mirrors.c.run_id == runs.c.id)
+        query = sa.select(runs.c.id, runs.c.name, lag_s, mirrors.c.error).outerjoin(
+            mirrors, mirrors.c.run_id == runs.c.id
+        )
         query = query.where(since.is_not(None), sa.func.coalesce(~done, True), lag_s > over_s)
         query = query if run_id is None else query.where(runs.c.id == run_id)
-        return [(row[0], row[1], row[2]) for row in conn.execute(query.order_by(runs.c.created_at, runs.c.id))]
+        return [(row[0], row[1], row[2], row[3]) for row in conn.execute(query.order_by(runs.c.created_at, runs.c.id))]

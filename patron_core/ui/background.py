@@ -92,6 +92,17 @@ class Refreshed(Generic[T]):
             self._asked_at = time.monotonic()
 
 
+def came(get_work: Callable[[], Work | None], set_work: Callable[[None], object]) -> Work | None:
+    """What the press that a page's state holds came to, once; None while it is under way, and without one."""
+    work = get_work()
+    if work is None or not work.done:
+        return None
+    set_work(None)
+    if _WORK.get(work.key) is work:
+        del _WORK[work.key]
+    return work
+
+
 def find(key: str) -> Work | None:
     return _WORK.get(key)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from patron_core.money import to_usd
-from patron_core.ui import inert
+from patron_core.ui import inert, show
 
 if TYPE_CHECKING:
     import altair as alt
@@ -49,7 +49,7 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
                 "bpb": row.val_bpb.mid,
                 "low": row.val_bpb.low,
                 "high": row.val_bpb.high,
-                "cost, $": to_usd(row.cost_usd_micros.mid),
+                "dollars": to_usd(row.cost_usd_micros.mid),
             }
             for row in rows
         ]
@@ -64,7 +64,16 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
     axis = alt.X("minutes:Q", title="wall time, min", scale=alt.Scale(type="log", nice=False, padding=20))
     bits = alt.Scale(domain=span([*frame["low"], *frame["high"]]), nice=False)
     base = alt.Chart(frame).encode(x=axis, color=colour)
-    tooltip = ["model", "device", "minutes", "bpb", "low", "high", "cost, $", "verdict"]
+    tooltip = [
+        "model",
+        "device",
+        alt.Tooltip("minutes:Q", title="wall time, min", format=",.3~g"),
+        alt.Tooltip("bpb:Q", title="predicted val_bpb", format=".3f"),
+        alt.Tooltip("low:Q", format=".3f"),
+        alt.Tooltip("high:Q", format=".3f"),
+        alt.Tooltip("dollars:Q", title="cost", format="$,.3~r"),
+        "verdict",
+    ]
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", scale=bits), y2="high:Q"),
         base.mark_rule(strokeWidth=2, opacity=0.35).encode(x=alt.X("shortest:Q"), x2="longest:Q", y="bpb:Q"),
@@ -76,7 +85,7 @@ def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -
         base.mark_text(align="left", dx=9, dy=-9, fontWeight="bold").encode(y="bpb:Q", text="model:N"),
     ]
     if budget_s is not None:
-        limit = pl.DataFrame({"minutes": [budget_s / 60], "label": [f"budget, {budget_s / 60:.0f} min"]})
+        limit = pl.DataFrame({"minutes": [budget_s / 60], "label": [f"budget, {show.seconds(budget_s)}"]})
         ruler = alt.Chart(limit).encode(x="minutes:Q")
         layers += [
             ruler.mark_rule(strokeDash=[4, 4], color="#a0aec0"),
@@ -102,6 +111,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
         schema={"run": pl.String, "low": pl.Float64, "predicted": pl.Float64, "high": pl.Float64, "actual": pl.Float64},
     )
     bits = alt.Scale(domain=span([*frame["low"], *frame["high"], *frame["actual"].drop_nulls()]), nice=False)
+    told = [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("predicted", "low", "high", "actual")]
     base = alt.Chart(frame).encode(y=alt.Y("run:N", title=None, sort=None))
     chart = alt.layer(
         base.mark_rule(strokeWidth=7, opacity=0.22, color=INK).encode(
@@ -109,7 +119,7 @@ def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:
         ),
         base.mark_tick(thickness=2, color=INK).encode(x=alt.X("predicted:Q", scale=bits)),
         base.mark_point(filled=True, size=90, color=COLOURS[1], opacity=1).encode(
-            x=alt.X("actual:Q", scale=bits), tooltip=["run", "predicted", "low", "high", "actual"]
+            x=alt.X("actual:Q", scale=bits), tooltip=["run", *told]
         ),
     )
     return finish(chart, "Prediction against outcome", height=40 + 34 * max(1, len(done)))

@@ -31,7 +31,7 @@ class CodeArguments(SpecArguments):
 
 
 def question_of(args: CodeArguments, page: Mapping[str, str]) -> verbs.CodeQuestion:
-    """Of the flags, and of a page's fields in the place of three of them. Raises InvalidInput."""
+    """Of the flags, and of a page's fields in the place of those that `FIELDS` names. Raises InvalidInput."""
     try:
         patch = Path(args.patch).expanduser().read_text(encoding="utf-8") if args.patch else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -40,8 +40,8 @@ def question_of(args: CodeArguments, page: Mapping[str, str]) -> verbs.CodeQuest
         where=page["workload"].strip(),
         entry_point=page["entry_point"].strip(),
         parameters=verbs.parameters_of(line for line in page["param"].splitlines() if line.strip()),
-        steps_parameter=args.steps_parameter,
-        command=args.command,
+        steps_parameter=page["steps_parameter"].strip(),
+        command=page["command"].strip(),
         patch=patch,
         current=args.current_environment,
     )
@@ -52,12 +52,14 @@ FIELDS = {
     "workload": "A folder here, or GIT_URL@COMMIT",
     "entry_point": "Entry point of its MLproject",
     "param": "Its parameters, name=value a line",
+    "steps_parameter": "The parameter that shortens it (empty: found by its name)",
+    "command": "A command line in the place of an entry point, with {parameters}",
 }
 
 
 def form(args: CodeArguments, typed: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Name -> (label, text) of a page's fields; what was typed stays."""
-    texts = {"workload": args.workload, "entry_point": args.entry_point, "param": "\n".join(args.param)}
+    texts = {name: getattr(args, name) for name in FIELDS} | {"param": "\n".join(args.param)}
     return {name: (label, typed.get(name, texts[name])) for name, label in FIELDS.items()}
 
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
 from patron_core.interval import Interval
-from patron_core.money import format_usd
-from patron_core.ui import show
+from patron_core.money import format_usd, typed_usd
+from patron_core.ui import inert, show
 
 if TYPE_CHECKING:
     from patron_core.verbs import Course, RunView, Tracked
 
 DAY_S = 86_400.0
+
+
+def bar(seen: RunView) -> inert.Html:
+    """How much of its steps is done."""
+    share = min(1.0, seen.step / seen.num_steps) if seen.num_steps else 0.0
+    return inert.html(
+        "<div style='background:#a0aec033;border-radius:4px;height:8px'>"
+        "<div style='background:#2b6cb0;border-radius:4px;height:8px;width:{}%'></div></div>",
+        f"{100 * share:.1f}",
+    )
 
 
 def progress_facts(seen: RunView, course: Course) -> list[tuple[str, str | show.Mark]]:
@@ -53,16 +64,22 @@ def warnings(seen: RunView, course: Course) -> list[str]:
     said = []
     if course.is_covered is False and course.cost_usd_micros is not None:
         high = format_usd(round(course.cost_usd_micros.high))
-        said.append(
-            f"It may need up to {high} in all; it would then pause with a checkpoint. To hold more beforehand: "
-            f"patron launch --run {seen.run.id} --fund USD --yes"
-        )
+        said.append(f"It may need up to {high} in all; it would then pause with a checkpoint. More can be held before.")
     forecast, final = course.forecast_bpb, course.final_bpb
     if forecast is not None and final is not None and final.low > forecast.high:
         said.append(
             f"It is heading for {show.between(final, show.bpb)}, above its forecast of at most {forecast.high:.3f}"
         )
     return said
+
+
+def top_up(seen: RunView, course: Course) -> str:
+    """The command that holds what it may need more; empty where what is held is enough."""
+    if course.is_covered is not False or course.cost_usd_micros is None:
+        return ""
+    has = seen.money.charged_usd_micros + seen.money.held_usd_micros
+    more = 10_000 * max(1, math.ceil((course.cost_usd_micros.high - has) / 10_000))  # whole cents
+    return f"patron launch --run {seen.run.id} --fund {typed_usd(more)} --yes"
 
 
 def ends_words(ends_at: Interval) -> str:

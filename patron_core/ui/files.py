@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from patron_core import verbs
 from patron_core.errors import InvalidInput
+from patron_core.ui import report_page
+
+if TYPE_CHECKING:
+    from patron_core.store import Store
+
+
+def report_button(download: Callable[..., Any], store: Store, run_id: str) -> Any:
+    """The report of a run, made when it is asked for. `download` is marimo's. Raises NotFound."""
+    return download(
+        lambda: report_page.of_run(verbs.report_of_run(store, run_id)).encode(),
+        filename=report_page.file_name(verbs.find_run(store, run_id).name, run_id),
+        mimetype="text/html",
+        label="Report as one file",
+    )
 
 
 def write(where: str, text: str, *, name: str) -> Path:

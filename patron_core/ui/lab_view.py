@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from patron_core import verbs
-from patron_core.ui import show, tables
+from patron_core.ui import inert, show, tables
 
 if TYPE_CHECKING:
     from patron_core.store import Store
     from patron_core.ui.script import Session
     from patron_core.verbs import Lab
 
+Words = Callable[[], list[str]]
+MOST_LATE = 3  # runs in words
 _START = "No run yet. Start with: patron search, or estimate one: patron estimate"
 
 
@@ -27,10 +30,42 @@ def text(found: Lab) -> str:
             "",
             *([f"{found.counted}:", show.text_table(found.rows, columns)] if found.rows else [_START]),
             *(f"waits: {one.run.name}: {one.words} next: {one.next}" for one in found.waiting),
-            *(lag.sentence for lag in found.late),
+            *late(found),
             *found.problems,
         ]
     )
+
+
+def late(found: Lab) -> list[str]:
+    """What of MLflow is behind: the first few, where all are."""
+    more = len(found.late) - MOST_LATE
+    return [lag.sentence for lag in found.late[:MOST_LATE]] + ([f"and so it is on {more:,} more"] if more > 0 else [])
+
+
+def tag_elements(ui: Any, change: Callable[[Words, Words], object]) -> list[Any]:
+    """The buttons that pin and tag, and the field with the tag. `change(added, removed)` gets what gives the tags when
+    they are wanted: those that are in the field then. `ui` is marimo's; the caller keeps the list."""
+    typed = {"word": ""}
+
+    def none() -> list[str]:
+        return []
+
+    def pinned() -> list[str]:
+        return [verbs.PINNED]
+
+    def named() -> list[str]:
+        return [typed["word"]]
+
+    def button(words: str, added: Words, removed: Words) -> Any:
+        return ui.button(label=inert.md("{}", words), on_click=lambda _: change(added, removed))
+
+    return [
+        button("Pin", pinned, none),
+        button("Unpin", none, pinned),
+        ui.text(placeholder="a word", label="Tag", on_change=lambda value: typed.update(word=value)),
+        button("Add tag", named, none),
+        button("Remove tag", none, named),
+    ]
 
 
 def act(session: Session[Any], store: Store, args: Any, *, project: str, key: str, actor: str) -> None:

@@ -47,7 +47,11 @@ def measured_beside_estimated(run: Run, repriced: Estimate | ForeignEstimate) ->
 def _of_code(repriced: ForeignEstimate, got: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Nothing was estimated of foreign code."""
     return [
-        (f"one of {repriced.num_steps} {show.plain(str(got.get('unit')))}", show.DASH, show.seconds(got.get("step_s"))),
+        (
+            f"one of {repriced.num_steps:,} {show.plain(str(got.get('unit')))}",
+            show.DASH,
+            show.seconds(got.get("step_s")),
+        ),
         ("start to first step", show.DASH, show.seconds(got.get("start_s"))),
         ("last step to end", show.DASH, show.seconds(got.get("end_s"))),
         ("wall time", show.DASH, show.between(repriced.wall_s, show.seconds)),
@@ -66,7 +70,7 @@ def what_is_trained(row: Estimate | ForeignEstimate) -> list[tuple[str, str]]:
         ]
     return [
         ("model", f"depth {row.recipe.depth}, {show.count(row.num_params['total'])} parameters"),
-        ("steps", f"{row.num_steps} of {show.count(row.recipe.batch_tokens)} tokens"),
+        ("steps", f"{row.num_steps:,} of {show.count(row.recipe.batch_tokens)} tokens"),
         ("predicted val_bpb", show.between(row.val_bpb, show.bpb)),
     ]
 

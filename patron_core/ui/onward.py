@@ -60,6 +60,8 @@ def step(command: str) -> Step | None:
     if program != "patron" or name not in _NOTEBOOKS:
         return None
     query = tuple((flag, value) for flag, value in _flags(rest) if flag not in _SAID_BY_A_PRESS)
+    if "workload" in dict(query):
+        return None  # an address fills no form with code that a press would run: it is typed
     return Step(words=_words(name, dict(query)), notebook=_NOTEBOOKS[name], query=query)
 
 

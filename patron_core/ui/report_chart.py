@@ -45,7 +45,7 @@ def line(
             inert.html("<circle class='dot' cx='{}' cy='{}' r='3'/>", f"{x(step):.1f}", f"{y(value):.1f}")
             for step, value, _ in points
         ]
-    said = f"{title}: {values[0]:.4g} at step {points[0][0]}, {values[-1]:.4g} at step {points[-1][0]}"
+    said = f"{title}: {values[0]:.4g} at step {points[0][0]:,}, {values[-1]:.4g} at step {points[-1][0]:,}"
     return inert.html(
         "<svg role='img' aria-label='{}' viewBox='0 0 {} {}' width='{}'>{}</svg>",
         said,

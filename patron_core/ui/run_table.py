@@ -1,6 +1,6 @@
 """Runs in marimo's own table, which sorts, searches and selects: plain figures to sort by, and inert cells to look at.
 
-    mo.ui.table(run_table.frame(rows), format_mapping=run_table.formats(rows, page, spark, mo.Html), hidden_columns=...)
+    run_table.element(mo, rows, page, spark, selected=ids)
 
 marimo's table fetches pictures that a text names and obeys Markdown. So no foreign word reaches it as it is: the frame,
 which it sorts and searches in Python, holds words that begin no address, and what is drawn is HTML of `inert`.
@@ -8,7 +8,7 @@ which it sorts and searches in Python, holds words that begin no address, and wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from patron_core.money import to_usd
@@ -29,7 +29,7 @@ _BAR = (56, 8)
 Cell = Callable[[Any], Any]
 
 
-def frame(rows: Sequence[RunRow], *, whose: dict[str, str] | None = None) -> pl.DataFrame:
+def inert_frame(rows: Sequence[RunRow], *, whose: dict[str, str] | None = None) -> pl.DataFrame:
     """One line a run: figures as numbers, dollars as dollars, words without addresses."""
     import polars as pl
 
@@ -51,6 +51,33 @@ def frame(rows: Sequence[RunRow], *, whose: dict[str, str] | None = None) -> pl.
         "id": [row.run.id for row in rows],
     }
     return pl.DataFrame({name: pl.Series(column, dtype=_type_of(column)) for name, column in named.items()})
+
+
+def element(
+    mo: Any,
+    rows: Sequence[RunRow],
+    page: tables.Page,
+    spark: Callable[[str], Sequence[float]],
+    *,
+    selected: Collection[str],
+    whose: dict[str, str] | None = None,
+    hidden: Sequence[str] = (),
+    page_size: int = 15,
+    on_change: Callable[[Any], object] | None = None,
+) -> Any:
+    """The table itself; its value is the frame of the runs that are selected. `mo` is marimo; see `formats`."""
+    return mo.ui.table(
+        inert_frame(rows, whose=whose),
+        format_mapping=formats(rows, page, spark, mo.Html),
+        initial_selection=[number for number, row in enumerate(rows) if row.run.id in selected],
+        on_change=on_change,
+        hidden_columns=[*HIDDEN, *hidden],
+        column_widths=WIDTHS,
+        show_data_types=False,
+        show_column_summaries=False,
+        show_download=False,
+        page_size=page_size,
+    )
 
 
 def formats(

@@ -282,7 +282,7 @@ def progress_line(seen: RunView) -> str:
     """One run, now, in one line."""
     parts = [f"{seen.run.name} {plain(seen.run.state.value)}"]
     if seen.num_steps and seen.run.state.value != "dryrun":
-        parts.append(f"step {seen.step}/{seen.num_steps}")
+        parts.append(f"step {seen.step:,} of {seen.num_steps:,}")
     elif seen.phase:
         parts.append(seen.phase)
     if "train/loss" in seen.metrics:

@@ -257,7 +257,7 @@ def approvals() -> list[show.Column]:
     return [
         show.Column("asked", lambda a: show.moment(a.created_at), "left"),
         show.Column("by", lambda a: a.token, "left"),
-        show.Column("for run", lambda a: a.run_id, "left"),
+        show.Column("for run", lambda a: f"{a.run_name} ({a.run_id})", "left"),
         show.Column("to hold", lambda a: show.usd(a.usd_micros)),
         show.Column("decide", lambda a: f"patron approve --id {a.id} --word WHY --yes", "left"),
     ]

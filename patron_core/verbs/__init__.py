@@ -19,7 +19,7 @@ from patron_core.verbs.access import audit_log, decide, list_tokens, make_token,
 from patron_core.verbs.alerts import list_alerts, see_alerts, send_test_alert
 from patron_core.verbs.amend import amend
 from patron_core.verbs.attention import Waiting, waiting_runs
-from patron_core.verbs.compare import Comparison, compare, comparison_frame, scaling_fit, where_next
+from patron_core.verbs.compare import Comparison, compare, comparison_frame, of_one_corpus, scaling_fit, where_next
 from patron_core.verbs.contrasts import (
     FieldDifference,
     frontier,
@@ -184,6 +184,7 @@ __all__ = [
     "noise_sentence",
     "notes_of",
     "num_runs",
+    "of_one_corpus",
     "offer",
     "open_lab",
     "overview",

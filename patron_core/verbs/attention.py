@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from patron_core.states import EndReason, RunState, why
+from patron_core.states import RunState, why
 from patron_core.store import Store, attempts, notes, runs
 from patron_core.store.records import Run, RunFacts
 from patron_core.verbs.next_steps import next_step
@@ -35,11 +35,12 @@ def waiting_runs(store: Store, project: str) -> tuple[list[Waiting], list[RunFac
     for run_id, facts in shown.items():
         evidence = last[run_id].evidence if run_id in last else {}
         run = whole[run_id]
-        words.append(Waiting(run=facts, words=_words(run, evidence), next=next_step(run, evidence.get("last_word"))))
+        next_is = next_step(run, evidence.get("last_word"))
+        words.append(Waiting(run=facts, words=_words(run, evidence, next_is), next=next_is))
     return words, left
 
 
-def _words(run: Run, evidence: dict[str, object]) -> str:
+def _words(run: Run, evidence: dict[str, object], next_is: str) -> str:
     """Why it waits, then what is to be decided."""
     if run.state is RunState.AWAITING_FUNDING:
         return "A dryrun has proven it. Decide how much it may cost."
@@ -48,8 +49,5 @@ def _words(run: Run, evidence: dict[str, object]) -> str:
     said = why(run.reason, evidence) if run.reason else run.detail
     if run.state is RunState.PAUSED:
         return f"{said} Fund it again to go on, or cancel it.".strip()
-    end = "Plan it again as its last word says." if run.reason in _KNOWS_BETTER else "Write down what was learnt."
+    end = "Plan it again as the command says." if "patron dryrun" in next_is else "Write down what was learnt."
     return f"{said} {end}".strip()
-
-
-_KNOWS_BETTER = frozenset({EndReason.CUDA_OOM, EndReason.HOST_OOM, EndReason.BAD_SPEC})

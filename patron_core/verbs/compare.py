@@ -95,6 +95,13 @@ def comparison_frame(rows: Sequence[Comparison]) -> pl.DataFrame:
     return pl.DataFrame([row.to_dict() for row in rows], infer_schema_length=None)
 
 
+def of_one_corpus(rows: Sequence[Comparison]) -> tuple[str, list[Comparison]]:
+    """The corpus of most of them, and its runs: each corpus has a law of its own, foreign code none."""
+    corpora = [str(row.spec["data"]) for row in rows if "data" in row.spec] or ["stdlib"]
+    corpus = max(corpora, key=corpora.count)
+    return corpus, [row for row in rows if row.spec.get("data") == corpus]
+
+
 def scaling_fit(store: Store, corpus: str) -> Fit:
     """The loss law of a corpus, refitted to every run that finished on it."""
     return fit_of(store, corpus)

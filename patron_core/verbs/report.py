@@ -11,6 +11,7 @@ from typing import Any
 
 from patron_core.errors import NotFound
 from patron_core.estimate.accuracy import Forecast
+from patron_core.lifecycle.workload import foreign_spec
 from patron_core.machines.target import Target
 from patron_core.money import format_usd, typed_usd
 from patron_core.states import TERMINAL
@@ -28,6 +29,7 @@ from patron_core.verbs.watch import RunView, view
 
 MOST_POINTS = 600  # of a curve: lowest and highest of what lies between stay
 MOST_ENTRIES = 200  # of the ledger
+MOST_OWN = 8  # curves of foreign code
 _CURVES = {"val_bpb": "val/bpb", "training loss": "train/loss"}
 
 
@@ -171,15 +173,7 @@ def report_of_run(store: Store, words: str, *, now: float | None = None) -> RunR
     """Of the run of an id or a name. Raises NotFound."""
     seen = view(store, words)
     run = seen.run
-    frame = curves(store, run.id, list(_CURVES.values()))
-    found: dict[str, Points] = {
-        name: [
-            (int(step), float(value), float(at))
-            for step, value, at in frame.filter(frame["key"] == key).select("step", "value", "time").iter_rows()
-            if math.isfinite(value)
-        ]
-        for name, key in _CURVES.items()
-    }
+    found = _curves_of(store, run)
     search = _search_of(store, run)
     about = notes.list_notes(store, project=run.project, about=[run.id, *([search.id] if search else [])], limit=None)
     mine = ledger.statement(store, run.project, None, run_id=run.id)
@@ -216,6 +210,21 @@ def report_of_search(
         notes=_oldest_first(notes.list_notes(store, project=search.project, about=about, limit=None)),
         commands=[_command_of_search(search, kind)],
     )
+
+
+def _curves_of(store: Store, run: Run) -> dict[str, Points]:
+    """By name; of foreign code those that it logs by names of its own, the first so many."""
+    is_ours = foreign_spec(run) is None
+    frame = curves(store, run.id, list(_CURVES.values()) if is_ours else None)
+    logged = sorted(key for key in frame["key"].unique() if not key.startswith(("patron/", "money/", "system/")))
+    return {
+        name: [
+            (int(step), float(value), float(at))
+            for step, value, at in frame.filter(frame["key"] == key).select("step", "value", "time").iter_rows()
+            if math.isfinite(value)
+        ]
+        for name, key in (_CURVES.items() if is_ours else zip(logged[:MOST_OWN], logged, strict=False))
+    }
 
 
 def _search_of(store: Store, run: Run) -> Search | None:

@@ -48,6 +48,18 @@ def test_what_came_to_an_end_can_be_asked_for_again() -> None:
     assert finished(second).value == 2
 
 
+def test_a_press_comes_once_and_is_kept_no_longer() -> None:
+    gate, held = threading.Event(), list[Work | None]()
+    held.append(background.start("press", lambda work: gate.wait(LIMIT_S)))
+    assert background.came(lambda: held[-1], held.append) is None
+    gate.set()
+    pressed = finished(held[-1] or Work(key="none"))
+    assert background.came(lambda: held[-1], held.append) is pressed
+    assert held[-1] is None
+    assert background.came(lambda: held[-1], held.append) is None
+    assert background.find("press") is None
+
+
 def test_errors_are_carried_in_the_one_shape() -> None:
     def refuse(work: Work) -> None:
         raise Refused("no money", next="deposit")

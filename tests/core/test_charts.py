@@ -40,7 +40,8 @@ def estimates() -> list[Any]:
 
 
 def test_estimates_draw_with_their_intervals_and_the_budget() -> None:
-    chart = spec_of(charts.estimate_chart(estimates(), budget_s=3600))
+    chart = spec_of(charts.estimate_chart(estimates(), budget_s=30))
+    assert [{"minutes": 0.5, "label": "budget, 30 s"}] in chart["datasets"].values()
     (rows,) = [rows for rows in chart["datasets"].values() if "low" in rows[0]]
     assert len(rows) == 4
     assert all(row["low"] < row["bpb"] < row["high"] for row in rows)

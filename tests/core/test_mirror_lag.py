@@ -43,6 +43,7 @@ def test_a_mirror_that_never_came_by_is_as_late_as_the_run_is_old(world: World, 
     (lag,) = lags(world.store)
     assert lag.run_id == training.id
     assert 55 < lag.seconds < 300
+    assert f"behind on {training.name}; the record" in lag.sentence
     assert "no mirror has come by" in lag.sentence
     assert "mirror.log" in lag.sentence
     seen = verbs.view(world.store, training.id)

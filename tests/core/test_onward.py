@@ -9,6 +9,7 @@ import pytest
 
 from patron_core.ui import onward
 
+CODE = "patron dryrun --workload https://github.com/o/n@main --entry-point main --yes"
 SERVED = {"file": "notebooks/2_dryrun.py"}  # as a folder's gallery
 
 
@@ -47,6 +48,6 @@ def test_a_command_is_a_button_that_carries_what_it_names(command: str, words: s
 
 def test_what_has_no_page_is_a_command_alone() -> None:
     assert "<a" not in onward.buttons({}, "patron launch --run r1 --yes")  # served alone
-    for command in ("gcloud auth login", "allow more money, or plan fewer runs", "patron settings", "patron"):
+    for command in ("gcloud auth login", "allow more money, or plan fewer runs", "patron settings", "patron", CODE):
         assert "<a" not in onward.buttons(SERVED, command)
     assert onward.buttons(SERVED, "", "patron lab", "patron lab").count("<a") == 1

@@ -122,7 +122,7 @@ def test_what_waits_is_said_in_words_that_fit_its_state(sqlite_store: Store) -> 
 def test_the_table_of_a_page_has_figures_to_sort_by_and_no_address_to_fetch(sqlite_store: Store, make_run: Any) -> None:
     run = make_run(sqlite_store, name="see http://evil.invalid/c.png <b>")
     rows = verbs.run_table(sqlite_store)
-    frame = run_table.frame(rows)
+    frame = run_table.inert_frame(rows)
     assert frame["depth"].to_list() == [2]
     assert "://" not in frame["run"][0]
     drawn = run_table.formats(rows, lambda notebook, run_id: f"?run={run_id}", lambda _: [2.0, 1.0], str)

@@ -66,7 +66,11 @@ def test_what_would_outgrow_its_hold_says_so_with_the_command(forecast: Run, sto
     seen = verbs.view(store, forecast.id)
     found = verbs.course(seen)
     assert found.is_covered is False
-    assert f"patron launch --run {forecast.id} --fund USD --yes" in course_view.warnings(seen, found)[0]
+    assert "in all; it would then pause" in course_view.warnings(seen, found)[0]
+    words = course_view.top_up(seen, found).split()
+    assert words[:4] == ["patron", "launch", "--run", forecast.id]
+    missing = found.cost_usd_micros.high - seen.money.charged_usd_micros - seen.money.held_usd_micros
+    assert 0 <= 1e6 * float(words[5]) - missing <= 10_001
 
 
 def test_what_is_over_or_was_never_begun_has_no_course(runs: dict[str, Run], store: Store) -> None:

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +18,12 @@ import pytest
 from labs import NOTEBOOKS
 
 from patron_core import verbs
+from patron_core.errors import Refused
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, ledger
 from patron_core.store import runs as store_runs
-from patron_core.ui.script import Arguments, parse_arguments
+from patron_core.ui import background
+from patron_core.ui.script import Arguments, Session, parse_arguments
 
 ERROR_SHOWN = re.compile(r"<marimo-callout[^>]*danger")
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -108,6 +111,22 @@ def test_it_opens_on_a_lab_with_a_past(name: str, notebook: Load, runs: dict[str
     assert told.get(name, "<h1") in shown
 
 
+def test_what_somebody_was_refused_once_is_no_news_on_the_page_of_the_run(notebook: Load, runs: dict[str, Run]) -> None:
+    def refuse(_: background.Work) -> None:
+        raise Refused("the reader may not", next="patron lab")
+
+    before = background.start(f"dryrun:{runs['proven'].id}", refuse)
+    while not before.done:
+        time.sleep(0.01)
+    module = notebook("2_dryrun")
+    session = Session(module.DryrunArguments(run=runs["proven"].id), is_script=False, out=sys.stderr)
+    outputs, defs = module.app.run(defs={"args": session.args, "session": session})
+    defs["store"].close()
+    shown = "".join(getattr(output, "text", "") for output in outputs)
+    assert "d6-proven" in shown
+    assert "the reader may not" not in shown
+
+
 def opened(module: ModuleType) -> str:
     """What a page would show, as an app on its defaults."""
     outputs, defs = module.app.run()
@@ -157,6 +176,8 @@ def test_lab_says_what_waits_and_what_it_costs(runs: dict[str, Run], capsys: pyt
     assert as_script("0_lab", "--json") == 0
     said = answer(capsys)
     assert set(said["attention"]) == {runs["proven"].id, runs["oom"].id}
+    (failed,) = [one for one in said["waiting"] if one["run"] == runs["oom"].id]  # its last word knows no better
+    assert failed["why"].endswith("Write down what was learnt.")
     assert said["problems"] == []
     assert said["burn_usd_micros_per_hour"] == 100_000
 
@@ -189,7 +210,7 @@ def test_watch_looks_once_or_for_a_while(runs: dict[str, Run], capsys: pytest.Ca
     assert as_script("4_watch", "--run", runs["running"].id, "--no-follow", "--json") == 0
     assert answer(capsys)["step"] == 150
     assert as_script("4_watch", "--run", runs["running"].id, "--timeout-s", "0.01") == 7
-    assert "step 150/400" in capsys.readouterr().out
+    assert "step 150 of 400" in capsys.readouterr().out
 
 
 def test_cancelling_needs_a_yes(runs: dict[str, Run], store: Store, capsys: pytest.CaptureFixture[str]) -> None:

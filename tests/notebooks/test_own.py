@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_told_to_it_launches_and_what_is_refused_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "1000")  # no dryrun is to be had for its five cents
+    monkeypatch.setenv("PATRON_LOCAL_USD_PER_HOUR", "1000")  # no dryrun is to be had for what it may spend
     done = run("--yes")
     assert done.returncode != 0
     assert "Refused" in done.stderr
@@ -37,6 +38,8 @@ def test_it_says_what_it_would_take_and_spends_nothing(home: Path) -> None:
     done = run()
     assert done.returncode == 0, done.stderr
     assert "6 runs and 1 dryrun: about" in done.stdout
+    bound, cap = map(float, re.findall(r"\$([\d.]+\d)", done.stdout))
+    assert 2 * bound < cap  # on a machine that is busy it holds more than is estimated
     store = Store.open()
     assert verbs.run_table(store) == []
     assert ledger.statement(store, "lab") == []

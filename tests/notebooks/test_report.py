@@ -7,6 +7,7 @@ import re
 import sqlite3
 from pathlib import Path
 
+import foreign
 import labs
 import pytest
 from browser import MARKS, chromium
@@ -51,6 +52,24 @@ def test_a_run_without_an_outcome_says_how_far_it_is(which: str, runs: dict[str,
     assert "Forecast and outcome" in headings(page)
     is_over = store_runs.get_run(store, runs[which].id).state in verbs.TERMINAL
     assert ("this is what is known so far" in page) is not is_over
+
+
+def test_foreign_code_is_told_by_what_it_is_and_logs(store: Store, tmp_path: Path) -> None:
+    code = foreign.write(tmp_path / "toy", {"train.py": "print(1)"})
+    question = verbs.CodeQuestion(where=str(code), command="python train.py {steps}", parameters={"steps": "3"})
+    run = verbs.plan_code(store, question=question, name="toy", actor="ada", key="one")
+    folder = Path(run.run_dir) / "events"
+    folder.mkdir(parents=True, exist_ok=True)
+    start = [labs._event(0, labs.START, f"{run.id}-t1", "start", None, num_steps=3)]
+    logged = [labs._event(n, labs.START + n, f"{run.id}-t1", "metrics", n, metrics={"loss": 1 / n}) for n in (1, 2, 3)]
+    (folder / f"{run.id}-t1-000000.jsonl").write_text("".join(f"{line}\n" for line in [*start, *logged]))
+    made = verbs.report_of_run(store, run.id)
+    assert made.question.startswith("What does toy reach with steps 3")
+    assert made.commands[0].startswith(f"patron dryrun --workload {code} --command 'python train.py {{steps}}'")
+    assert [value for _, value, _ in made.curves["loss"]] == [1, 1 / 2, 1 / 3]
+    page = report_page.of_run(made)
+    assert "depth None" not in page
+    assert page.count("<polyline") == 1
 
 
 def test_a_sweep_is_told_with_its_decisions_and_its_command(runs: dict[str, Run], store: Store) -> None:

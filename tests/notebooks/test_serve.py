@@ -237,7 +237,7 @@ class TestBrowser:
         word = page.get_by_placeholder("a word for who asked")
         word.fill("a good plan", timeout=PATIENCE_MS)
         page.get_by_role("button", name="Approve").click()
-        page.get_by_text("The hold of grace is approved").first.wait_for(timeout=PATIENCE_MS)
+        page.get_by_text("The hold of grace for d2-dear is approved").first.wait_for(timeout=PATIENCE_MS)
         decided = approvals.get(served.store, asked.id)
         assert (decided.state, decided.word) == ("approved", "a good plan")
         page.get_by_role("status").filter(has_text="Alerts (").click(timeout=PATIENCE_MS)
