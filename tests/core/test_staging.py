@@ -24,6 +24,8 @@ PLANTED = (
     "patron_core/ui/scratch.ipynb", ".sky/config.yaml",
 )  # fmt: skip
 
+NOT_FOR_MACHINES = ("patron_core/ui/", "patron_core/workloads/examples/")  # pages; examples travel as a run's files
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -54,7 +56,7 @@ def test_only_sources_are_sent_and_no_secret(home: Path, checkout: Path) -> None
     tracked = subprocess.run(
         ["git", "-C", str(checkout), "ls-files"], capture_output=True, text=True, check=True
     ).stdout.split()
-    of_pages = {name for name in tracked if name.startswith("patron_core/ui/") and not name.endswith(".py")}
+    of_pages = {name for name in tracked if name.startswith(NOT_FOR_MACHINES) and not name.endswith(".py")}
     assert sent == {*tracked, "trainer/commit.json"} - of_pages
     assert {Path(name).parts[0] for name in sent} == {
         "patron_core", "trainer", "pyproject.toml", "README.md", "LICENSE", "skypilot",
