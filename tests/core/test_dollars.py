@@ -127,7 +127,7 @@ def test_money_is_taken_back_once_a_key(store: Store) -> None:
 def test_a_used_key_launches_again_for_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The script asked twice gets the same answer, and a third time, when the run rests, no second launch."""
     monkeypatch.setattr(supervisor, "ensure_running", lambda _: True)
-    monkeypatch.setattr("patron_core.verbs.start.repriced", lambda *_: None)
+    monkeypatch.setattr("patron_core.verbs.start.repriced_any", lambda *_: None)
     run = made(store, RunState.FUNDED)
     asked: dict[str, Any] = {"usd_micros": AMOUNT, "actor": "ada", "key": "k"}
     assert verbs.offer(store, run.id, usd_micros=AMOUNT, key="k").hold_usd_micros == AMOUNT
@@ -146,7 +146,7 @@ def test_a_used_key_launches_again_for_nothing(store: Store, monkeypatch: pytest
 
 def test_a_running_run_is_topped_up_by_an_explicit_amount(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ensure_running", lambda _: True)
-    monkeypatch.setattr("patron_core.verbs.start.repriced", lambda *_: None)
+    monkeypatch.setattr("patron_core.verbs.start.repriced_any", lambda *_: None)
     run = made(store, RunState.RUNNING)
     with pytest.raises(Refused, match="nothing to launch"):
         verbs.offer(store, run.id)

@@ -66,7 +66,7 @@ def world(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worl
     monkeypatch.setattr(
         sys.modules["patron_core.verbs.fund"],
         "current_environment",
-        lambda folder, _: looked.append(folder) or {"hash": "e"},
+        lambda folder, _, workload: looked.append(folder) or {"hash": "e"},
     )
     found.looked = looked  # type: ignore[attr-defined]
     yield found
