@@ -248,8 +248,8 @@ def table(page, params, project, rows, store):
 @app.cell
 def tagging(actor, chosen, page, store):
     def change(add, remove):
-        for _run_id in _ids:
-            verbs.tag(store, _run_id, add=add, remove=remove, actor=actor)
+        for run_id in _ids:
+            verbs.tag(store, run_id, add=add, remove=remove, actor=actor)
 
     _ids = chosen.value["id"].to_list()
     tags = lab_view.tag_elements(mo.ui, lambda added, removed: page.begin(lambda _: change(added(), removed())))
@@ -306,11 +306,11 @@ def deposit(actor, get_pressed, key, page, params, project, session, store):
 
     def pay(value):
         def work(_):
-            _micros, _once = verbs.from_usd(value), f"deposit:{key}:{page.presses}"
-            verbs.deposit(store, project=_project, usd_micros=_micros, key=_once, actor=actor)
-            return inert.md("{} are in the wallet of {}, for its runs.", show.usd(_micros), _project)
+            micros, once = verbs.from_usd(value), f"deposit:{key}:{page.presses}"
+            verbs.deposit(store, project=into, usd_micros=micros, key=once, actor=actor)
+            return inert.md("{} are in the wallet of {}, for its runs.", show.usd(micros), into)
 
-        _project = project.value
+        into = project.value
         page.begin(work) if value else None
 
     _form = mo.ui.number(0, 1e6, value=_first, step=0.01, label="Dollars to authorise").form(

@@ -255,8 +255,8 @@ def confirmation(get_state, session, store):
 @app.cell
 def controls(actor, can_pause, page, run_id, run_name, store, sure):
     def begin(verb):
-        _key = f"{verb.__name__}:{actor}:{run_id}"
-        return lambda _: page.set_stop(background.pressed(_key, lambda work: verb(store, run_id, actor=actor)))
+        key = f"{verb.__name__}:{actor}:{run_id}"
+        return lambda _: page.set_stop(background.pressed(key, lambda work: verb(store, run_id, actor=actor)))
 
     is_sure = sure.value.strip() == run_name
     pause = mo.ui.button(label="Pause", disabled=not (can_pause and is_sure), on_click=begin(verbs.pause))
