@@ -11,7 +11,7 @@ from .faults import FIRST_SEED, FOUND
 from .world import play
 
 WORLDS_A_TEST = 12  # `python -m tests.chaos --worlds 2000` plays more
-MOST_WORLDS = 120  # most faults show within ten; two supervisors must meet in a rare way for a few
+MOST_WORLDS = 240  # most faults show within ten; two supervisors must meet in a rare way for a few
 
 
 @pytest.fixture(autouse=True)

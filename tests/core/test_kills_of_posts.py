@@ -27,7 +27,7 @@ CHILD = """
 from pathlib import Path
 from patron_core.lifecycle import supervisor, workload
 
-def command(run_dir, attempt_id, *more):
+def command(run_dir, attempt_id, *more, **also):
     shell = 'echo "$0" >> "$1/starts"; sleep 0.5; [ "$(wc -l < "$1/starts")" -ge 3 ] || exit 75'
     return ("sh", "-c", shell, attempt_id, run_dir)
 
