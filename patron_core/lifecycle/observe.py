@@ -83,10 +83,14 @@ def look(store: Store, run_id: str, executor: Executor, *, now: float, rows: Row
 
 
 def _not_longer_than_submitted(seen: Observation, attempt: Attempt, now: float) -> Observation:
-    """A machine's own count of its seconds is foreign: what is charged is never more than has passed."""
-    if seen.uptime_s is None or attempt.started_at is None:
+    """A machine's own count of its seconds is foreign: what is charged is never more than has passed.
+
+    Since the attempt was written down, before the first try to submit it: where whoever submitted died of it, the job
+    runs from then on, and `started_at` is when the next one found it.
+    """
+    if seen.uptime_s is None:
         return seen
-    return replace(seen, uptime_s=min(max(0.0, seen.uptime_s), _since(attempt.started_at, now) + CLOCK_NOISE_S))
+    return replace(seen, uptime_s=min(max(0.0, seen.uptime_s), _since(attempt.created_at, now) + CLOCK_NOISE_S))
 
 
 @dataclass(frozen=True, kw_only=True)

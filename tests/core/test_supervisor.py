@@ -197,6 +197,18 @@ def test_a_crash_around_the_submit_never_starts_twice(world: World, moment: Any)
     assert sum(world.machine.starts.values()) == 1
 
 
+def test_what_ran_before_its_submit_was_known_is_paid_for(world: World) -> None:
+    """Whoever submitted died of it, and the next one came two minutes later: those minutes were machine time, too."""
+    world.machine.fail_next_submit = "after"
+    world.machine.script(Script(run_s=400.0))
+    run = world.launched(held_s=900)
+    assert world.tick().errors
+    world.now += 130
+    world.machine.advance(130)
+    world.run_for(400)
+    assert (world.state(run), world.charged(run)) == (RunState.SUCCEEDED, 400 * SECOND)
+
+
 def test_a_cancel_after_a_lost_answer_stops_what_was_started(world: World) -> None:
     world.machine.fail_next_submit = "after"
     run = world.launched()
