@@ -41,7 +41,12 @@ _ROWS = (
         "PATRON_ALERT_WEBHOOK", "", "secret", "where alerts are posted as JSON: a URL of Slack, Discord, ntfy, or yours"
     ),
     Setting("PATRON_ALERT_EMAIL", "", "addresses", "who gets alerts by e-mail; with commas between them"),
-    Setting("PATRON_ALERT_SMTP", "", "secret", "by which server: `smtp://USER:PASSWORD@HOST:587`, or `smtps://`"),
+    Setting(
+        "PATRON_ALERT_SMTP",
+        "",
+        "secret",
+        "by which server, user and password before its name: `smtp://HOST:587`, or `smtps://`",
+    ),
     Setting("PATRON_ALERT_FROM", "", "address", "from whom that is; unset, from the first of its readers"),
     Setting("PATRON_ALERT_KINDS", "", "names", "only these are sent, with commas between them; unset, all"),
     Setting("PATRON_LOCAL_USD_PER_HOUR", "0.10", "dollars", "what an hour of this machine counts for"),
