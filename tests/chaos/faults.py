@@ -125,7 +125,7 @@ FIRST_SEED = {
     "an end, its charge and its release come one after another": 240,
     "a stop is noted before it is asked": 36,
     "a clock that was set back is waited for": 12,
-    "a submit under way is not forbidden": 205,
+    "a submit under way is not forbidden": 580,
     "what was judged may be outdated": 60,
     "any state may follow any": 60,
 }
