@@ -19,7 +19,7 @@ with app.setup:
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import files, inert, notes, show
+    from patron_core.ui import background, files, inert, notes, show
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any kind"
@@ -237,9 +237,8 @@ def ticking(get_work):
 @app.cell
 def saved(get_saved, get_work, set_saved, set_work, ticker):
     ticker
-    if get_work() is not None and get_work().done:
-        set_saved(get_work().value)
-        set_work(None)
+    if (_came := background.came(get_work, set_work)) is not None:
+        set_saved(_came.value)
     mo.stop(get_work() is not None, mo.md("Saving ..."))
     _outcome = get_saved()
     mo.stop(_outcome is None)

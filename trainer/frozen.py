@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.contract.exits import EXIT_DONE, BadSpec
 from trainer.contract.files import read_json, write_json
@@ -10,10 +12,18 @@ from trainer.contract.layout import MANIFEST, RESULT, SPEC, checkpoint_name
 from trainer.contract.remote import read_anywhere
 from trainer.contract.spec import SpecError, TrainSpec
 
+S = TypeVar("S")
+
 
 def load_spec(place: str | Path) -> TrainSpec:
+    """Raises BadSpec."""
+    return load(place, TrainSpec.from_json)
+
+
+def load(place: str | Path, from_json: Callable[[str], S]) -> S:
+    """A spec of any workload, from a path or a URL. Raises BadSpec."""
     try:
-        return TrainSpec.from_json(read_anywhere(place).decode())
+        return from_json(read_anywhere(place).decode())
     except SpecError as error:
         raise BadSpec(f"{place}: " + "; ".join(error.problems)) from error
     except (OSError, UnicodeDecodeError) as error:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from patron_core.states import RunState
-from patron_core.store import Run, RunSummary, Store, runs, tags
+from patron_core.store import Run, RunSummary, Store, runs
+from patron_core.store import tags as run_tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +33,12 @@ def list_runs(
 ) -> Page:
     """Those that have all of `tags`, are in one of `states`, and have `text` in name, id or detail."""
     with store.read() as conn:
-        ids = _with_all(conn, tags) if tags else None
+        ids = run_tags.run_ids(conn, tags) if tags else None
         found = runs.list_summaries(
             conn, project=project, states=states, ids=ids, text=text, limit=limit + 1, offset=cursor
         )
         more = cursor + limit if len(found) > limit else None
-        return Page(runs=found[:limit], tags=_of(conn, [run.id for run in found[:limit]]), cursor=more)
-
-
-_with_all, _of = tags.run_ids, tags.of_runs
+        return Page(runs=found[:limit], tags=run_tags.of_runs(conn, [run.id for run in found[:limit]]), cursor=more)
 
 
 def run_summary(run: Run | RunSummary) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from trainer.contract.exits import EXIT_DONE, EXIT_RESUME, BadSpec, EnvironmentD
 from trainer.contract.files import read_json, run_lock, write_json
 from trainer.contract.foreign import SOURCES, ForeignSpec
 from trainer.contract.layout import ENVIRONMENT, RESULT, SPEC
-from trainer.contract.remote import Remote, RemoteError, is_url, read_anywhere
-from trainer.contract.spec import SpecError
+from trainer.contract.remote import Remote, RemoteError, is_url
 from trainer.contract.words import printable
 from trainer.foreign import surroundings, unpack
 from trainer.foreign.command import Command
+from trainer.frozen import load
 from trainer.preemption.deadline import keep_deadline
 from trainer.preemption.notices import watching_for_notices
 from trainer.preemption.stop import StopRequest, StopWatch
@@ -106,12 +106,7 @@ def _judged(
 
 def load_spec(place: str | Path) -> ForeignSpec:
     """Raises BadSpec."""
-    try:
-        return ForeignSpec.from_json(read_anywhere(place).decode())
-    except SpecError as error:
-        raise BadSpec(f"{place}: " + "; ".join(error.problems)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSpec(f"cannot read the spec: {error}") from error
+    return load(place, ForeignSpec.from_json)
 
 
 def is_finished(run_dir: Path) -> bool:
