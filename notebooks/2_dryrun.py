@@ -167,7 +167,7 @@ def money(args, get_state, page):
 @app.cell
 def press(args, deposit, get_run, get_state, get_work, page, session, store):
     get_state()
-    _is_busy = get_work() is not None and not get_work().done
+    _is_busy = background.is_busy(get_work())
 
     def make(given, say):
         _asked = {"depth": args.depth, "file": args.spec, "name": args.name, "flags": args}
@@ -210,7 +210,7 @@ def progress(get_error, get_state, get_work, page, ticker):
     ticker, get_state()
     _work = get_work()
     _error = (_work and _work.error) or (get_error() and get_error().error)
-    _is_busy = _work is not None and not _work.done
+    _is_busy = background.is_busy(_work)
     mo.stop(not _is_busy and not _error)
     _words = background.progress(_work) if _is_busy else onward.problem(page.address, _error)
     mo.callout(mo.md(inert.paragraphs([_words])), kind="info" if _is_busy else "danger")
@@ -304,7 +304,7 @@ def answer(args, pairs, repriced, seen, session, table):
 
 @app.cell
 def ticking(get_run, get_state, get_work, session):
-    _is_busy = get_work() is not None and not get_work().done
+    _is_busy = background.is_busy(get_work())
     ticker = mo.ui.refresh(default_interval="1s" if _is_busy or background.is_active(get_state()) else "5s")
     None if session.is_script or not (get_run() or _is_busy) else ticker
     return (ticker,)

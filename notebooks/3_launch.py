@@ -149,7 +149,7 @@ def terms(deposit, offered):
 def press(actor, asked, chosen, get_state, get_work, session, set_work, store, work_key):
     get_state()
     _work = get_work()
-    _is_busy = _work is not None and not _work.done
+    _is_busy = background.is_busy(_work)
     _is_done = _work is not None and _work.done and _work.error is None
     _seen = session.call(verbs.view, store, chosen.value).value if chosen.value else None
 
@@ -195,7 +195,7 @@ def act_as_script(actor, args, asked, chosen, facts, offered, session, store):
 @app.cell
 def progress(get_work, ticker):
     ticker
-    mo.stop(get_work() is None or get_work().done)
+    mo.stop(not background.is_busy(get_work()))
     mo.callout(mo.md(inert.paragraphs([background.progress(get_work())])), kind="info")
     return
 
@@ -220,7 +220,7 @@ def result(chosen, get_state, get_work, params, session, store):
 
 @app.cell
 def ticking(get_work, session):
-    _is_busy = get_work() is not None and not get_work().done
+    _is_busy = background.is_busy(get_work())
     ticker = mo.ui.refresh(default_interval="1s" if _is_busy else "5s")
     None if session.is_script else ticker
     return (ticker,)

@@ -226,7 +226,7 @@ def press(actor, get_refused, get_work, key, params, project, question, session,
 @app.cell
 def ticking(get_work):
     ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
-    ticker if get_work() is not None and not get_work().done else None
+    ticker if background.is_busy(get_work()) else None
     return (ticker,)
 
 

@@ -92,6 +92,11 @@ class Refreshed(Generic[T]):
             self._asked_at = time.monotonic()
 
 
+def is_busy(work: Work | None) -> bool:
+    """Whether the press that a page's state holds is still under way."""
+    return work is not None and not work.done
+
+
 def came(get_work: Callable[[], Work | None], set_work: Callable[[None], object]) -> Work | None:
     """What the press that a page's state holds came to, once; None while it is under way, and without one."""
     work = get_work()
