@@ -201,8 +201,8 @@ def draw(course, followed, learning, log_pane, machine, others, seen, store, tra
     machine.show(_panels.machine)
     others.show(_panels.others)
     log_pane.show(verbs.log_tail(store, seen.run.id, lines=400))
-    _empty = "" if _panels.learning else "No curve yet. "
-    mo.md(inert.md("{}{}", _empty, course_view.mlflow_words(_beside, seen)))
+    _empty = "" if _panels.learning else "No curve yet."
+    mo.md(inert.md("{} {}", _empty, course_view.mlflow_words(_beside, seen)))
     return
 
 

@@ -65,10 +65,15 @@ def prepare(run: Run, directory: str) -> None:
     RunDir(directory).write_spec(canonical_json(run.spec))
     if run.workload != FOREIGN:
         return
+    RunDir(directory).put_file(SOURCES, sources_of(run))
+
+
+def sources_of(run: Run) -> bytes:
+    """The files of foreign code that planning put into the run's directory. Raises Refused where they are gone."""
     content = RunDir(run.run_dir).file(SOURCES)
     if content is None:
         raise Refused(f"the files of run {run.id} are not in {run.run_dir}", next="plan it again")
-    RunDir(directory).put_file(SOURCES, content)
+    return content
 
 
 def machine_for(run: Run, price: Mapping[str, Any]) -> dict[str, Any]:

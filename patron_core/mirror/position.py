@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from patron_core.rundir.record import EVAL_KEYS
-from patron_core.rundir.rundir import MEASURED, Cursor, Event, attempt_order, lineage
+from patron_core.rundir.rundir import MEASURED, Cursor, Event, attempt_order, back_to, lineage
 
 ATTEMPT_KEY = "patron/attempt"  # counts the starts, at the step that each went on from: charts draw markers at them
 MAX_PARAM_CHARS, MAX_KEY_CHARS = 6000, 250  # MLflow's limits
@@ -68,9 +68,9 @@ class Position:
         starts = {(start[0], start[1]): start for start in self.starts}
         new = [event for event in events if event.kind == "start" and (event.attempt, event.seq) not in starts]
         for event in new:
-            starts[event.attempt, event.seq] = [event.attempt, event.seq, event.time, _resumed(event)]
-        back_to = min(map(_resumed, new), default=sys.maxsize)
-        rewind_to = back_to if max(self.highest.values(), default=-1) > back_to else None
+            starts[event.attempt, event.seq] = [event.attempt, event.seq, event.time, back_to(event)]
+        lowest = min(map(back_to, new), default=sys.maxsize)
+        rewind_to = lowest if max(self.highest.values(), default=-1) > lowest else None
         return sorted(starts.values(), key=lambda start: (attempt_order(start[0]), start[1])), rewind_to
 
     def missing_points(self, events: Sequence[Event]) -> list[Point]:
@@ -87,7 +87,7 @@ class Position:
             time_ms = int(event.time * 1000)
             if event.kind == "start":
                 number = numbers[event.attempt, event.seq]
-                points.append(Point(ATTEMPT_KEY, number, time_ms, max(0, _resumed(event))))
+                points.append(Point(ATTEMPT_KEY, number, time_ms, max(0, back_to(event))))
                 continue
             fills_gap = newest is not None and is_late and attempt_order(event.attempt) < newest
             step = event.step or 0
@@ -124,12 +124,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
             text = value if isinstance(value, str) else json.dumps(value)
             flat[key] = text if len(text) <= MAX_PARAM_CHARS else f"{text[: MAX_PARAM_CHARS - 3]}..."
     return flat
-
-
-def _resumed(start: Event) -> int:
-    """The step that it went on from; -1 is from scratch."""
-    step = start.data.get("resumed_step")
-    return step if isinstance(step, int) else -1
 
 
 def _values(event: Event) -> Iterator[tuple[str, float]]:

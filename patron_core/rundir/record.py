@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from patron_core.rundir.rundir import MEASURED, REWOUND, Cursor, Event, RunDir, attempt_order
+from patron_core.rundir.rundir import MEASURED, REWOUND, Cursor, Event, RunDir, attempt_order, back_to
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,12 +277,6 @@ def reclaim_notice(directory: RunDir, attempt: str) -> str | None:
     """Who told the workload that its machine is taken away: a cloud and what it said, or a notice file."""
     sources = [str(event.data.get("source")) for event in record_of(directory).marks("notice", attempt=attempt)]
     return next((source for source in sources if source not in _OTHER_STOPS), None)
-
-
-def back_to(start: Event) -> int:
-    """The step that it went on from; -1 is from scratch."""
-    step = start.data.get("resumed_step")
-    return step if isinstance(step, int) else -1
 
 
 def _phase_after(event: Event, before: str) -> str:

@@ -237,10 +237,15 @@ def lineage(events: Sequence[Event]) -> list[Event]:
             continue
         kept.append(event)
         if event.kind == "start":
-            resumed_step = event.data.get("resumed_step")
-            limit = min(limit, resumed_step if isinstance(resumed_step, int) else -1)
+            limit = min(limit, back_to(event))
     kept.reverse()
     return kept
+
+
+def back_to(start: Event) -> int:
+    """The step that it went on from; -1 is from scratch."""
+    step = start.data.get("resumed_step")
+    return step if isinstance(step, int) else -1
 
 
 def logged_of(events: Sequence[Event]) -> dict[str, dict[str, Any]]:

@@ -156,14 +156,6 @@ def for_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, lis
     return found
 
 
-def newest_of_runs(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, Attempt]:
-    """By run, the newest attempt of each that has one, in one query."""
-    query = sa.select(attempts).where(attempts.c.run_id.in_(list(run_ids)))
-    query = query.order_by(attempts.c.kind, attempts.c.number)
-    with reading(store) as conn:
-        return {row.run_id: _attempt(row) for row in conn.execute(query)}  # the last one stays
-
-
 def zone_of(attempt: Attempt) -> str:
     """Where its machine was rented, as SkyPilot writes it: gcp/us-central1/us-central1-a; empty where nobody said."""
     return "/".join(str(attempt.evidence[part]) for part in ("cloud", "region", "zone") if attempt.evidence.get(part))

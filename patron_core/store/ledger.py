@@ -187,7 +187,7 @@ def runs_money(store: Store | Connection, run_ids: Iterable[str]) -> dict[str, R
 
 
 def statement(
-    store: Store | Connection, project: str, limit: int | None = 100, *, run_id: str | None = None
+    store: Store | Connection, project: str, limit: int = 100, *, run_id: str | None = None
 ) -> list[LedgerEntry]:
     """What moved, newest first; of one run, or of all."""
     moved = (transfers.c.project == project) & (transfers.c.usd_micros > 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from patron_core.rundir.record import back_to
+from patron_core.rundir.rundir import back_to
 from patron_core.states import EndReason
 from patron_core.ui import show
 

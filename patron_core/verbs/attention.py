@@ -30,10 +30,10 @@ def waiting_runs(store: Store, project: str) -> tuple[list[Waiting], list[RunFac
     left = [run for run in found if run.id not in noted]
     shown = {facts.id: facts for facts in left[:MOST_SHOWN]}
     whole = {run.id: run for run in runs.list_runs(store, ids=shown)}
-    last = attempts.newest_of_runs(store, shown)
+    made = attempts.for_runs(store, shown)
     words = []
     for run_id, facts in shown.items():
-        evidence = last[run_id].evidence if run_id in last else {}
+        evidence = made[run_id][-1].evidence if made[run_id] else {}
         run = whole[run_id]
         next_is = next_step(run, evidence.get("last_word"))
         words.append(Waiting(run=facts, words=_words(run, evidence, next_is), next=next_is))

@@ -72,7 +72,8 @@ def course(seen: RunView, *, now: float | None = None) -> Course:
     cost = _cost(seen, trained, left)
     funds = seen.money.charged_usd_micros + seen.money.held_usd_micros
     schedule = _schedule(run, seen.num_steps)
-    progress, losses = _bpb_progress(record, seen.num_steps or 0), _thinned(record, "train/loss")
+    losses = _thinned(record, "train/loss")
+    progress = _bpb_progress(record.curve("val/bpb"), losses, seen.num_steps or 0)
     heading = _project(progress, schedule, forecast_bpb)
     is_live = run.state in ACTIVE and run.state is not RunState.DRYRUN
     return Course(
@@ -129,16 +130,17 @@ def _band(projection: Projection | None, schedule: tuple[int, int] | None, *, si
     return list(zip(steps, projection.band(steps), strict=True))
 
 
-def _bpb_progress(record: Record, num_steps: int) -> list[tuple[int, float]]:
+def _bpb_progress(
+    measured: Sequence[tuple[int, float]], losses: Sequence[tuple[int, float]], num_steps: int
+) -> list[tuple[int, float]]:
     """The val_bpb along the way: its evaluations, and between them the training loss in the unit of the evaluations.
 
     What a loss is in bits a byte is one number for the run: the median of its last evaluations, where the two curves
     run in parallel.
     """
-    evals = [(step, bpb) for step, bpb in _curve(record, "val/bpb") if step > 0 and math.isfinite(bpb) and bpb > 0]
+    evals = [(step, bpb) for step, bpb in measured if step > 0 and math.isfinite(bpb) and bpb > 0]
     if not evals:
         return []
-    losses = _thinned(record, "train/loss")
     near = NEAR_SHARE * num_steps
     ratios = []
     for step, bpb in evals[-5:]:
@@ -159,11 +161,6 @@ def _thinned(record: Record, key: str) -> list[tuple[int, float]]:
     columns, last = into_columns(steps, values, edges_for([steps], columns=MAX_POINTS))
     pairs = zip(last.tolist(), columns.mean.tolist(), strict=True)
     return [(int(step), mean) for step, mean in pairs if math.isfinite(mean) and mean > 0]
-
-
-def _curve(record: Record, key: str) -> list[tuple[int, float]]:
-    steps, _, values = record.columns(key)
-    return [(int(step), value) for step, value in zip(steps.tolist(), values.tolist(), strict=True)]
 
 
 def _left_s(seen: RunView, record: Record, trained: Sequence[Attempt]) -> Interval | None:

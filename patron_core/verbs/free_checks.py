@@ -11,14 +11,12 @@ from pathlib import Path
 
 from patron_core.errors import Busy, Refused
 from patron_core.executors import skypilot
-from patron_core.lifecycle.workload import FOREIGN, check_spec, workload_env
+from patron_core.lifecycle.workload import FOREIGN, check_spec, sources_of, workload_env
 from patron_core.machines import credentials
 from patron_core.machines.target import target_of
-from patron_core.rundir.rundir import RunDir
 from patron_core.store.records import Run
 from patron_core.verbs.next_steps import plan_again
 from trainer.contract.code import python_module
-from trainer.contract.foreign import SOURCES
 from trainer.contract.remote import Remote, RemoteError, is_url
 from trainer.contract.spec import PATH, TrainSpec
 
@@ -33,7 +31,7 @@ def before_dryrun(run: Run) -> None:
     """Raises Refused, or Busy where somebody does not answer. May take seconds: text is tokenised for its count, which
     the dryrun then finds done."""
     if run.workload == FOREIGN:
-        _check_sources(run)
+        sources_of(run)  # that planning came to its end
     elif target_of(run).is_local:
         _check_tokens(run, check_spec(run.spec))
     before_launch(run)
@@ -50,12 +48,6 @@ def before_launch(run: Run) -> None:
         credentials.check_travel(run.run_dir, shares_this_machine=target_of(run).shares_files)
     if is_url(run.run_dir):
         check_writable(run.run_dir)
-
-
-def _check_sources(run: Run) -> None:
-    """That planning came to its end: the files of the code are where an attempt takes them from."""
-    if RunDir(run.run_dir).file(SOURCES) is None:
-        raise Refused(f"the files of run {run.id} are not in {run.run_dir}", next="plan it again")
 
 
 def train_tokens(spec: TrainSpec) -> int | None:

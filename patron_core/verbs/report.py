@@ -176,7 +176,6 @@ def report_of_run(store: Store, words: str, *, now: float | None = None) -> RunR
     found = _curves_of(store, run)
     search = _search_of(store, run)
     about = notes.list_notes(store, project=run.project, about=[run.id, *([search.id] if search else [])], limit=None)
-    mine = ledger.statement(store, run.project, None, run_id=run.id)
     return RunReport(
         lab=labs.lab_id(store),
         made_at=time.time() if now is None else now,
@@ -185,7 +184,7 @@ def report_of_run(store: Store, words: str, *, now: float | None = None) -> RunR
         forecasts=forecasts_of(store, run),
         curves={name: thinned(series, MOST_POINTS) for name, series in found.items() if series},
         num_points={name: len(series) for name, series in found.items()},
-        statement=mine[:MOST_ENTRIES][::-1],
+        statement=ledger.statement(store, run.project, MOST_ENTRIES, run_id=run.id)[::-1],
         notes=_oldest_first(about),
         search=search,
         environment=environment(run),

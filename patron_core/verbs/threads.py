@@ -121,6 +121,7 @@ def _keys(store: Store, found: Sequence[Note]) -> dict[str, str]:
     about = {note.run_id for note in found if note.run_id}
     made_by = {run.id: search_id(run) for run in runs.list_runs(store, ids=about, limit=None)} if about else {}
     keys = {}
+    by_id = {note.id: note for note in found}
     for note in found:
         search = note.links.get("search") or made_by.get(note.run_id or "")
         keys[note.id] = str(search or note.run_id or note.id)
@@ -129,7 +130,7 @@ def _keys(store: Store, found: Sequence[Note]) -> dict[str, str]:
         while asked in keys and asked not in seen:
             seen.add(asked)
             keys[note.id] = keys[asked]
-            asked = next((one.links.get("answers") for one in found if one.id == asked), None)
+            asked = by_id[asked].links.get("answers")
     return keys
 
 
