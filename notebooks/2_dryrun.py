@@ -320,8 +320,8 @@ def follow(get_run, get_state, get_work, page, ticker):
         page.set_work(background.find(f"dryrun:{_work.value}"))
     elif _found is not None and _found is not _work:
         page.set_work(_found)
-    elif page.standing() != get_state():
-        page.set_state(page.standing())
+    elif (_standing := page.standing()) != get_state():
+        page.set_state(_standing)
     return
 
 

@@ -232,8 +232,8 @@ def look(get_state, get_work, set_state, set_work, state_now, ticker, work_key):
     _found = background.under_way(work_key)
     if _found is not None and _found is not get_work():
         set_work(_found)
-    elif state_now() != get_state():
-        set_state(state_now())
+    elif (_standing := state_now()) != get_state():
+        set_state(_standing)
     return
 
 

@@ -110,7 +110,7 @@ def form(args, place, session, store):
 def the_question(args, asked, device, others, plan, session, target):
     def ask():
         given = spec_flags.of_form(plan.value, others.value, file=args.spec)
-        given = given if args.depth is None and "depth" in given else given | {"depth": asked.value["depth"]}
+        given = spec_flags.with_depth(given, args.depth, asked.value["depth"])
         lines = [line for line in asked.value["grid"].splitlines() if line.strip()]
         return verbs.Sweep(
             name=asked.value["name"],

@@ -27,8 +27,7 @@ def main(argv: Sequence[str]) -> int:
     if args.test:
         sent = session.call(verbs.send_test_alert, store, actor=session.actor).value
         assert sent is not None
-        lines = [f"{name}: {said.get('error', 'sent')}" for name, said in sent.deliveries.items()]
-        session.emit(sent.to_dict(), "\n".join(lines))
+        session.emit(sent.to_dict(), "\n".join(tables.sent(sent)))
         return 3 if any("error" in said for said in sent.deliveries.values()) else 0
     if args.seen:
         count = session.call(verbs.see_alerts, store, actor=session.actor).value

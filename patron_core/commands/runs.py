@@ -92,8 +92,8 @@ def _one(store: Store, word: str, args: RunsArguments) -> dict[str, Any]:
     if args.checkpoints:
         found["checkpoints"] = checkpoints.every(store, run.id)
     if args.ledger:
-        moved = verbs.statement(store, run.project, 100_000)
-        found["transfers"] = [asdict(line) for line in moved if line.run_id == run.id][: args.limit]
+        moved = verbs.statement(store, run.project, args.limit, run_id=run.id)
+        found["transfers"] = [asdict(line) for line in moved]
     wants_metrics = args.keys or args.since_step >= 0 or args.around >= 0
     if wants_metrics or not (args.log or args.checkpoints or args.ledger):
         around = args.around if args.around >= 0 else None

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from patron_core.interval import Interval, total
+from patron_core.scaling.law import Z90
 
 PIECES = 20
 ENOUGH = 10  # points of a machine, to know its pace; before that it compiles and warms up
@@ -41,7 +42,7 @@ def pace_s(stretches: Sequence[Stretch]) -> Interval | None:
             if after[0] > before[0]
         )
         mid = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
-        spread = statistics.pstdev(pieces) * 1.645 / len(pieces) ** 0.5 if len(pieces) > 1 else 0.25 * mid
+        spread = statistics.pstdev(pieces) * Z90 / len(pieces) ** 0.5 if len(pieces) > 1 else 0.25 * mid
         away = max(LEAST_SPREAD * mid, spread)
         return Interval(max(0.5 * mid, mid - away), mid, mid + 1.5 * away)
     return None

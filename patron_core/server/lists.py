@@ -75,8 +75,7 @@ def _act_on_alerts(caller: _Caller, form: dict[str, str]) -> HTMLResponse:
     said = ""
     try:
         if "test" in form:
-            sent = verbs.send_test_alert(caller.store, actor=caller.name)
-            said = "; ".join(f"{name}: {came.get('error', 'sent')}" for name, came in sent.deliveries.items())
+            said = "; ".join(tables.sent(verbs.send_test_alert(caller.store, actor=caller.name)))
         elif form.get("seen", "").isdecimal():
             verbs.see_alerts(caller.store, up_to=int(form["seen"]), actor=caller.name)
     except PatronError as error:

@@ -26,7 +26,7 @@ from trainer.contract.files import write_atomic
 
 if TYPE_CHECKING:
     from patron_core.store import Store
-    from patron_core.store.records import Note, NoteRevision
+    from patron_core.store.records import Note
     from patron_core.ui.background import Work
     from patron_core.ui.script import Outcome, Session
     from patron_core.verbs import Thread
@@ -180,26 +180,6 @@ def threads(found: Iterable[Thread], *, empty: str = "No note is like that.") ->
         for thread in found
     )
     return inert.page(cards or inert.html("<p>{}</p>", empty))
-
-
-def revisions(found: Iterable[NoteRevision]) -> str:
-    """HTML of all that a note ever said, the newest first."""
-    return inert.page(
-        inert.joined(
-            inert.html(
-                "<article style='{}'><div style='font-size:.8rem'>revision {}, {}, {}, {}</div>{}"
-                "<div class='prose dark:prose-invert'>{}</div></article>",
-                _CARD.format("#a0aec0"),
-                one.revision,
-                WORDS.get(one.kind, one.kind),
-                one.actor,
-                show.moment(one.time),
-                inert.html("<strong>{}</strong>", one.title) if one.title else inert.html(""),
-                inert.rendered(one.body),
-            )
-            for one in found
-        )
-    )
 
 
 def _card(note: Note) -> inert.Html:

@@ -271,14 +271,14 @@ def alerts() -> list[Column]:
         Column("what", lambda a: show.mark(a.kind), "left"),
         Column("run", lambda a: a.name, "left"),
         Column("said", lambda a: a.sentence, "left"),
-        Column("sent", _sent, "left"),
+        Column("sent", lambda a: ", ".join(sent(a)) or show.DASH, "left"),
         Column("next", lambda a: a.next, "left"),
     ]
 
 
-def _sent(alert: Alert) -> str:
-    said = (f"{name}: {came.get('error', 'sent')}" for name, came in alert.deliveries.items())
-    return ", ".join(said) or show.DASH
+def sent(alert: Alert) -> list[str]:
+    """What became of it, a channel each."""
+    return [f"{name}: {came.get('error', 'sent')}" for name, came in alert.deliveries.items()]
 
 
 def feedback() -> list[Column]:

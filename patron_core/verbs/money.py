@@ -44,9 +44,11 @@ def wallet(store: Store, project: str = DEFAULT_PROJECT) -> Wallet:
     return ledger.wallet(store, project)
 
 
-def statement(store: Store, project: str = DEFAULT_PROJECT, limit: int = 100) -> list[LedgerEntry]:
-    """Newest first."""
-    return ledger.statement(store, project, limit)
+def statement(
+    store: Store, project: str = DEFAULT_PROJECT, limit: int = 100, *, run_id: str | None = None
+) -> list[LedgerEntry]:
+    """Newest first; of one run, or of all."""
+    return ledger.statement(store, project, limit, run_id=run_id)
 
 
 def wallet_dict(wallet: Wallet) -> dict[str, Any]:

@@ -23,7 +23,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from patron_core import settings
 from patron_core.errors import InvalidInput, Refused, Unavailable
@@ -257,12 +256,6 @@ def _git(*words: str, why: str, at: Path | None = None) -> bytes:
             said = errors.read().decode(errors="replace").strip().splitlines()
             raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
         return content
-
-
-def _at_most(file: IO[bytes], most_bytes: int) -> Iterator[bytes]:
-    while most_bytes > 0 and (chunk := file.read(min(most_bytes, 2**20))):
-        most_bytes -= len(chunk)
-        yield chunk
 
 
 def _environ() -> dict[str, str]:

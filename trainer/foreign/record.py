@@ -34,7 +34,7 @@ class Record:
         self._seen = _Seen.of(run_dir, tracked.run_id)
         self._waiting: list[Logged] | None = None  # until it is known where the code went on from
         self._step: int | None = None
-        self._times: dict[str, list[tuple[int, float, float]]] = {}  # key -> (step, time, value), of this attempt
+        self._times: dict[str, list[tuple[int, float, float]]] = {}  # of a burst: key -> (step, time, value)
         self.checkpoint_step: int | None = None
 
     def begin(self, step: int | None, *, knows_resume: bool) -> None:
@@ -138,7 +138,7 @@ class Record:
                 values = {point.key: point.value for point in each}
                 self._events.emit("metrics", step=step, time=each[0].time_s, metrics=values, **read)
             self._step = max(step, self._step or 0)
-            for point in some:
+            for point in some if self._is_burst else ():
                 self._times.setdefault(point.key, []).append((point.step, point.time_s, point.value))
 
 

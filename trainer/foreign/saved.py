@@ -22,7 +22,6 @@ from trainer.contract.shapes import is_file_name
 
 QUIET_S = 2.0  # since the last change of any of its files
 KEEP = 2
-_CHUNK_BYTES = 4 * 2**20
 
 
 class Saved:
@@ -100,8 +99,5 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
