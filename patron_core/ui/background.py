@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from patron_core.ui.script import Session
 
 BEAT_S = 2.0
-SETTLE_S = 0.3  # a browser sends what was typed and the press after it by connections of their own, in any order
+# A browser sends what was typed and the press after it by connections of their own, in any order; and what comes last
+# waits until the page has drawn what the press changed, which took more than 0.3 s on a busy machine.
+SETTLE_S = 1.0
 Standing = tuple[tuple[str, RunState, float] | None, bool, int]
 
 T = TypeVar("T")
