@@ -130,11 +130,13 @@ def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt
     import altair as alt
     import polars as pl
 
+    from patron_core.store.ledger import CHARGES
+
     spent = held = 0
     rows: list[dict[str, Any]] = []
     for entry in sorted(statement, key=lambda line: line.id):
-        spent += entry.usd_micros if entry.kind == "charge" else 0
-        held += {"hold": 1, "charge": -1, "release": -1}.get(entry.kind, 0) * entry.usd_micros
+        spent += entry.usd_micros if entry.kind in CHARGES else 0
+        held += {"hold": 1, "release": -1, **dict.fromkeys(CHARGES, -1)}.get(entry.kind, 0) * entry.usd_micros
         moment = int(1000 * entry.time)
         rows += [
             {"time": moment, "dollars": to_usd(value), "what": what}

@@ -72,14 +72,15 @@ def test_money_over_time_adds_up() -> None:
     shared: dict[str, Any] = {"project": "p", "key": "k", "asked_usd_micros": 0, "source": "", "target": ""}
     shared |= {"run_id": None, "attempt_id": None, "memo": "", "actor": "ada"}
     moves = [("deposit", 50), ("hold", 30), ("charge", 10), ("release", 20)]
+    moves += [("hold", 30), ("teardown", 5), ("storage", 5), ("egress", 5)]
     lines = [
         LedgerEntry(id=i, kind=kind, usd_micros=amount * 10_000, time=1e9 + i, **shared)
         for i, (kind, amount) in enumerate(moves)
     ]
     chart = spec_of(charts.wallet_chart(list(reversed(lines))))
     (rows,) = chart["datasets"].values()
-    assert [row["dollars"] for row in rows if row["what"] == "held"] == [0.0, 0.3, 0.2, 0.0]
-    assert [row["dollars"] for row in rows if row["what"] == "spent"] == [0.0, 0.0, 0.1, 0.1]
+    assert [row["dollars"] for row in rows if row["what"] == "held"] == [0.0, 0.3, 0.2, 0.0, 0.3, 0.25, 0.2, 0.15]
+    assert [row["dollars"] for row in rows if row["what"] == "spent"] == [0.0, 0.0, 0.1, 0.1, 0.1, 0.15, 0.2, 0.25]
     spec_of(charts.wallet_chart([]))
 
 
