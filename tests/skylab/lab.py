@@ -49,8 +49,8 @@ def reason_not_to() -> str | None:
     missing = [package for program, package in NEEDED.items() if shutil.which(program, path=path) is None]
     if missing:
         return f"the SkyPilot lab needs packages: apt-get install {' '.join(missing)}"
-    if importlib.util.find_spec("sky") is None:
-        return "SkyPilot is not installed: uv sync --extra slurm"
+    if any(importlib.util.find_spec(package) is None for package in ("hostlist", "grpc")):
+        return "SkyPilot's part for Slurm is not installed: uv sync --extra slurm"
     return None
 
 
