@@ -12,7 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from corpus import write_corpus
-from lab import Lab, Unreachable, reason_not_to
+from lab import ACCOUNT, Lab, edit, reason_not_to
+
+LEFT_BY_A_KILLED_LAB = f"{ACCOUNT}:x:0:0::/nonexistent/login:/bin/bash"
 
 
 @pytest.fixture(scope="session")
@@ -20,11 +22,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     reason = reason_not_to()
     if reason:
         pytest.skip(reason)
+    edit("/etc/passwd", lambda lines: [*lines, LEFT_BY_A_KILLED_LAB])
     found = Lab(tmp_path_factory.mktemp("skylab"))
-    try:
-        found.up()
-    except Unreachable as why:
-        pytest.skip(f"nobody gets into this machine by ssh: {why}")
+    found.up()
     try:
         yield found
     finally:

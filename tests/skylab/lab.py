@@ -54,10 +54,6 @@ def reason_not_to() -> str | None:
     return None
 
 
-class Unreachable(RuntimeError):
-    """This machine lets nobody in by ssh."""
-
-
 @dataclass
 class Lab:
     folder: Path
@@ -92,9 +88,9 @@ class Lab:
         user = self.folder / "home/.sky/user_hash"
         if user.exists():  # the sockets of its ssh connections
             shutil.rmtree(f"/tmp/sky_ssh_{user.read_text().strip()}", ignore_errors=True)
-        _edit("/etc/hosts", lambda lines: [line for line in lines if line != HOSTS_LINE])
+        edit("/etc/hosts", lambda lines: [line for line in lines if line != HOSTS_LINE])
         for name in ("/etc/passwd", "/etc/shadow"):
-            _edit(name, lambda lines: [line for line in lines if not line.startswith(f"{ACCOUNT}:")])
+            edit(name, without_account)
 
     def processes(self) -> list[psutil.Process]:
         """Everything that the lab started: by its mark; by pid, or by its log, where a program overwrites its own."""
@@ -135,7 +131,7 @@ class Lab:
         return self.run(str(Path(sys.executable).parent / "sky"), *arguments, timeout_s=timeout_s)
 
     def reach(self) -> None:
-        """Ask Slurm by ssh, as SkyPilot does. Unreachable says what ssh and sshd said."""
+        """Ask Slurm by ssh, as SkyPilot does. RuntimeError says what ssh and sshd said."""
         to = [f"{ACCOUNT}@127.0.0.1", "-p", str(SSH_PORT), "-i", str(self.folder / "login.key"), "-v", "-F", "none"]
         options = {"StrictHostKeyChecking": "no", "UserKnownHostsFile": "/dev/null", "ConnectTimeout": "30"}
         with tempfile.TemporaryDirectory(prefix="sky_ssh_", dir="/tmp") as sockets:  # SkyPilot's are there too
@@ -146,7 +142,7 @@ class Lab:
         if done.returncode != 0 or "PartitionName=spot" not in done.stdout:
             sshd = (self.folder / "log" / "sshd.out").read_text().splitlines()
             said = [f"ssh ended with {done.returncode}", *done.stderr.splitlines()[-25:], "sshd:", *sshd[-15:]]
-            raise Unreachable("\n".join(said))
+            raise RuntimeError("\n".join(said))
 
     def last_words(self) -> str:
         """What SkyPilot's server and sshd complained of, for whoever reads why a scene failed."""
@@ -208,9 +204,10 @@ class Lab:
             raise RuntimeError("uv is not on PATH: pip install uv")
         _link(Path(uv), self.folder / "uv")
         self._make_runtime()
-        _edit("/etc/hosts", lambda lines: [*(line for line in lines if line != HOSTS_LINE), HOSTS_LINE])
-        _edit("/etc/passwd", lambda lines: [*lines, f"{ACCOUNT}:x:0:0::{self.folder}/login:/bin/bash"])
-        _edit("/etc/shadow", lambda lines: [*lines, f"{ACCOUNT}:*:19000:0:99999:7:::"])
+        edit("/etc/hosts", lambda lines: [*(line for line in lines if line != HOSTS_LINE), HOSTS_LINE])
+        login, shadow = f"{ACCOUNT}:x:0:0::{self.folder}/login:/bin/bash", f"{ACCOUNT}:*:19000:0:99999:7:::"
+        edit("/etc/passwd", lambda lines: [*without_account(lines), login])
+        edit("/etc/shadow", lambda lines: [*without_account(lines), shadow])
         for key in ("login.key", "host.key"):
             (self.folder / key).unlink(missing_ok=True)
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key)]
@@ -386,7 +383,12 @@ def _link(source: Path, target: Path) -> None:
     target.symlink_to(source)
 
 
-def _edit(name: str, change) -> None:
+def without_account(lines: list[str]) -> list[str]:
+    """A lab that was killed leaves its own; the first of two counts, and its keys are of a folder that is no more."""
+    return [line for line in lines if not line.startswith(f"{ACCOUNT}:")]
+
+
+def edit(name: str, change) -> None:
     """Rewrite a system file in place, keeping its inode: in containers it may be a mount."""
     path = Path(name)
     before = path.read_text().splitlines()
