@@ -10,7 +10,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="full", app_title="Patron: lab")
 
-with app.setup:
+with app.setup(hide_code=True):
     import itertools
     from types import SimpleNamespace
 
@@ -22,23 +22,7 @@ with app.setup:
     from patron_core.ui.script import Arguments, Usd, open_session
 
 
-@app.class_definition
-class LabArguments(Arguments):
-    project: str = Field(default="", description="project to show; without it the one that has runs")
-    limit: int = Field(default=50, ge=1, le=10000, description="runs to show at most")
-    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
-    withdraw: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to take back from the wallet; needs --yes")
-    key: str = Field(default="", description="idempotency key: the same key deposits or withdraws once")
-    write_off: str = Field(default="", description="a run whose machine is lost: end it, free its money; needs --yes")
-    yes: bool = Field(default=False, description="confirm the deposit, the withdrawal or the write-off")
-    runs: tuple[str, ...] = Field(default=(), description="runs to tag, untag, pin or unpin, by id or name")
-    tag: tuple[str, ...] = Field(default=(), description="give --runs these tags")
-    untag: tuple[str, ...] = Field(default=(), description="take these tags from --runs")
-    pin: bool = Field(default=False, description="keep --runs at the top of the table")
-    unpin: bool = Field(default=False, description="no longer")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         LabArguments,
@@ -58,7 +42,23 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class LabArguments(Arguments):
+    project: str = Field(default="", description="project to show; without it the one that has runs")
+    limit: int = Field(default=50, ge=1, le=10000, description="runs to show at most")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet; needs --yes")
+    withdraw: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to take back from the wallet; needs --yes")
+    key: str = Field(default="", description="idempotency key: the same key deposits or withdraws once")
+    write_off: str = Field(default="", description="a run whose machine is lost: end it, free its money; needs --yes")
+    yes: bool = Field(default=False, description="confirm the deposit, the withdrawal or the write-off")
+    runs: tuple[str, ...] = Field(default=(), description="runs to tag, untag, pin or unpin, by id or name")
+    tag: tuple[str, ...] = Field(default=(), description="give --runs these tags")
+    untag: tuple[str, ...] = Field(default=(), description="take these tags from --runs")
+    pin: bool = Field(default=False, description="keep --runs at the top of the table")
+    unpin: bool = Field(default=False, description="no longer")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     actor = session.actor
@@ -76,7 +76,7 @@ def lab(session):
     return actor, get_asked, get_came, get_pressed, get_stale, get_work, key, page, params, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choose(args, params, session, store):
     _asked = args.project or (verbs.DEFAULT_PROJECT if args.deposit else "")  # money goes where it always did
     _first = verbs.project_to_show(store, _asked)
@@ -95,14 +95,14 @@ def choose(args, params, session, store):
     return project, ticker
 
 
-@app.cell
+@app.cell(hide_code=True)
 def act_as_script(actor, args, key, project, session, store):
     lab_view.act(session, store, args, project=project.value, key=key, actor=actor)
     acted = True
     return (acted,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def look(acted, args, get_pressed, project, session, store, ticker):
     acted, get_pressed(), ticker
     outcome = session.call(verbs.lab, store, project.value, limit=args.limit)
@@ -111,7 +111,7 @@ def look(acted, args, get_pressed, project, session, store, ticker):
     return (found,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def money(found):
     _wallet = found.wallet
     _lasts = "nothing is under way" if found.money_lasts_s is None else f"pays for {show.seconds(found.money_lasts_s)}"
@@ -137,7 +137,7 @@ def money(found):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def waiting(found, params):
     _more = len(found.attention) - len(found.waiting)
     _table = tables.waiting(lambda notebook, run_id: show.page(params, notebook, run=run_id))
@@ -148,7 +148,7 @@ def waiting(found, params):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def asked_now(found, page):
     # what is typed below survives every look that brings nothing new
     if page.asked != found.approvals:
@@ -157,7 +157,7 @@ def asked_now(found, page):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def approvals(actor, get_asked, page, session, store):
     mo.stop(session.is_script or not get_asked())
 
@@ -170,14 +170,14 @@ def approvals(actor, get_asked, page, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_work):
     beat = mo.ui.refresh(default_interval="1s")
     beat if get_work() is not None else None
     return (beat,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def came(beat, get_came, get_work, page, params):
     beat
     if (_came := background.came(get_work, page.set_work)) is not None:
@@ -194,7 +194,7 @@ def came(beat, get_came, get_work, page, params):
     return (told,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def under_way(found, params):
     mo.stop(not found.live)
     _table = tables.under_way(lambda notebook, run_id: show.page(params, notebook, run=run_id))
@@ -202,13 +202,13 @@ def under_way(found, params):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(found, session):
     session.emit(found.to_dict(), lab_view.text(found))
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def changed(found, page):
     # the table below keeps its selection, order and page while nothing changes that it shows
     _mark = [(row.run.id, row.run.state, row.run.reason, *row.tags) for row in found.rows]
@@ -218,7 +218,7 @@ def changed(found, page):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def runs(acted, get_pressed, get_stale, project, session, store):
     acted, get_pressed(), get_stale()
     mo.stop(session.is_script)
@@ -226,7 +226,7 @@ def runs(acted, get_pressed, get_stale, project, session, store):
     return (rows,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def table(page, params, project, rows, store):
     _start = onward.buttons(params, "patron search", "patron estimate")
     mo.stop(not rows, mo.md(inert.md("No run yet. Ask a question, or look at what one takes.\n\n{}", _start)))
@@ -245,7 +245,7 @@ def table(page, params, project, rows, store):
     return (chosen,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def tagging(actor, chosen, page, store):
     def change(add, remove):
         for run_id in _ids:
@@ -256,7 +256,7 @@ def tagging(actor, chosen, page, store):
     return (tags,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def chosen_runs(chosen, params, store, tags):
     _ids = chosen.value["id"].to_list()
     _link = show.page(params, "5_compare", runs=",".join(_ids))
@@ -276,21 +276,21 @@ def chosen_runs(chosen, params, store, tags):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def grouping():
     by = mo.ui.dropdown(["not grouped", *verbs.GROUPS], value="not grouped", label="Group by")
     by
     return (by,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def groups(by, rows):
     mo.stop(by.value == "not grouped")
     mo.Html(show.html_table(verbs.group_runs(rows, by.value), tables.run_groups(by.value)))
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def statement(found, session):
     _parts = [mo.md("## Statement")]
     if found.statement and not session.is_script:
@@ -300,7 +300,7 @@ def statement(found, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def deposit(actor, get_pressed, key, page, params, project, session, store):
     _first = 0 if get_pressed() else onward.dollars(params, "deposit")  # of the address; once paid it is empty
 
@@ -320,7 +320,7 @@ def deposit(actor, get_pressed, key, page, params, project, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def told_below(told):
     told
     return

@@ -11,7 +11,7 @@ import marimo
 __generated_with = "0.25.2"
 app = marimo.App(width="full", app_title="Patron: estimate")
 
-with app.setup:
+with app.setup(hide_code=True):
     from typing import Annotated
 
     import marimo as mo
@@ -22,7 +22,29 @@ with app.setup:
     from patron_core.ui.script import Usd, open_session
 
 
-@app.class_definition
+@app.cell(hide_code=True)
+def title():
+    session = open_session(
+        EstimateArguments,
+        mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
+        address=mo.query_params().to_dict(),
+        file=__file__,
+        description="What depths take on devices: size, memory, time, money and predicted loss. Spends nothing.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Estimate
+
+        What would a model of this depth take on this device, and what loss would it reach? Nothing is spent here; a
+        dryrun replaces the assumptions by measurements.
+        """
+    )
+    return args, session
+
+
+@app.class_definition(hide_code=True)
 class EstimateArguments(spec_flags.SpecArguments):
     depths: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
         default=(6, 8, 10, 12), min_length=1, description="depths to estimate"
@@ -45,29 +67,7 @@ class EstimateArguments(spec_flags.SpecArguments):
     FROM_ADDRESS = spec_flags.FROM_ADDRESS | {"depths", "devices", "minutes", "budget", "spot"}
 
 
-@app.cell
-def title():
-    session = open_session(
-        EstimateArguments,
-        mode=mo.app_meta().mode,
-        request=mo.app_meta().request,
-        address=mo.query_params().to_dict(),
-        file=__file__,
-        description="What depths take on devices: size, memory, time, money and predicted loss. Spends nothing.",
-    )
-    args = session.args
-    mo.md(
-        """
-        # Estimate
-
-        What would a model of this depth take on this device, and what loss would it reach? Nothing is spent here; a
-        dryrun replaces the assumptions by measurements.
-        """
-    )
-    return args, session
-
-
-@app.cell
+@app.cell(hide_code=True)
 def question(args):
     depths = mo.ui.multiselect([str(d) for d in range(1, 65)], value=[str(d) for d in args.depths], label="Depths")
     _known = list(dict.fromkeys([*verbs.device_names(), *args.devices]))
@@ -81,7 +81,7 @@ def question(args):
     return budget, depths, devices, gpus, minutes, nodes, spot
 
 
-@app.cell
+@app.cell(hide_code=True)
 def details(args, devices, session, store):
     _device = session.call(verbs.device_named, store, (devices.value or [verbs.LOCAL_DEVICE])[0])
     _fields = spec_flags.form(args, verbs.defaults_for(_device.value) if not _device.failed else {})
@@ -97,7 +97,7 @@ def details(args, devices, session, store):
     return fields, others
 
 
-@app.cell
+@app.cell(hide_code=True)
 def market_question(args):
     look_up = mo.ui.switch(value=args.prices or args.fallback_prices, label="Prices at clouds")
     clouds = mo.ui.multiselect(sorted({*verbs.PRICED_CLOUDS, *args.clouds}), value=list(args.clouds), label="Clouds")
@@ -107,14 +107,14 @@ def market_question(args):
     return clouds, dated, look_up, max_usd_per_hour
 
 
-@app.cell
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab(make=False)  # finished runs sharpen the prediction; without a lab nothing is made
     address = mo.query_params().to_dict()
     return address, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others, session, spot, store):
     budget_s = 60 * minutes.value
     given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
@@ -137,13 +137,13 @@ def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others
     return budget_s, plans, rows
 
 
-@app.cell
+@app.cell(hide_code=True)
 def columns():
     table = tables.estimates()
     return (table,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def market(clouds, dated, devices, look_up, session):
     prices = None
     if look_up.value:
@@ -151,7 +151,7 @@ def market(clouds, dated, devices, look_up, session):
     return (prices,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
     placed = []
     if prices is not None and not prices.failed:
@@ -167,13 +167,13 @@ def places(budget, budget_s, max_usd_per_hour, prices, rows, session):
     return (placed,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def price_columns():
     price_table, place_table = tables.prices(), tables.places()
     return place_table, price_table
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(placed, plans, price_table, prices, rows, session, table):
     _answer = {"estimates": [row.to_dict() | {"plan": plan} for row, plan in zip(rows, plans, strict=True)]}
     _lines = [show.text_table(rows, table), "", *(f"d{row.recipe.depth}: {row.sentence}" for row in rows)]
@@ -187,13 +187,13 @@ def answer(placed, plans, price_table, prices, rows, session, table):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def chart(budget_s, rows, session):
     None if session.is_script else charts.estimate_chart(rows, budget_s=budget_s)
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def reasons(rows):
     mo.accordion(
         {
@@ -206,7 +206,7 @@ def reasons(rows):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def price_answer(price_table, prices, session):
     mo.stop(prices is None or session.is_script)
     mo.stop(prices.failed, mo.callout(mo.md(prices.error_markdown()), kind="warn"))
@@ -229,7 +229,7 @@ def price_answer(price_table, prices, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def place_answer(place_table, placed, session):
     mo.stop(not placed or session.is_script)
     mo.accordion(
@@ -248,7 +248,7 @@ def place_answer(place_table, placed, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choice_of_plan(rows, session):
     _labels = {f"d{row.recipe.depth} on {row.device.name}": n for n, row in enumerate(rows)}
     wanted = mo.ui.dropdown(_labels, value=next(iter(_labels), None), label="Plan")
@@ -256,7 +256,7 @@ def choice_of_plan(rows, session):
     return (wanted,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def plan_this(address, budget, plans, wanted):
     mo.stop(not plans[wanted.value], mo.hstack([wanted, mo.md("Only estimated: Patron rents no such card.")]))
     _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value:.15g}")
@@ -264,7 +264,7 @@ def plan_this(address, budget, plans, wanted):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def conventions():
     mo.md("""
     *params* counts everything that is trained; *w/o v-emb* leaves out the value embeddings, as most published

@@ -12,7 +12,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: dryrun")
 
-with app.setup:
+with app.setup(hide_code=True):
     import uuid
     from types import SimpleNamespace
 
@@ -27,27 +27,7 @@ with app.setup:
     OTHERS = "Any other field, key=value a line"
 
 
-@app.class_definition
-class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
-    run: str = Field(default="", description="a run that was planned before; else one is planned from the other flags")
-    depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
-    amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
-    draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
-    name: str = Field(default="", description="name of the run; else one is made")
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
-    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
-    key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
-    yes: bool = Field(default=False, description="confirm: spend what the burst costs")
-    timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
-
-    FROM_ADDRESS = spec_flags.FROM_ADDRESS | target_flags.FROM_ADDRESS | {"name", "project"}
-
-    @classmethod
-    def problems_together(cls, given):
-        return super().problems_together(given) + spec_flags.run_problems(cls, given)
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         DryrunArguments,
@@ -69,7 +49,27 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, target_flags.LimitArguments):
+    run: str = Field(default="", description="a run that was planned before; else one is planned from the other flags")
+    depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
+    amend: bool = Field(default=False, description="change the proven run: what a dryrun does not measure")
+    draft: bool = Field(default=False, description="only plan it: a draft, for nothing")
+    name: str = Field(default="", description="name of the run; else one is made")
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    key: str = Field(default="", description="idempotency key: the same key plans and deposits once")
+    yes: bool = Field(default=False, description="confirm: spend what the burst costs")
+    timeout_s: float = Field(default=900.0, gt=0, le=1e6, description="stop watching after this many seconds")
+
+    FROM_ADDRESS = spec_flags.FROM_ADDRESS | target_flags.FROM_ADDRESS | {"name", "project"}
+
+    @classmethod
+    def problems_together(cls, given):
+        return super().problems_together(given) + spec_flags.run_problems(cls, given)
+
+
+@app.cell(hide_code=True)
 def lab(args, session):
     store, _params = session.open_lab(), mo.query_params()
     # `address` as it was opened: nothing is drawn anew where it changes. `typed` is what is in the fields now: a press
@@ -89,7 +89,7 @@ def lab(args, session):
     return get_error, get_run, get_state, get_work, page, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def where(args, get_run, page, session):
     place = mo.ui.dictionary(
         {
@@ -109,7 +109,7 @@ def where(args, get_run, page, session):
     return (place,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def form(args, get_run, page, place, session, store):
     target = target_flags.target_of(place.value)
     _device = session.call(target.find_device, store)
@@ -142,7 +142,7 @@ def form(args, get_run, page, place, session, store):
     return code, depth, others, plan, target
 
 
-@app.cell
+@app.cell(hide_code=True)
 def estimate(args, code, depth, get_run, others, plan, session, store, target):
     mo.stop(get_run() or code.value["workload"])
     _given = session.call(spec_flags.of_form, plan.value, others.value, file=args.spec)
@@ -154,7 +154,7 @@ def estimate(args, code, depth, get_run, others, plan, session, store, target):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def money(args, get_state, page):
     get_state()  # paid in once: after a press it is empty again
     page.typed["deposit"] = args.deposit if page.presses == 0 else 0
@@ -164,7 +164,7 @@ def money(args, get_state, page):
     return (deposit,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def press(args, deposit, get_run, get_state, get_work, page, session, store):
     get_state()
     _is_busy = background.is_busy(get_work())
@@ -205,7 +205,7 @@ def press(args, deposit, get_run, get_state, get_work, page, session, store):
     return make, prove
 
 
-@app.cell
+@app.cell(hide_code=True)
 def progress(get_error, get_state, get_work, page, ticker):
     ticker, get_state()
     _work = get_work()
@@ -217,7 +217,7 @@ def progress(get_error, get_state, get_work, page, ticker):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def act_as_script(args, get_run, make, page, prove, session, store):
     if session.is_script and args.amend:
         session.call(verbs.amend, store, get_run(), changes=code_flags.changes(args), actor=session.actor)
@@ -244,7 +244,7 @@ def act_as_script(args, get_run, make, page, prove, session, store):
     return (acted,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def look(acted, get_run, get_state, get_work, page, session, store):
     acted, get_state()
     mo.stop(not get_run())
@@ -265,7 +265,7 @@ def look(acted, get_run, get_state, get_work, page, session, store):
     return (seen,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def change(get_run, get_state, page, session, store):
     def amend(text):
         _given = session.call(spec_flags.of_form, {}, text)
@@ -280,7 +280,7 @@ def change(get_run, get_state, page, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def measured(seen, store):
     repriced = verbs.repriced_any(store, seen.run) if seen.run.dryrun else None
     pairs = measured_beside_estimated(seen.run, repriced) if repriced else []
@@ -292,7 +292,7 @@ def measured(seen, store):
     return pairs, repriced, table
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(args, pairs, repriced, seen, session, table):
     _proof = {"dryrun": seen.run.dryrun, "estimate": repriced.to_dict()} if repriced else {}
     _pairs = ["", show.text_table(pairs, table)] if repriced else []
@@ -302,7 +302,7 @@ def answer(args, pairs, repriced, seen, session, table):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_run, get_state, get_work, session):
     _is_busy = background.is_busy(get_work())
     ticker = mo.ui.refresh(default_interval="1s" if _is_busy or background.is_active(get_state()) else "5s")
@@ -310,7 +310,7 @@ def ticking(get_run, get_state, get_work, session):
     return (ticker,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def follow(get_run, get_state, get_work, page, ticker):
     ticker
     _work, _found = get_work(), background.under_way(f"dryrun:{get_run()}")

@@ -10,7 +10,7 @@ import marimo
 __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="Patron: launch")
 
-with app.setup:
+with app.setup(hide_code=True):
     import marimo as mo
     from pydantic import Field
 
@@ -23,16 +23,7 @@ with app.setup:
     MORE = (verbs.RunState.LAUNCHING, verbs.RunState.RUNNING, verbs.RunState.RECOVERING)  # more money may be held
 
 
-@app.class_definition
-class LaunchArguments(Arguments):
-    run: str = Field(default="", description="id, name or beginning of the id of the run")
-    fund: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
-    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
-    key: str = Field(default="", description="idempotency key: the same key holds and launches once")
-    yes: bool = Field(default=False, description="confirm: hold the money and launch")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         LaunchArguments,
@@ -53,7 +44,16 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class LaunchArguments(Arguments):
+    run: str = Field(default="", description="id, name or beginning of the id of the run")
+    fund: Usd | None = Field(default=None, gt=0, le=1e6, description="dollars to hold; else the upper bound")
+    deposit: Usd = Field(default=0.0, ge=0, le=1e6, description="dollars to put into the wallet first")
+    key: str = Field(default="", description="idempotency key: the same key holds and launches once")
+    yes: bool = Field(default=False, description="confirm: hold the money and launch")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     actor = session.actor
@@ -62,7 +62,7 @@ def lab(session):
     return actor, params, set_address, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choose(args, params, session, set_address, store):
     session.require("--run", args.run, next="patron lab")
     _waiting = [run for run in verbs.overview(store) if run.state in WAITING]
@@ -94,7 +94,7 @@ def choose(args, params, session, set_address, store):
     return amount, asked, chosen, deposit
 
 
-@app.cell
+@app.cell(hide_code=True)
 def pressing(chosen, session, store):
     # a press is found again after a reload, and by whoever looks at the same run
     work_key = f"launch:{chosen.value}"
@@ -107,7 +107,7 @@ def pressing(chosen, session, store):
     return get_state, get_work, set_state, set_work, state_now, work_key
 
 
-@app.cell
+@app.cell(hide_code=True)
 def offer(amount, chosen, get_state, params, session, store):
     get_state()
     mo.stop(
@@ -123,7 +123,7 @@ def offer(amount, chosen, get_state, params, session, store):
     return (offered,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def terms(deposit, offered):
     _row, _wallet = offered.estimate, offered.wallet
     _limit = offered.run.max_usd_micros
@@ -145,7 +145,7 @@ def terms(deposit, offered):
     return (facts,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def press(actor, asked, chosen, get_state, get_work, session, set_work, store, work_key):
     get_state()
     _work = get_work()
@@ -170,7 +170,7 @@ def press(actor, asked, chosen, get_state, get_work, session, set_work, store, w
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def act_as_script(actor, args, asked, chosen, facts, offered, session, store):
     if session.is_script:
         for _name, _value in facts:
@@ -192,7 +192,7 @@ def act_as_script(actor, args, asked, chosen, facts, offered, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def progress(get_work, ticker):
     ticker
     mo.stop(not background.is_busy(get_work()))
@@ -200,7 +200,7 @@ def progress(get_work, ticker):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def result(chosen, get_state, get_work, params, session, store):
     get_state()
     mo.stop(session.is_script or chosen.value is None)
@@ -218,7 +218,7 @@ def result(chosen, get_state, get_work, params, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_work, session):
     _is_busy = background.is_busy(get_work())
     ticker = mo.ui.refresh(default_interval="1s" if _is_busy else "5s")
@@ -226,7 +226,7 @@ def ticking(get_work, session):
     return (ticker,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def look(get_state, get_work, set_state, set_work, state_now, ticker, work_key):
     ticker
     _found = background.under_way(work_key)

@@ -11,7 +11,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="full", app_title="Patron: watch")
 
-with app.setup:
+with app.setup(hide_code=True):
     import shlex
     from types import SimpleNamespace
 
@@ -23,18 +23,7 @@ with app.setup:
     from patron_core.ui.script import Arguments, open_session
 
 
-@app.class_definition
-class WatchArguments(Arguments):
-    run: str = Field(default="", description="the run: its id, its name, or the beginning of its id")
-    follow: bool = Field(default=True, description="watch until the run rests, not just once")
-    timeout_s: float | None = Field(default=None, gt=0, le=1e8, description="stop watching after this many seconds")
-    pause: bool = Field(default=False, description="save a checkpoint and stop; needs --yes")
-    cancel: bool = Field(default=False, description="end the run for good; needs --yes")
-    yes: bool = Field(default=False, description="confirm a pause or a cancel")
-    note: str = Field(default="", description="a note to keep with the run")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         WatchArguments,
@@ -55,7 +44,18 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class WatchArguments(Arguments):
+    run: str = Field(default="", description="the run: its id, its name, or the beginning of its id")
+    follow: bool = Field(default=True, description="watch until the run rests, not just once")
+    timeout_s: float | None = Field(default=None, gt=0, le=1e8, description="stop watching after this many seconds")
+    pause: bool = Field(default=False, description="save a checkpoint and stop; needs --yes")
+    cancel: bool = Field(default=False, description="end the run for good; needs --yes")
+    yes: bool = Field(default=False, description="confirm a pause or a cancel")
+    note: str = Field(default="", description="a note to keep with the run")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     actor = session.actor
@@ -67,7 +67,7 @@ def lab(session):
     return actor, get_listed, opened_on, opened_with, params, set_listed, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choose(args, get_listed, opened_on, opened_with, params, session, store):
     session.require("--run", args.run, next="patron lab")
     get_listed()
@@ -85,7 +85,7 @@ def choose(args, get_listed, opened_on, opened_with, params, session, store):
     return (chosen,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def act_as_script(actor, args, chosen, session, store):
     if session.is_script and args.note:
         _run = session.call(verbs.view, store, chosen.value).value.run
@@ -98,7 +98,7 @@ def act_as_script(actor, args, chosen, session, store):
     return (acted,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def slow():
     # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
     page = SimpleNamespace()
@@ -111,7 +111,7 @@ def slow():
     return get_kept, get_pressed, get_run, get_state, get_stop, get_work, page
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_state, get_stop, get_work, session):
     # at rest slowly: what rests may begin, here or on another page
     _every = "1s" if get_work() or get_stop() else "2s" if get_state()[1] in verbs.ACTIVE else "5s"
@@ -120,7 +120,7 @@ def ticking(get_state, get_stop, get_work, session):
     return (ticker,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def list_runs(get_listed, session, set_listed, store, ticker):
     ticker
     mo.stop(session.is_script)
@@ -130,7 +130,7 @@ def list_runs(get_listed, session, set_listed, store, ticker):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def look(acted, args, chosen, get_pressed, get_run, get_state, page, session, store, ticker):
     acted, ticker, get_pressed()
     mo.stop(chosen.value is None)
@@ -159,7 +159,7 @@ def look(acted, args, chosen, get_pressed, get_run, get_state, page, session, st
     return course, seen
 
 
-@app.cell
+@app.cell(hide_code=True)
 def headline(course, opened_with, seen):
     _refused = [f"Refused: {seen.refused['message']}"] if seen.refused else []
     _stop = inert.md(" Asked to {}.", seen.run.stop_requested) if seen.run.stop_requested else ""
@@ -181,7 +181,7 @@ def headline(course, opened_with, seen):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def boards(get_run, session, store):
     # built once for a run: a tick only tells them what is new, so that hover, zoom and an open section stay
     mo.stop(session.is_script or not get_run())
@@ -192,7 +192,7 @@ def boards(get_run, session, store):
     return followed, learning, log_pane, machine, others, tracked
 
 
-@app.cell
+@app.cell(hide_code=True)
 def draw(course, followed, learning, log_pane, machine, others, seen, store, tracked):
     mo.stop(followed.run_id != seen.run.id)  # its boards come in a moment
     _record, _beside = followed.look(), tracked.latest()
@@ -206,14 +206,14 @@ def draw(course, followed, learning, log_pane, machine, others, seen, store, tra
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def attempts(seen):
     _table = mo.Html(show.html_table(seen.attempts, show.attempt_columns(), empty="Nothing was launched yet."))
     mo.vstack([mo.md("### Attempts"), _table])
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def samples(seen):
     _talk = mo.md(inert.md("Talk to it: {}", inert.code(f"python -m trainer.sample {shlex.quote(seen.run.run_dir)}")))
     _said = [mo.md("### What it says"), mo.Html(show.html_table(seen.samples, show.sample_columns())), _talk]
@@ -223,13 +223,13 @@ def samples(seen):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def log(log_pane):
     mo.vstack([mo.md("### Log"), log_pane])
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def details(get_state, session, store):
     mo.stop(session.is_script or not get_state()[0])
     _seen = verbs.view(store, get_state()[0])
@@ -242,7 +242,7 @@ def details(get_state, session, store):
     return (report,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def confirmation(get_state, session, store):
     mo.stop(session.is_script or not get_state()[0] or get_state()[1] in verbs.TERMINAL)
     run_id, _state, _ = get_state()
@@ -252,7 +252,7 @@ def confirmation(get_state, session, store):
     return can_pause, run_id, run_name, sure
 
 
-@app.cell
+@app.cell(hide_code=True)
 def controls(actor, can_pause, page, run_id, run_name, store, sure):
     def begin(verb):
         key = f"{verb.__name__}:{actor}:{run_id}"
@@ -265,7 +265,7 @@ def controls(actor, can_pause, page, run_id, run_name, store, sure):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def pressed(get_pressed, get_run, get_stop, opened_with, page, ticker):
     ticker
     if (_came := background.came(get_stop, page.set_stop)) is not None:
@@ -276,7 +276,7 @@ def pressed(get_pressed, get_run, get_stop, opened_with, page, ticker):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def writing(actor, get_kept, get_run, page, session, store):
     _, _run_id = get_kept(), get_run()
     mo.stop(session.is_script or not _run_id)
@@ -286,7 +286,7 @@ def writing(actor, get_kept, get_run, page, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def saved(get_kept, get_run, get_work, page, session, store, ticker):
     ticker  # somebody else may have written
     mo.stop(session.is_script or not get_run())
@@ -298,7 +298,7 @@ def saved(get_kept, get_run, get_work, page, session, store, ticker):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(args, course, seen, session):
     session.emit(
         seen.to_dict() | {"course": course.to_dict()},

@@ -11,7 +11,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="full", app_title="Patron: compare")
 
-with app.setup:
+with app.setup(hide_code=True):
     import marimo as mo
     from pydantic import Field
 
@@ -23,15 +23,7 @@ with app.setup:
     MOST_DRAWN = 24  # runs in one chart: more cover each other
 
 
-@app.class_definition
-class CompareArguments(Arguments):
-    runs: tuple[str, ...] = Field(default=(), description="runs to compare, by id or name; else all that finished")
-    project: str = Field(default="", description="project to take runs from, all for every one; else the one with runs")
-    tag: str = Field(default="", description="only runs with this tag")
-    limit: int = Field(default=12, ge=1, le=10000, description="finished runs to compare at most, where none are named")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         CompareArguments,
@@ -52,14 +44,22 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class CompareArguments(Arguments):
+    runs: tuple[str, ...] = Field(default=(), description="runs to compare, by id or name; else all that finished")
+    project: str = Field(default="", description="project to take runs from, all for every one; else the one with runs")
+    tag: str = Field(default="", description="only runs with this tag")
+    limit: int = Field(default=12, ge=1, le=10000, description="finished runs to compare at most, where none are named")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     params = mo.query_params()
     return params, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choose_project(args, params, session, store):
     _first = args.project or params.get("project") or verbs.project_to_show(store)
     _names = {ALL: ALL, **{show.one_line(name, 100): name for name in verbs.projects(store)}}
@@ -69,7 +69,7 @@ def choose_project(args, params, session, store):
     return (project,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def candidates(args, params, project, session, store):
     _words = args.runs or tuple(filter(None, (params.get("runs") or "").split(",")))
     _asked = [session.call(verbs.find_run, store, word) for word in _words]  # looked up, not believed
@@ -88,7 +88,7 @@ def candidates(args, params, project, session, store):
     return candidates, first, total
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choose(candidates, first, params, session, store):
     _first = set(first)
     _rows = sorted(candidates, key=lambda row: row.run.id not in _first)  # the chosen ones are seen
@@ -110,7 +110,7 @@ def choose(candidates, first, params, session, store):
     return (chosen,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def compare(candidates, chosen, first, session, store, total):
     _ids = first if chosen is None else chosen.value["id"].to_list()
     outcome = session.call(verbs.compare, store, _ids)
@@ -121,14 +121,14 @@ def compare(candidates, chosen, first, session, store, total):
     return counted, rows
 
 
-@app.cell
+@app.cell(hide_code=True)
 def table(params, rows):
     columns = show.comparison_columns(lambda run: show.page(params, "4_watch", run=run))
     mo.Html(show.html_table(rows, columns, empty="No run is chosen, or none has finished yet: patron search"))
     return (columns,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def noise(rows):
     noise = verbs.seed_noise(rows)
     verdict = verbs.noise_sentence(noise)
@@ -142,7 +142,7 @@ def noise(rows):
     return noise, verdict
 
 
-@app.cell
+@app.cell(hide_code=True)
 def what_differs(rows):
     differences = verbs.spec_differences(rows)
     _columns = tables.spec_differences(rows[:8])
@@ -160,13 +160,13 @@ def what_differs(rows):
     return (differences,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def frontiers(rows):
     by_time, by_money = verbs.frontier(rows, "wall_s"), verbs.frontier(rows, "train_usd_micros")
     return by_money, by_time
 
 
-@app.cell
+@app.cell(hide_code=True)
 def frontier_pictures(by_money, by_time, rows, session):
     mo.stop(session.is_script or not by_time)
     mo.hstack(
@@ -180,14 +180,14 @@ def frontier_pictures(by_money, by_time, rows, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def outcomes(rows, session):
     mo.stop(session.is_script or not rows)
     charts.outcome_chart(rows[:MOST_DRAWN])
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def curves(rows, session, store):
     mo.stop(session.is_script or not rows)
     _drawn = [run_panels.comparison_board({row.name: verbs.curve_series(store, row.run) for row in rows[:MOST_DRAWN]})]
@@ -198,7 +198,7 @@ def curves(rows, session, store):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def law(rows, session, store):
     corpus, of_corpus = verbs.of_one_corpus(rows)
     fit = session.call(verbs.scaling_fit, store, corpus).value
@@ -206,7 +206,7 @@ def law(rows, session, store):
     return advice, corpus, fit, of_corpus
 
 
-@app.cell
+@app.cell(hide_code=True)
 def scaling(advice, corpus, fit, of_corpus, rows, session):
     _shape = fit.coefficients
     _words = f"bpb = {_shape['E']:.3f} + {_shape['A']:.3g} / N^{_shape['alpha']:.3f} + {_shape['B']:.3g} / D^{_shape['beta']:.3f}"
@@ -231,7 +231,7 @@ def scaling(advice, corpus, fit, of_corpus, rows, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def way_on(params, rows, session):
     _about = f"--run {rows[0].run}" if len(rows) == 1 else ""
     _journal = onward.buttons(params, f"patron journal {_about}".strip())
@@ -239,7 +239,7 @@ def way_on(params, rows, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(advice, by_money, by_time, columns, counted, differences, fit, noise, rows, session, verdict):
     session.emit(
         {

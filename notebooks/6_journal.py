@@ -12,7 +12,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: journal")
 
-with app.setup:
+with app.setup(hide_code=True):
     from typing import Literal
 
     import marimo as mo
@@ -27,21 +27,7 @@ with app.setup:
     MOST_SHOWN = 50  # threads on the page
 
 
-@app.class_definition
-class JournalArguments(Arguments):
-    project: str = Field(default="", description="project of the notes; without it the one that has runs")
-    kind: Literal["note", "hypothesis", "result", "decision", "failed"] | None = Field(
-        default=None, description="only this kind; failed is what was tried and rejected; with --add, the note's kind"
-    )
-    text: str = Field(default="", description="only notes with all these words in title or body")
-    run: str = Field(default="", description="only notes of this run; with --add, the run it is about")
-    add: str = Field(default="", description="write a note with this body")
-    title: str = Field(default="", description="title of the note that is added")
-    answers: str = Field(default="", description="with --add, the note, a hypothesis say, that it answers")
-    out: str = Field(default="", description="write the notes that are shown into this Markdown file")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         JournalArguments,
@@ -61,7 +47,21 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class JournalArguments(Arguments):
+    project: str = Field(default="", description="project of the notes; without it the one that has runs")
+    kind: Literal["note", "hypothesis", "result", "decision", "failed"] | None = Field(
+        default=None, description="only this kind; failed is what was tried and rejected; with --add, the note's kind"
+    )
+    text: str = Field(default="", description="only notes with all these words in title or body")
+    run: str = Field(default="", description="only notes of this run; with --add, the run it is about")
+    add: str = Field(default="", description="write a note with this body")
+    title: str = Field(default="", description="title of the note that is added")
+    answers: str = Field(default="", description="with --add, the note, a hypothesis say, that it answers")
+    out: str = Field(default="", description="write the notes that are shown into this Markdown file")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     actor = session.actor
@@ -71,7 +71,7 @@ def lab(session):
     return actor, get_saved, get_work, params, set_saved, set_work, store
 
 
-@app.cell
+@app.cell(hide_code=True)
 def about(args, params, session, store):
     _word = args.run or params.get("run") or ""
     about_run = session.call(verbs.find_run, store, _word) if _word else None
@@ -84,7 +84,7 @@ def about(args, params, session, store):
     return run, run_id, shown_project
 
 
-@app.cell
+@app.cell(hide_code=True)
 def add_as_script(actor, args, run, session, shown_project, store):
     added = None
     if session.is_script and args.add:
@@ -103,7 +103,7 @@ def add_as_script(actor, args, run, session, shown_project, store):
     return (added,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def filters(args, params, run, session, shown_project, store):
     _first = args.kind or (None if params.get("add") else params.get("kind"))  # else it is that of the note to write
     _kind = next((words for words, kind in KINDS.items() if kind == _first), ANY)
@@ -117,7 +117,7 @@ def filters(args, params, run, session, shown_project, store):
     return kind, only_run, project, text
 
 
-@app.cell
+@app.cell(hide_code=True)
 def read(added, get_saved, kind, only_run, project, run, session, store, text):
     added, get_saved()
     _outcome = session.call(
@@ -135,7 +135,7 @@ def read(added, get_saved, kind, only_run, project, run, session, store, text):
     return read_notes, total
 
 
-@app.cell
+@app.cell(hide_code=True)
 def together(added, args, project, read_notes, session, store, total):
     _shown = [added] if added is not None else read_notes
     found = verbs.threads(store, _shown)
@@ -160,7 +160,7 @@ def together(added, args, project, read_notes, session, store, total):
     return (found,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def listing(found, project, read_notes, session, total):
     _threads = found[:MOST_SHOWN]
     _cut = f", the newest {MOST_SHOWN} of {len(found):,} threads are shown" if len(found) > MOST_SHOWN else ""
@@ -176,13 +176,13 @@ def listing(found, project, read_notes, session, total):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def reload():
     again = mo.ui.button(label="Reload", value=0, on_click=lambda count: count + 1)
     return (again,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def pick(again, project, store):
     # its own list: were it to follow each save, it would redraw the editor under somebody's hands
     again.value
@@ -193,7 +193,7 @@ def pick(again, project, store):
     return answered, opened
 
 
-@app.cell
+@app.cell(hide_code=True)
 def editor(actor, again, answered, args, get_saved, opened, params, project, run_id, session, set_work, store):
     # drawn anew by a save: what somebody typed is in the draft
     get_saved(), again.value
@@ -227,14 +227,14 @@ def editor(actor, again, answered, args, get_saved, opened, params, project, run
     return (base,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_work):
     ticker = mo.ui.refresh(default_interval="1s")
     ticker if get_work() is not None else None
     return (ticker,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def saved(get_saved, get_work, set_saved, set_work, ticker):
     ticker
     if (_came := background.came(get_work, set_work)) is not None:

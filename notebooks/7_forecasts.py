@@ -10,7 +10,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="full", app_title="Patron: forecasts")
 
-with app.setup:
+with app.setup(hide_code=True):
     from typing import Literal
 
     import marimo as mo
@@ -21,13 +21,7 @@ with app.setup:
     from patron_core.ui.script import Arguments, open_session
 
 
-@app.class_definition
-class ForecastsArguments(Arguments):
-    project: str = Field(default="", description="only runs of this project; without it all")
-    by: Literal["device", "corpus"] | None = Field(default=None, description="a row for each device, or corpus")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         ForecastsArguments,
@@ -46,13 +40,19 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class ForecastsArguments(Arguments):
+    project: str = Field(default="", description="only runs of this project; without it all")
+    by: Literal["device", "corpus"] | None = Field(default=None, description="a row for each device, or corpus")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     return (store,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def choose(args, session):
     by = mo.ui.dropdown(
         {"all together": "", "by device": "device", "by corpus": "corpus"},
@@ -63,7 +63,7 @@ def choose(args, session):
     return (by,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def look(args, session, store):
     outcome = session.call(verbs.forecasts, store, project=args.project or None)
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
@@ -71,14 +71,14 @@ def look(args, session, store):
     return (found,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def summary(by, found):
     rows = verbs.accuracy(found, by=by.value or None)
     mo.Html(show.html_table(rows, tables.accuracy(), empty="No run has finished yet. Start with: patron search"))
     return (rows,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def each(found, session):
     mo.stop(session.is_script or not found)
     mo.vstack(
@@ -87,7 +87,7 @@ def each(found, session):
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(found, rows, session):
     _none = "No run has finished yet. Start with: patron search"
     session.emit(

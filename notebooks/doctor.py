@@ -9,7 +9,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: doctor")
 
-with app.setup:
+with app.setup(hide_code=True):
     import marimo as mo
     from pydantic import Field
 
@@ -18,15 +18,7 @@ with app.setup:
     from patron_core.ui.script import Arguments, open_session
 
 
-@app.class_definition
-class DoctorArguments(Arguments):
-    devices: str = Field(default="A100-40GB,H100", description="GPUs that are to be rented, A,B,...")
-    on_demand: bool = Field(default=False, description="on demand, in the place of spot")
-    machine: bool = Field(default=False, description="also start one small machine, for some cents; needs --yes")
-    yes: bool = Field(default=False, description="confirm the machine")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         DoctorArguments,
@@ -45,7 +37,15 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class DoctorArguments(Arguments):
+    devices: str = Field(default="A100-40GB,H100", description="GPUs that are to be rented, A,B,...")
+    on_demand: bool = Field(default=False, description="on demand, in the place of spot")
+    machine: bool = Field(default=False, description="also start one small machine, for some cents; needs --yes")
+    yes: bool = Field(default=False, description="confirm the machine")
+
+
+@app.cell(hide_code=True)
 def ask(session):
     again = mo.ui.run_button(label="Look again")
     machine = mo.ui.run_button(label="Start one small machine, too (some cents)", kind="warn")
@@ -53,7 +53,7 @@ def ask(session):
     return again, machine
 
 
-@app.cell
+@app.cell(hide_code=True)
 def look(again, args, machine, session):
     again.value
     _machine = args.machine or machine.value
@@ -71,7 +71,7 @@ def look(again, args, machine, session):
     return (found,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def checks(found, session):
     _columns = tables.checks()
     _answer = found.to_dict()

@@ -11,7 +11,7 @@ import marimo
 __generated_with = "0.25.0"
 app = marimo.App(width="medium", app_title="Patron: search")
 
-with app.setup:
+with app.setup(hide_code=True):
     from typing import Annotated, Literal
 
     import marimo as mo
@@ -25,7 +25,29 @@ with app.setup:
     LIMITS = ("max_dryruns", "max_runs", "time_limit_minutes", "min_gain_bpb")
 
 
-@app.class_definition
+@app.cell(hide_code=True)
+def title():
+    session = open_session(
+        SearchArguments,
+        mode=mo.app_meta().mode,
+        request=mo.app_meta().request,
+        file=__file__,
+        description="Find the best depth within a training time, for at most a budget, with real runs.",
+    )
+    args = session.args
+    mo.md(
+        """
+        # Search
+
+        Asks which model depth gives the lowest validation loss when each run trains for a fixed time, on
+        this machine or on rented ones. It estimates every depth, proves the best few with a short burst, trains the most promising, and stops at your
+        budget.
+        """
+    )
+    return args, session
+
+
+@app.class_definition(hide_code=True)
 class SearchArguments(spec_flags.SpecArguments):
     minutes: float = Field(default=ASKED.minutes, ge=0.05, le=10080, description="training time of one run")
     budget: Usd = Field(
@@ -57,35 +79,13 @@ class SearchArguments(spec_flags.SpecArguments):
     key: str = Field(default="", description="name of the search; the same name goes on where it was stopped")
 
 
-@app.cell
-def title():
-    session = open_session(
-        SearchArguments,
-        mode=mo.app_meta().mode,
-        request=mo.app_meta().request,
-        file=__file__,
-        description="Find the best depth within a training time, for at most a budget, with real runs.",
-    )
-    args = session.args
-    mo.md(
-        """
-        # Search
-
-        Asks which model depth gives the lowest validation loss when each run trains for a fixed time, on
-        this machine or on rented ones. It estimates every depth, proves the best few with a short burst, trains the most promising, and stops at your
-        budget.
-        """
-    )
-    return args, session
-
-
-@app.cell
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     return (store,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def form(args, session, store):
     _device = session.call(verbs.device_named, store, (args.devices or (verbs.LOCAL_DEVICE,))[0])
     _defaults = verbs.defaults_for(_device.value) if not _device.failed else {}
@@ -148,7 +148,7 @@ def form(args, session, store):
     return asked, fields, others
 
 
-@app.cell
+@app.cell(hide_code=True)
 def the_question(args, asked, fields, others, session):
     _given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
@@ -173,7 +173,7 @@ def the_question(args, asked, fields, others, session):
     return project, question
 
 
-@app.cell
+@app.cell(hide_code=True)
 def identity(args, session, store):
     params = mo.query_params()
     _asked = params.get("key") or ""
@@ -186,7 +186,7 @@ def identity(args, session, store):
     return actor, get_refused, get_work, key, params, set_refused, set_work
 
 
-@app.cell
+@app.cell(hide_code=True)
 def run_as_script(actor, key, project, question, session, store):
     def ask():
         session.on_interrupt = "its runs go on"
@@ -199,7 +199,7 @@ def run_as_script(actor, key, project, question, session, store):
     return (script_report,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def press(actor, get_refused, get_work, key, params, project, question, session, set_refused, set_work, store):
     def begin(_):
         set_refused(False)
@@ -223,14 +223,14 @@ def press(actor, get_refused, get_work, key, params, project, question, session,
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_work):
     ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
     ticker if background.is_busy(get_work()) else None
     return (ticker,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def progress(get_refused, get_work, set_refused, ticker):
     ticker
     work = get_work()
@@ -246,7 +246,7 @@ def progress(get_refused, get_work, set_refused, ticker):
     return (report_now,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def report(report_now, script_report):
     found = script_report or report_now
     mo.stop(found is None)
@@ -270,7 +270,7 @@ def report(report_now, script_report):
     return columns, found, headline, lines
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(columns, found, headline, lines, session):
     session.emit(
         found.to_dict(),

@@ -11,7 +11,7 @@ import marimo
 __generated_with = "0.25.2"
 app = marimo.App(width="medium", app_title="Patron: sweep")
 
-with app.setup:
+with app.setup(hide_code=True):
     import marimo as mo
     from pydantic import Field
 
@@ -20,21 +20,7 @@ with app.setup:
     from patron_core.ui.script import NOT_SUCCEEDED, Usd, open_session
 
 
-@app.class_definition
-class SweepArguments(spec_flags.SpecArguments, target_flags.TargetArguments):
-    grid: tuple[str, ...] = spec_flags.repeated(description="a field and its values, say --grid lr_scale=0.5,1,2")
-    seeds: int = Field(default=1, ge=1, le=100, description="runs of each cell that differ in their seed alone")
-    depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
-    name: str = Field(default="sweep", min_length=1, max_length=40, description="of the sweep, and a tag of its runs")
-    tags: tuple[str, ...] = Field(default=(), description="more words to find its runs again by")
-    budget: Usd = Field(default=0.05, gt=0, le=1e6, description="dollars that all of it may cost")
-    max_parallel: int = Field(default=1, ge=1, le=100, description="runs at once; on this machine 1 measures best")
-    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
-    key: str = Field(default="", description="name of this very sweep; the same goes on where it was stopped")
-    yes: bool = Field(default=False, description="confirm: spend at most the budget")
-
-
-@app.cell
+@app.cell(hide_code=True)
 def title():
     session = open_session(
         SweepArguments,
@@ -54,13 +40,27 @@ def title():
     return args, session
 
 
-@app.cell
+@app.class_definition(hide_code=True)
+class SweepArguments(spec_flags.SpecArguments, target_flags.TargetArguments):
+    grid: tuple[str, ...] = spec_flags.repeated(description="a field and its values, say --grid lr_scale=0.5,1,2")
+    seeds: int = Field(default=1, ge=1, le=100, description="runs of each cell that differ in their seed alone")
+    depth: int | None = Field(default=None, ge=1, le=64, description="depth of the model; 2 where nothing says another")
+    name: str = Field(default="sweep", min_length=1, max_length=40, description="of the sweep, and a tag of its runs")
+    tags: tuple[str, ...] = Field(default=(), description="more words to find its runs again by")
+    budget: Usd = Field(default=0.05, gt=0, le=1e6, description="dollars that all of it may cost")
+    max_parallel: int = Field(default=1, ge=1, le=100, description="runs at once; on this machine 1 measures best")
+    project: str = Field(default=verbs.DEFAULT_PROJECT, min_length=1, description="wallet and notes to use")
+    key: str = Field(default="", description="name of this very sweep; the same goes on where it was stopped")
+    yes: bool = Field(default=False, description="confirm: spend at most the budget")
+
+
+@app.cell(hide_code=True)
 def lab(session):
     store = session.open_lab()
     return (store,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def where(args, session):
     place = mo.ui.dictionary(target_flags.form(args, mo.ui))
     _shown = mo.hstack([place[name] for name in place], justify="start", wrap=True, align="end")
@@ -68,7 +68,7 @@ def where(args, session):
     return (place,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def form(args, place, session, store):
     target = target_flags.target_of(place.value)
     _device = session.call(verbs.device_named, store, target.device)
@@ -106,7 +106,7 @@ def form(args, place, session, store):
     return asked, device, others, plan, target
 
 
-@app.cell
+@app.cell(hide_code=True)
 def the_question(args, asked, device, others, plan, session, target):
     def ask():
         given = spec_flags.of_form(plan.value, others.value, file=args.spec)
@@ -129,7 +129,7 @@ def the_question(args, asked, device, others, plan, session, target):
     return (question,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def estimate(question, session, store):
     _estimated = session.call(verbs.estimate_sweep, store, question)
     mo.stop(_estimated.failed, mo.callout(mo.md(_estimated.error_markdown()), kind="danger"))
@@ -138,7 +138,7 @@ def estimate(question, session, store):
     return (estimated,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def identity(args, session, store):
     params = mo.query_params()
     _asked = params.get("key") or ""
@@ -149,7 +149,7 @@ def identity(args, session, store):
     return get_refused, get_work, key, params, set_refused, set_work
 
 
-@app.cell
+@app.cell(hide_code=True)
 def run_as_script(args, estimated, key, question, session, store):
     def make():
         session.say(estimated.sentence)
@@ -164,7 +164,7 @@ def run_as_script(args, estimated, key, question, session, store):
     return (script_report,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def press(args, get_refused, get_work, key, params, question, session, set_refused, set_work, store):
     def begin(_):
         set_refused(False)
@@ -190,14 +190,14 @@ def press(args, get_refused, get_work, key, params, question, session, set_refus
     return
 
 
-@app.cell
+@app.cell(hide_code=True)
 def ticking(get_work):
     ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
     ticker if background.is_busy(get_work()) else None
     return (ticker,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def progress(get_refused, get_work, set_refused, ticker):
     ticker
     work = get_work()
@@ -213,7 +213,7 @@ def progress(get_refused, get_work, set_refused, ticker):
     return (report_now,)
 
 
-@app.cell
+@app.cell(hide_code=True)
 def report(report_now, script_report):
     found = script_report or report_now
     mo.stop(found is None)
@@ -228,7 +228,7 @@ def report(report_now, script_report):
     return found, groups, runs
 
 
-@app.cell
+@app.cell(hide_code=True)
 def answer(found, groups, runs, session):
     _tables = [show.text_table(found.comparison.groups, groups), "", show.text_table(found.rows, runs)]
     session.emit(found.to_dict(), "\n".join(["", found.sentence, "", *_tables]))

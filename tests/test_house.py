@@ -193,3 +193,14 @@ def test_importing_the_core_loads_nothing_heavy() -> None:
     code = f"import sys, patron_core; print(*[m for m in {heavy.split()!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+def test_in_the_editor_a_notebook_tells_its_story_first_and_folds_its_code(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    setups = [node.items[0].context_expr for node in tree.body if isinstance(node, ast.With)]
+    cells = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.decorator_list]
+    first = next(node.name for node in cells)
+    assert first == "title", f"{path.name} begins with {first}"
+    for said in [*setups, *(node.decorator_list[0] for node in cells)]:
+        assert "hide_code=True" in ast.unparse(said), f"{path.name}:{said.lineno} shows its code"
