@@ -17,14 +17,14 @@ from urllib.parse import quote
 from fastapi import FastAPI
 
 from patron_core.errors import InvalidInput, PatronError
-from patron_core.server.api import operations
+from patron_core.server.api import Operation, operations
+from patron_core.server.api.common import KEY
 from patron_core.server.entry import Visitor
 from patron_core.server.skill import skill
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
 
-_KEY = "Idempotency-Key"
 _INSTRUCTIONS = (
     "Patron trains language models within a budget. Call `skill` first: the loop, states, limits, and what never to do."
 )
@@ -48,18 +48,18 @@ def tools(app: FastAPI) -> dict[str, Tool]:
     """Every route that is a tool, by its name."""
     described = app.openapi()
     found = {}
-    for name, method, path, summary in operations():
-        if name not in _NO_TOOLS and not summary.endswith("for a person"):
-            found[name] = _tool(method, path, summary, described["paths"][path][method.lower()], described)
+    for each in operations():
+        if each.name not in _NO_TOOLS and not each.for_a_person:
+            found[each.name] = _tool(each, described["paths"][each.path][each.method.lower()], described)
     return found
 
 
-def _tool(method: str, path: str, summary: str, operation: dict[str, Any], described: dict[str, Any]) -> Tool:
+def _tool(route: Operation, operation: dict[str, Any], described: dict[str, Any]) -> Tool:
     properties: dict[str, Any] = {}
     required: list[str] = []
     places: dict[str, str] = {}
     for each in operation.get("parameters", []):
-        name = "key" if each["name"] == _KEY else each["name"]
+        name = "key" if each["name"] == KEY else each["name"]
         properties[name] = each["schema"] | ({"description": each["description"]} if "description" in each else {})
         places[name] = each["in"]
         required += [name] if each.get("required") else []
@@ -70,7 +70,7 @@ def _tool(method: str, path: str, summary: str, operation: dict[str, Any], descr
         places |= dict.fromkeys(body["properties"], "body")
         required += body.get("required", [])
     schema = _resolved({"type": "object", "properties": properties, "required": required}, described)
-    return Tool(method=method, path=path, summary=summary, schema=schema, places=places)
+    return Tool(method=route.method, path=route.path, summary=route.summary, schema=schema, places=places)
 
 
 def _resolved(schema: Any, described: dict[str, Any]) -> Any:
@@ -111,7 +111,7 @@ async def call(
             tool.method,
             path,
             params={name: value for name, value in by_place["query"].items() if value is not None},
-            headers={_KEY: str(by_place["header"]["key"])} if "key" in by_place["header"] else {},
+            headers={KEY: str(by_place["header"]["key"])} if "key" in by_place["header"] else {},
             json=by_place["body"] if has_body else None,
         )
     return answer.status_code, answer.text

@@ -15,7 +15,8 @@ from serving import Lab, count_as_supervised, serving
 from patron_core import verbs
 from patron_core.client import ApiError, AsyncClient, Client
 from patron_core.commands import TABLE, main, notebooks
-from patron_core.server.skill import MAX_BYTES, flags, routes, skill
+from patron_core.server.api import operations
+from patron_core.server.skill import MAX_BYTES, call, flags, skill
 from patron_core.states import EndReason, RunState
 from patron_core.store import Store
 from patron_core.store.tokens import SCOPES
@@ -36,9 +37,9 @@ def test_the_page_names_all_there_is_and_stays_small(lab: Lab) -> None:
         f"{lab.base}/api/openapi.json", headers={"authorization": f"Bearer {lab.token('r', 'read')}"}
     ).json()["paths"]
     served = {(method.upper(), path) for path, methods in described.items() for method in methods}
-    assert {(method, path) for method, path, _ in routes()} == served
-    for method, path in served:
-        assert f"- {method} {path.removeprefix('/api')}: " in page
+    assert {(each.method, each.path) for each in operations()} == served
+    for each in operations():
+        assert call(each) in page
     for word in [*RunState, *EndReason, *SCOPES, *TABLE, *notebooks()]:
         assert word in page
     for file in notebooks().values():

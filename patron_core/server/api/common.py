@@ -13,6 +13,7 @@ from patron_core.store import Store
 from patron_core.verbs.money import DEFAULT_PROJECT
 
 PREFIX = "/api"
+KEY = "Idempotency-Key"
 
 
 class Body(BaseModel):
@@ -56,7 +57,7 @@ Key = Annotated[
     str,
     AfterValidator(_printable),
     Header(
-        alias="Idempotency-Key",
+        alias=KEY,
         min_length=1,
         max_length=100,
         description="the same key with the same body is done once and answered the same; with another body it is a 409",
