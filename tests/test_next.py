@@ -244,6 +244,9 @@ def test_a_dryrun_that_ran_out_of_money_is_planned_again(home: Path) -> None:
     ended = replace(draft, state=RunState.FAILED, reason=EndReason.OUT_OF_FUNDS)
     assert re.match(r"patron dryrun --depth 1 .*--steps 20 .*--yes$", verbs.next_step(ended))
     assert watch._sentence(ended, None) == "The money held for it is used up."
+    again = replace(ended, state=RunState.DRAFT)
+    assert verbs.next_step(again) == f"patron dryrun --run {draft.id} --yes"
+    assert watch._sentence(again, None) == "The money held for it is used up. Another dryrun holds twice as much."
     paused = replace(ended, state=RunState.PAUSED)
     assert verbs.next_step(paused) == f"patron launch --run {draft.id} --yes"
     assert watch._sentence(paused, None) == "The money held for it is used up. Fund it again to go on."

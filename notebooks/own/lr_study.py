@@ -15,7 +15,7 @@ with app.setup:
 
     import patron_core
 
-    MAX_USD = 0.15  # three times the upper bound: a machine that others use measures slower, and then holds more
+    MAX_USD = 0.15  # three times the upper bound: a busy machine takes longer; with more it goes on where it was
 
 
 @app.cell(hide_code=True)

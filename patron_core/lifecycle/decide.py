@@ -202,8 +202,8 @@ def _ended(now: Situation, seen: Observation) -> Action:
         new_state = RunState.AWAITING_FUNDING if reason is EndReason.COMPLETED else RunState.FAILED
         if reason is EndReason.CANCELLED:
             new_state = RunState.CANCELLED
-        if reason in (EndReason.NO_CAPACITY, EndReason.SOURCE_UNREACHABLE):
-            new_state = RunState.DRAFT  # it was never tried
+        if reason in (EndReason.NO_CAPACITY, EndReason.SOURCE_UNREACHABLE, EndReason.OUT_OF_FUNDS):
+            new_state = RunState.DRAFT  # it was never tried, or not to its end: nothing is known against it
     else:
         new_state = NEXT_STATE[reason]
         if new_state is RunState.RECOVERING and now.recovers_itself and reason is not EndReason.SWITCHED:

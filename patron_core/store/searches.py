@@ -38,7 +38,7 @@ def save(
                 f"key {key!r} of project {project!r} already made search {old.id}",
                 next=f"continue {old.id}, or new key",
             )
-        changes = {"state": state, "result": result, "updated_at": now}
+        changes = {"question": question, "state": state, "result": result, "updated_at": now}
         conn.execute(sa.update(searches).where(searches.c.id == search_id).values(**changes))
     written = _decisions(conn, [search_id])[search_id]
     if list(decisions[: len(written)]) != written:

@@ -15,9 +15,9 @@ from patron_core.lifecycle import holds
 from patron_core.lifecycle.workload import foreign_spec
 from patron_core.machines.target import target_of
 from patron_core.money import format_usd
-from patron_core.states import RunState
+from patron_core.states import EndReason, RunState
 from patron_core.store import Store, attempts, ledger, requests, runs
-from patron_core.store.records import Run
+from patron_core.store.records import Attempt, Run
 from patron_core.verbs import free_checks, moving
 from patron_core.verbs.access import asks
 from patron_core.verbs.foreign import foreign_repriced
@@ -58,19 +58,15 @@ def dryrun(
     check_here(store, run)
     on_progress("Checking data, place and price.")
     free_checks.before_dryrun(run)
-    target = target_of(run)
-    quote = moving.with_transfer(target.quote(now=now), run, target, is_dryrun=True)
-    hourly = quote["usd_micros_per_hour"]
-    stop_s = holds.stop_s(run.run_dir, is_rented=bool(quote["machine"]))
+    quote = dryrun_quote(run, now=now)
     on_progress("Holding what the burst may cost.")
     with store.begin() as conn:
         run = runs.lock(conn, run.id)
         if _is_begun(conn, run, key, asked):
             return run
         _check_waiting(run)
-        hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=stop_s)
-        hold += moving.hold_usd_micros(quote, holds.MIN_DRYRUN_S)
-        price = quote | {"burst_steps": burst_steps}
+        hold = hold_for_dryrun(conn, run, quote, burst_steps)
+        price, hourly = quote | {"burst_steps": burst_steps}, quote["usd_micros_per_hour"]
         attempt = attempts.create(conn, run, kind="dryrun", usd_micros_per_hour=hourly, price=price, now=now)
         ledger.hold(conn, run, hold, key=f"hold:{run.id}:dryrun:{attempt.number}", actor=actor, now=now)
         requests.write(conn, run.id, "dryrun", key, asked, actor=actor, now=now)
@@ -87,6 +83,26 @@ def dryrun(
 
 def _is_begun(conn: Connection, run: Run, key: str | None, asked: dict[str, int]) -> bool:
     return requests.answered(conn, run.id, "dryrun", key, asked) or run.state is RunState.DRYRUN
+
+
+def dryrun_quote(run: Run, *, now: float | None = None) -> dict[str, Any]:
+    """What an hour of its machine costs now, and what its burst will move."""
+    target = target_of(run)
+    return moving.with_transfer(target.quote(now=now), run, target, is_dryrun=True)
+
+
+def hold_for_dryrun(store: Store | Connection, run: Run, quote: dict[str, Any], burst_steps: int = BURST_STEPS) -> int:
+    """The upper bound of a burst at this quote; after one whose hold ran out, twice what that one had."""
+    hourly, stop_s = quote["usd_micros_per_hour"], holds.stop_s(run.run_dir, is_rented=bool(quote["machine"]))
+    ran_out_s = max((a.charged_s for a in ran_out(store, run.id)), default=0.0)
+    hold = holds.for_dryrun(run.estimate, hourly, burst_steps, stop_s=stop_s, ran_out_s=ran_out_s)
+    return hold + moving.hold_usd_micros(quote, holds.MIN_DRYRUN_S)
+
+
+def ran_out(store: Store | Connection, run_id: str) -> list[Attempt]:
+    """The dryruns of a run that took longer than was held for."""
+    made = attempts.for_run(store, run_id)
+    return [a for a in made if a.kind == "dryrun" and a.reason is EndReason.OUT_OF_FUNDS]
 
 
 def _check_waiting(run: Run) -> None:

@@ -19,8 +19,8 @@ from patron_core.store import Store, attempts, ledger, runs
 from patron_core.store.records import Run
 from patron_core.verbs.adopt import adopt
 from patron_core.verbs.control import cancel, launch
-from patron_core.verbs.dryrun import BURST_STEPS, dryrun, repriced
-from patron_core.verbs.fund import fund, hold_for
+from patron_core.verbs.dryrun import dryrun, dryrun_quote, hold_for_dryrun, ran_out, repriced
+from patron_core.verbs.fund import fund, hold_for, slower_than_said
 from patron_core.verbs.plan import plan
 from patron_core.verbs.search_log import SearchLog
 from patron_core.verbs.watch import RESTING, RunView, view
@@ -29,6 +29,7 @@ from trainer.contract.spec import TrainSpec, canonical_json
 LOOK_EVERY_S = 1.0
 MOST_LAUNCHES = 3  # of a run for which no machine is found
 MOST_TOP_UPS = 2  # of a run that came no further since the first of them
+MOST_DRYRUNS = 4  # of a shape, each with twice the hold of the one that ran out
 OnLook = Callable[[RunView], None]
 
 
@@ -55,8 +56,12 @@ class Fleet:
     def find(self, label: str) -> Run | None:
         """The run of a label, if this life or an earlier one planned it."""
         run = runs.find_by_key(self.store, project=self.log.project, key=self.key(label))
-        if run is not None:
-            self.ids[label] = run.id
+        if run is None:
+            return None
+        self.ids[label] = run.id
+        if self.log.answer is None and run.max_usd_micros is not None and run.max_usd_micros < self.budget_usd_micros:
+            with self.store.begin() as conn:  # its fleet was given more
+                return runs.set_fields(conn, run.id, now=time.time(), max_usd_micros=self.budget_usd_micros)
         return run
 
     def plan(self, label: str, spec: TrainSpec, target: Target, *, name: str, budget_s: float | None = None) -> Run:
@@ -90,7 +95,7 @@ class Fleet:
             shape = TrainSpec.from_dict(run.spec).shape() | {"data_shards": None, "target": target_of(run).to_dict()}
             shapes.setdefault(canonical_json(shape), []).append(label)
         first = [self._first_of(group) for group in shapes.values()]
-        self._in_waves(first, self._begin_dryrun, until=RESTING)
+        self._in_waves(first, self._begin_dryrun, until=RESTING, on_rest=self._dryrun_again)
         for label, group in zip(first, shapes.values(), strict=True):
             self._share(label, group)
         return [run for label in labels if (run := runs.get_run(self.store, self.ids[label])).dryrun]
@@ -109,7 +114,8 @@ class Fleet:
             needed = self.dryrun_hold(run)
             if needed > self.money_left():
                 raise Refused(
-                    f"a dryrun needs {format_usd(needed)}, {format_usd(self.money_left())} are left",
+                    f"a dryrun needs {format_usd(needed)}, {format_usd(self.money_left())} are left; "
+                    f"{self._more_words(needed)}",
                     next="allow more money",
                 )
             self.log.progress(f"{run.name}: dryrun on {where(run)}", None)
@@ -120,10 +126,26 @@ class Fleet:
         return True
 
     def dryrun_hold(self, run: Run) -> int:
-        hourly = target_of(run).quote()["usd_micros_per_hour"]
-        return holds.for_dryrun(
-            run.estimate, hourly, BURST_STEPS, stop_s=holds.stop_s(run.run_dir, is_rented=not target_of(run).is_local)
-        )
+        return hold_for_dryrun(self.store, run, dryrun_quote(run))
+
+    def _dryrun_again(self, label: str) -> bool:
+        """Whether a dryrun that came to rest is made again: its hold ran out on a machine busier than was estimated."""
+        run = runs.get_run(self.store, self.ids[label])
+        if run.state is not RunState.DRAFT or run.reason is not EndReason.OUT_OF_FUNDS:
+            return False
+        tried = len(ran_out(self.store, run.id))
+        if tried >= MOST_DRYRUNS:
+            return False
+        if len(self.log.all_of("top_up", run=run.id)) < tried:
+            hold = self.dryrun_hold(run)
+            said = f"{run.name}: its dryrun took longer than was held for; another needs {format_usd(hold)}."
+            self.log.decide("top_up", said, run=run.id, usd_micros=hold)
+        return self._begin_dryrun(label)
+
+    def _more_words(self, needed: int) -> str:
+        """What would let it go on."""
+        enough = format_usd(self.spent_usd_micros() + needed)
+        return f"under its key ({self.log.key}) it goes on where it is, with a budget of more than {enough} in all"
 
     def _share(self, label: str, group: Sequence[str]) -> None:
         proven = runs.get_run(self.store, self.ids[label])
@@ -173,7 +195,7 @@ class Fleet:
     def _top_up(self, run: Run, times: int) -> bool:
         """A machine that became busier than its dryrun eats up the hold: it goes on while money lasts."""
         row = repriced(self.store, run)
-        amount = min(hold_for(run, row), self.money_left())
+        amount = min(hold_for(run, row, slower=slower_than_said(self.store, run, row)), self.money_left())
         stop_s = holds.stop_s(run.run_dir, is_rented=not target_of(run).is_local)
         if amount < holds.for_one_start(row.to_dict(), row.price.usd_micros_per_hour, stop_s=stop_s):
             return False
@@ -230,15 +252,18 @@ class Fleet:
         return self.budget_usd_micros - self.spent_usd_micros()
 
     def authorise(self) -> None:
-        """The wallet is filled up to the budget, once, whatever lives come after this one."""
-        if self.log.all_of("authorise"):
+        """The wallet is filled up to the budget, once, whatever lives come after this one; and once more where a life
+        is given a larger one."""
+        known = [decision["budget_usd_micros"] for decision in self.log.all_of("authorise")]
+        if known and max(known) >= self.budget_usd_micros:
             return
+        key = f"{self.kind}:{self.log.search_id}" + (f":{self.budget_usd_micros}" if known else "")
         with self.store.begin() as conn:  # a life that was cut short after this has no decision to show for it
             added = ledger.fill_up(
                 conn,
                 project=self.log.project,
-                to_usd_micros=self.budget_usd_micros,
-                key=f"{self.kind}:{self.log.search_id}",
+                to_usd_micros=self.money_left(),
+                key=key,
                 actor=self.log.actor,
                 now=time.time(),
             )

@@ -23,7 +23,7 @@ from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
-from patron_core.store import Store, ledger, requests, runs
+from patron_core.store import Store, attempts, ledger, requests, runs
 from patron_core.store.records import Run
 from patron_core.verbs import moving
 from patron_core.verbs.access import asks
@@ -103,7 +103,7 @@ def fund_together(
     if total > max_usd_micros:
         raise Refused(
             f"{len(offers)} runs need up to {format_usd(total)}; {format_usd(max_usd_micros)} of the budget are left",
-            next="allow more money, or plan fewer or shorter runs",
+            next="give it a larger budget under the same key, or plan fewer or shorter runs under another",
         )
     with store.begin() as conn:
         for run_id in sorted(offers):  # in one order, whoever else locks some of them
@@ -131,7 +131,9 @@ def _offer_for(store: Store, run: Run, usd_micros: int | None) -> _Offer:
     check_here(store, run)
     check_proof(run)
     row = repriced_any(store, run)
-    return _Offer(usd_micros=hold_for(run, row) if usd_micros is None else usd_micros, row=row)
+    if usd_micros is None:
+        usd_micros = hold_for(run, row, slower=slower_than_said(store, run, row))
+    return _Offer(usd_micros=usd_micros, row=row)
 
 
 def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, now: float) -> Run:
@@ -146,15 +148,33 @@ def _hold(conn: Connection, run: Run, offer: _Offer, *, key: str, actor: str, no
     return runs.transition(conn, run.id, old=run.state, new=RunState.FUNDED, actor=actor, now=now, detail=detail)
 
 
-def hold_for(run: Run, row: Estimate | ForeignEstimate) -> int:
-    """The upper bound of what is left to do, and the margin in which a run that meets its limit saves a checkpoint."""
+def slower_than_said(store: Store, run: Run, row: Estimate | ForeignEstimate) -> float:
+    """How many times as slow as `row` says the run itself was so far, where it has a checkpoint to show for it."""
+    newest = RunDir(run.run_dir).newest_checkpoint()
+    trained = [a for a in attempts.for_run(store, run.id) if a.kind == "train" and a.charged_s]
+    if newest is None or not trained:
+        return 1.0
+    return holds.slower_than_said(
+        row,
+        taken_s=sum(a.charged_s for a in trained),
+        starts=len(trained),
+        share_done=newest.step / row.num_steps,
+        stop_s=holds.stop_s(run.run_dir, is_rented=not row.local),
+    )
+
+
+def hold_for(run: Run, row: Estimate | ForeignEstimate, *, slower: float = 1.0) -> int:
+    """The upper bound of what is left to do, and the margin in which a run that meets its limit saves a checkpoint.
+
+    `slower`: than `row` says, as it was so far (`slower_than_said`).
+    """
     newest = RunDir(run.run_dir).newest_checkpoint()
     left = 1.0 if newest is None else max(0.0, 1.0 - newest.step / row.num_steps)
     stop_s = holds.stop_s(run.run_dir, is_rented=not row.local)
     target, finish_s = target_of(run), (run.estimate or {}).get("finish_s")
     quote = moving.with_transfer({}, replace(run, estimate=row.to_dict()), target)
     bytes_usd_micros = moving.hold_usd_micros(quote, max(finish_s or 0.0, row.wall_s.high))
-    alone = holds.for_run(row, stop_s=stop_s, left=left) + bytes_usd_micros
+    alone = holds.for_run(row, stop_s=stop_s, left=left, slower=slower) + bytes_usd_micros
     if not target.spot or not finish_s:
         return alone
     spot, on_demand = (replace(target, spot=spot).find_price().usd_micros_per_hour for spot in (True, False))

@@ -70,8 +70,9 @@ class _Search:
         self.training = Training(store, log, self.fleet)
 
     def run(self) -> SearchReport:
-        if self.log.answer is not None:
+        if self.log.decisions:  # of an earlier life
             self._find_begun()
+        if self.log.answer is not None:
             return self._report(self.log.answer["stopped_because"], elapsed_s=self.log.answer["elapsed_s"])
         self.fleet.authorise()
         if LOCAL_DEVICE in self.question.devices:

@@ -15,6 +15,7 @@ from patron_core.store.engine import dumps
 from patron_core.verbs.journal import write_note
 from patron_core.verbs.watch import RunView
 
+BUDGET = "budget_usd_micros"
 Progress = Callable[[str, RunView | None], None]
 
 
@@ -23,7 +24,8 @@ class Report(Protocol):
 
 
 class SearchLog:
-    """The written side of one search. Opened again under the same key, it goes on where it was."""
+    """The written side of one search. Opened again under the same key, it goes on where it was; as long as it is not
+    done also with a larger budget, for all of it."""
 
     def __init__(
         self,
@@ -93,6 +95,8 @@ def _check_same(known: Search, question: Any) -> None:
     """Raises Conflict where the key belongs to another question. Stored as JSON, so both are compared as that."""
     asked: dict[str, Any] = json.loads(dumps(asdict(question)))
     differs = [name for name in sorted({*asked, *known.question}) if known.question.get(name) != asked.get(name)]
+    if differs == [BUDGET] and known.state != "done" and asked[BUDGET] > known.question[BUDGET]:
+        return  # the same question goes on with more money
     if differs:
         said = ", ".join(f"{name} {known.question.get(name)}, now {asked.get(name)}" for name in differs)
         raise Conflict(

@@ -15,7 +15,7 @@ from patron_core.store.records import Run, Wallet
 from patron_core.verbs.access import asks
 from patron_core.verbs.control import launch
 from patron_core.verbs.dryrun import repriced_any
-from patron_core.verbs.fund import fund, hold_for
+from patron_core.verbs.fund import fund, hold_for, slower_than_said
 from patron_core.verbs.here import check_here
 from patron_core.verbs.money import deposit
 from patron_core.verbs.next_steps import next_step
@@ -66,7 +66,7 @@ def offer(store: Store, run_id: str, *, usd_micros: int | None = None, key: str 
     row = repriced_any(store, run)
     hold = 0 if is_done else usd_micros
     if hold is None:
-        hold = hold_for(run, row) if run.state in _FUNDABLE else 0
+        hold = hold_for(run, row, slower=slower_than_said(store, run, row)) if run.state in _FUNDABLE else 0
     return Offer(run=run, estimate=row, hold_usd_micros=hold, wallet=ledger.wallet(store, run.project))
 
 

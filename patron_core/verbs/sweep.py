@@ -89,9 +89,9 @@ def sweep(
 ) -> SweepReport:
     """Make every run of it and compare them. The budget is the caller's authorisation: the wallet is filled up to it.
 
-    The same key goes on where the sweep was stopped, and is answered as before once it is done. Raises InvalidInput
-    for a grid that cannot be run, Conflict for a key that asked another one, Refused where no shape passed its dryrun
-    and where the upper bounds of all runs come to more than the budget.
+    The same key goes on where the sweep was stopped, with a larger budget too, and is answered as before once it is
+    done. Raises InvalidInput for a grid that cannot be run, Conflict for a key that asked another one, Refused where no
+    shape passed its dryrun and where the upper bounds of all runs come to more than the budget.
     """
     check_names(project=project, actor=actor)
     question.runs()
@@ -118,10 +118,14 @@ class _Sweep:
             return self._report()
         self.fleet.authorise()
         self._plan()
+        since = len(self.log.decisions)
         proven = self.fleet.prove(list(self.runs))
         if not proven:
-            said = " ".join(d["sentence"] for d in self.log.decisions if d["kind"] in ("drop", "skip"))
-            raise Refused(f"no run passed its dryrun. {said}".rstrip(), next="correct what it says, under a new key")
+            said = " ".join(d["sentence"] for d in self.log.decisions[since:] if d["kind"] in ("drop", "skip"))
+            raise Refused(
+                f"no run passed its dryrun. {said}".rstrip(),
+                next="correct what it says; another question needs another key",
+            )
         self._fund([run.id for run in proven])
         self.fleet.train([label for label, run_id in self.fleet.ids.items() if run_id in {run.id for run in proven}])
         report = self._report()

@@ -251,7 +251,9 @@ def _sentence(run: Run, newest: Attempt | None) -> str:
     if run.reason is None or waits:
         return STATE_SENTENCE[run.state]
     said = why(run.reason, newest.evidence if newest and newest.reason is run.reason else None)
-    is_paused = run.state is RunState.PAUSED and run.reason in _GOES_ON_WITH_MONEY  # a dryrun that ends so has failed
+    if run.state is RunState.DRAFT and run.reason is EndReason.OUT_OF_FUNDS:
+        return f"{said} Another dryrun holds twice as much."
+    is_paused = run.state is RunState.PAUSED and run.reason in _GOES_ON_WITH_MONEY
     return f"{said} Fund it again to go on." if is_paused else said
 
 

@@ -136,6 +136,7 @@ def test_the_verdict_comes_from_evidence(seen: Observation, changes: dict[str, A
         ({"observation": ended(1), "stop_requested": "cancel"}, ActionKind.END, RunState.CANCELLED),
         ({"observation": ended(0), "attempt_kind": "dryrun"}, ActionKind.END, RunState.AWAITING_FUNDING),
         ({"observation": ended(76), "attempt_kind": "dryrun"}, ActionKind.END, RunState.FAILED),
+        ({"observation": ended(75), "attempt_kind": "dryrun", "stop_cause": "funds"}, ActionKind.END, RunState.DRAFT),
         ({"state": RunState.RECOVERING, "attempt_state": "ended"}, ActionKind.RELAUNCH, RunState.LAUNCHING),
         (
             {"state": RunState.RECOVERING, "attempt_state": "ended", "hold_usd_micros": 100},

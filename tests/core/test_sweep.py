@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from patron_core.executors.base import Job
 from patron_core.executors.fake import FakeExecutor, Script
 from patron_core.notebook import Lab
 from patron_core.scaling.seeds import compare_groups, student_quantile, two_sided_p
-from patron_core.states import RunState
+from patron_core.states import EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs, tags
 from patron_core.verbs import adopt as adopting
 from patron_core.verbs import fleet
@@ -241,3 +242,34 @@ def test_students_t_is_the_tables() -> None:
     assert one_seed.pooled_spread is None
     noisy = compare_groups({"a": [1.0, 1.2], "b": [1.05, 1.3], "c": [5.0, 5.1]})
     assert [(c.other, c.is_real) for c in noisy.contrasts] == [("b", False), ("c", True)]
+
+
+BUSY = Script(run_s=400, on_end=leave)  # a dryrun that takes twice what is held for it
+
+
+def test_a_dryrun_whose_hold_ran_out_is_made_again_with_twice_as_much(world: World) -> None:
+    world.machine.script(BUSY, BUSY)
+    report = verbs.sweep(world.store, replace(ASKED, seeds=1), actor="ada", key="k")
+    assert report.is_whole
+    tried = [a for run in runs.list_runs(world.store) for a in attempts.for_run(world.store, run.id)]
+    bursts = [a for a in tried if a.kind == "dryrun"]
+    assert [a.reason for a in bursts] == [EndReason.OUT_OF_FUNDS, EndReason.OUT_OF_FUNDS, EndReason.COMPLETED]
+    held = sorted(e.usd_micros for e in ledger.statement(world.store, "lab", 1000) if ":dryrun:" in e.key)
+    assert held[1] >= 2 * (held[0] - 15_000)  # the seconds to stop in apart
+    assert held[2] >= 2 * (held[1] - 15_000)
+
+
+def test_out_of_money_in_the_middle_it_goes_on_under_its_key_with_more(world: World) -> None:
+    world.machine.script(BUSY)
+    short = replace(ASKED, seeds=1, budget_usd_micros=300_000)
+    with pytest.raises(Refused, match=r"are left; under its key \(k\) it goes on") as caught:
+        verbs.sweep(world.store, short, actor="ada", key="k")
+    needed = float(re.findall(r"more than \$([\d.]+) in all", caught.value.message)[0])
+    assert 0.3 < needed < 20
+    enough = replace(short, budget_usd_micros=20_000_000)
+    report = verbs.sweep(world.store, enough, actor="ada", key="k")
+    assert report.is_whole
+    assert len(runs.list_runs(world.store)) == 3
+    assert verbs.sweep(world.store, enough, actor="ada", key="k").to_dict() == report.to_dict()
+    with pytest.raises(Conflict):  # it is done
+        verbs.sweep(world.store, replace(enough, budget_usd_micros=30_000_000), actor="ada", key="k")

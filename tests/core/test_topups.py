@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 from runs_in_states import AMOUNT, made
-from scripted import HOURLY, SECOND, World
+from scripted import HOURLY, SECOND, World, checkpoint
 
 from patron_core import verbs
 from patron_core.errors import Refused
 from patron_core.executors.deadline import Deadline
 from patron_core.executors.fake import FakeExecutor, Script
 from patron_core.lifecycle.apply import settle
+from patron_core.machines.target import target_of
 from patron_core.rundir.rundir import RunDir
 from patron_core.states import EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
+from patron_core.verbs.fund import hold_for, slower_than_said
+from patron_core.verbs.plan import estimate_on
 from trainer.contract import control
 from trainer.contract.grace import kill_after_s
+from trainer.contract.spec import TrainSpec
 
 
 @pytest.fixture
@@ -146,3 +150,18 @@ def test_a_deadline_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     directory.move_deadline("a", 900.0)
     assert deadline.is_over(201.0)  # it was told to stop, and does
     assert Deadline("s3://no-such-bucket-here/r1", "a", 100.0, key=None).is_over(100.0)
+
+
+def test_what_is_left_is_held_for_at_the_pace_that_the_run_has_had(world: World) -> None:
+    """A machine that others use: its hold ran out at a fifth of its steps, long after it was to be done."""
+    world.machine.script(Script(on_start=checkpoint(2)))
+    run = world.launched(held_s=600)
+    world.run_for(700)
+    assert (world.state(run), world.reason(run)) == (RunState.PAUSED, EndReason.OUT_OF_FUNDS)
+    row = estimate_on(target_of(run), world.store, TrainSpec.from_dict(run.spec))
+    slower = slower_than_said(world.store, run, row)
+    assert slower > 2
+    stop = kill_after_s(run.run_dir) * SECOND
+    assert hold_for(run, row, slower=slower) - stop == pytest.approx(slower * (hold_for(run, row) - stop), rel=1e-3)
+    fresh = world.funded(held_s=600)
+    assert slower_than_said(world.store, fresh, row) == 1.0

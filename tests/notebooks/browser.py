@@ -20,6 +20,7 @@ import pytest
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 PATIENCE_MS = 60_000
+SERVE = [sys.executable, "-m", "patron_core.commands", "serve"]
 MARKS = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (package: chromium)"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # playwright's own pipes
@@ -35,6 +36,15 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser.new_page(viewport={"width": 1250, "height": 1400})
         browser.close()
+
+
+def start(env: dict[str, str], *more: str) -> tuple[subprocess.Popen[str], str]:
+    """`patron serve` on a free port, and its link."""
+    process = subprocess.Popen([*SERVE, "--port", "0", *more], stdout=subprocess.PIPE, text=True, env=env)
+    assert process.stdout is not None
+    link = next((line.strip() for line in process.stdout if "/login?ticket=" in line), "")
+    assert link, process.wait(timeout=20)
+    return process, link
 
 
 @contextmanager

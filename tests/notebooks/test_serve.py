@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import httpx
 import labs
 import pytest
-from browser import CHROMIUM, FLAGS, MARKS, PATIENCE_MS
+from browser import CHROMIUM, FLAGS, MARKS, PATIENCE_MS, SERVE, start
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -26,8 +25,6 @@ from patron_core import verbs
 from patron_core.lifecycle import post
 from patron_core.store import Run, Store, approvals, attempts, leases, ledger
 from patron_core.store.tokens import Allowance
-
-SERVE = [sys.executable, "-m", "patron_core.commands", "serve"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +45,6 @@ class Served:
 
     def bearer(self, name: str) -> dict[str, str]:
         return {"authorization": f"Bearer {self.secrets[name]}"}
-
-
-def start(env: dict[str, str], *more: str) -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen([*SERVE, "--port", "0", *more], stdout=subprocess.PIPE, text=True, env=env)
-    assert process.stdout is not None
-    link = next((line.strip() for line in process.stdout if "/login?ticket=" in line), "")
-    assert link, process.wait(timeout=20)
-    return process, link
 
 
 @pytest.fixture(scope="module")
