@@ -127,13 +127,8 @@ def money(found):
         else mo.callout(mo.md(inert.bullets(found.problems)), kind="danger")
     )
     _late = [mo.callout(mo.md(inert.bullets(lab_view.late(found))), kind="warn")] if found.late else []
-    mo.vstack(
-        [
-            mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal"),
-            *_late,
-            _books,
-        ]
-    )
+    _figures = mo.hstack([mo.stat(v, label=k, caption=c, bordered=True) for k, v, c in _stats], widths="equal")
+    mo.vstack([_figures, *_late, _books])
     return
 
 
@@ -141,8 +136,8 @@ def money(found):
 def waiting(found, params):
     _more = len(found.attention) - len(found.waiting)
     _table = tables.waiting(lambda notebook, run_id: show.page(params, notebook, run=run_id))
-    _parts = [mo.md("## Waiting for you")]
-    _parts.append(mo.Html(show.html_table(found.waiting, _table, empty="Nothing waits for a decision.")))
+    _shown = mo.Html(show.html_table(found.waiting, _table, empty="Nothing waits for a decision."))
+    _parts = [mo.md("## Waiting for you"), _shown]
     _parts += [mo.md(inert.md("and {} more", f"{_more:,}"))] if _more else []
     mo.vstack(_parts)
     return
@@ -236,6 +231,7 @@ def table(page, params, project, rows, store):
         lambda notebook, run_id: show.page(params, notebook, run=run_id),
         lambda run_id: verbs.evaluations(store, run_id),
         selected=page.chosen,
+        hidden=["project"],  # chosen above
         whose=verbs.whose(rows, verbs.machines(store)),
         on_change=lambda frame: setattr(page, "chosen", set(frame["id"])),
     )
@@ -295,7 +291,8 @@ def statement(found, session):
     _parts = [mo.md("## Statement")]
     if found.statement and not session.is_script:
         _parts.append(charts.wallet_chart(found.statement))
-    _parts.append(mo.Html(show.html_table(found.statement[:12], tables.statement(), empty="No money has moved yet.")))
+    _table = tables.statement({row.run.id: row.run.name for row in found.rows})
+    _parts.append(mo.Html(show.html_table(found.statement[:12], _table, empty="No money has moved yet.")))
     mo.vstack(_parts)
     return
 

@@ -1,7 +1,8 @@
-"""A quantity with its uncertainty: low, mid, high. Pure."""
+"""A quantity with its uncertainty: low, mid, high; and a time in words. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -35,3 +36,16 @@ def total(parts: Iterable[Interval]) -> Interval:
         mid += part[1]
         high += part[2]
     return Interval(low, mid, high)
+
+
+def duration(seconds: float) -> str:
+    """ "38 s", "12 min", "3.4 h", "4.5 days", "418 days"."""
+    if not math.isfinite(seconds):
+        return "for ever"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days" if seconds < 10 * 86400 else f"{seconds / 86400:,.0f} days"

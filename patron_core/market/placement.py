@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from patron_core.errors import Refused
+from patron_core.interval import duration
 from patron_core.market.spot_cost import ASSUMED_RATE, ReclaimRate
 from patron_core.market.transfer import Place
 from patron_core.market.ways import (
@@ -18,7 +19,6 @@ from patron_core.market.ways import (
     Option,
     Way,
     Work,
-    duration,
     on_demand,
     spot,
     spot_then_on_demand,

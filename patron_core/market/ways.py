@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Estimate, wall
-from patron_core.interval import ZERO, Interval, total
+from patron_core.interval import ZERO, Interval, duration, total
 from patron_core.market.simulate import Expected, expect
 from patron_core.market.spot_cost import ReclaimRate, SpotTime, spot_time
 from patron_core.market.spot_policy import Terms
@@ -136,14 +136,6 @@ class Option:
             "why_not": self.why_not,
             "sentence": self.sentence(),
         }
-
-
-def duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "for ever"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def on_demand(work: Work, price: Price) -> Option:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from patron_core import settings
+from patron_core.interval import duration
 from patron_core.store import Store, mirrors
 
 SHOWN_OVER_S = 30.0  # a mirror comes by every few seconds; one that is late by this much is stuck, or not there
@@ -19,10 +20,9 @@ class Lag:
 
     @property
     def sentence(self) -> str:
-        near = f"{self.seconds:.0f} s" if self.seconds < 120 else f"{self.seconds / 60:.0f} min"
-        late = near if self.seconds < 7200 else f"{self.seconds / 3600:,.0f} h"
         why = self.why or f"no mirror has come by; look at {settings.home() / 'mirror.log'}"
-        return f"MLflow is {late} behind on {self.name}; the record is whole and follows as soon as it can ({why})"
+        late = f"MLflow is {duration(self.seconds)} behind on {self.name}"
+        return f"{late}; the record is whole and follows as soon as it can ({why})"
 
 
 def lags(store: Store, run_id: str | None = None) -> list[Lag]:

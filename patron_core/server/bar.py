@@ -1,4 +1,4 @@
-"""The bar above every notebook: links that carry project and run, and how many alerts nobody has seen."""
+"""The bar above every notebook: links that carry project and run, how many alerts nobody has seen, and the theme."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import json
 from collections.abc import Sequence
 
 from patron_core.server.pages import Notebook
+from patron_core.server.switch import SWITCH
+from patron_core.ui import theme
 
 
 def navigation(found: Sequence[Notebook], *, first: str = "/") -> str:
     """For the head of every notebook's page: a bar of links that carry project and run of the address as it is."""
     links = json.dumps([[note.path + "/", note.title] for note in found]).replace("<", "\\u003c")
     script = _BAR_SCRIPT.replace("LINKS", links).replace("FIRST", json.dumps(first))
-    return f"<style>{_BAR_STYLE}</style><script>{script}</script>"
+    return f"<style>{theme.css()}{_BAR_STYLE}</style><script>{SWITCH}{script}</script>"
 
 
 _BAR_STYLE = """
 #patron-bar { position: fixed; inset: 0 0 auto 0; height: 2.5rem; z-index: 40; display: flex; gap: .25rem;
   align-items: center; padding: 0 .75rem; overflow-x: auto; white-space: nowrap; font: 14px/1 system-ui, sans-serif;
-  background: var(--background, #fff); color: var(--foreground, #1a202c); border-bottom: 1px solid #a0aec055 }
-#patron-bar a { padding: .45rem .65rem; border-radius: .4rem; color: inherit; text-decoration: none }
-#patron-bar a:hover, #patron-bar a:focus-visible { background: #a0aec033 }
-#patron-bar a[data-unseen] { background: #b7791f33; font-weight: 600 }
-#patron-bar a[aria-current] { background: #1f5fa822; font-weight: 600 }
+  background: var(--p-card); color: var(--p-ink); border-bottom: 1px solid var(--p-line) }
+#patron-bar a, #patron-bar select { padding: .45rem .6rem; border-radius: .4rem; color: inherit; text-decoration: none }
+#patron-bar select { font: inherit; padding: .3rem; background: var(--p-paper); border: 1px solid var(--p-line) }
+#patron-bar a:hover { background: var(--p-line) }
+#patron-bar a[data-unseen] { color: var(--p-warn); font-weight: 600 }
+#patron-bar a[aria-current] { color: var(--p-accent); font-weight: 600; box-shadow: inset 0 -2px var(--p-accent) }
+:focus-visible { outline: 2px solid var(--p-accent) !important; outline-offset: 1px }
+#patron-bar :focus-visible { outline-offset: -2px }
+/* marimo's own colours follow; before it has begun the page is no white flash */
+body:not(.dark, .light) { background: var(--p-paper) !important }
+:root[data-look=projector] body { --foreground: #000; --muted-foreground: var(--p-quiet); --border: var(--p-line) }
 body { padding-top: 2.5rem !important }
 /* what is fixed inside stays below the bar */
 body > #root { height: calc(100vh - 2.5rem); transform: translateZ(0) }
@@ -53,7 +61,7 @@ addEventListener("DOMContentLoaded", () => {
   alerts.style.marginLeft = "auto";
   alerts.textContent = "Alerts";
   alerts.setAttribute("role", "status");
-  bar.append(alerts);
+  bar.append(alerts, patronLook.control());
   document.body.prepend(bar);
   let unseen = 0, untitled = "";
   const tell = () => {  // an app may write its title anew: the number is put before it again

@@ -10,29 +10,31 @@ from pathlib import Path
 
 from starlette.responses import HTMLResponse
 
-from patron_core.ui import inert
+from patron_core.server import switch
+from patron_core.ui import inert, theme
 from patron_core.ui.commands import name_of
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a202c; --quiet: #5a6577; --line: #d8dee8; --paper: #fbfcfd; --card: #fff;
-  --accent: #1f5fa8 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8ecf2; --quiet: #a3afc0; --line: #323b49; --paper: #14181f;
-  --card: #1b212b; --accent: #8fbcf0 } }
+_STYLE = (
+    theme.css()
+    + """
 * { box-sizing: border-box }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+body { margin: 0; background: var(--p-paper); color: var(--p-ink); font: 1rem/1.5 system-ui, sans-serif }
 main { max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.5rem }
 h1 { font-size: 1.75rem; margin: 0 0 .25rem } h2 { font-size: 1.05rem; margin: 0 0 .35rem }
-p { margin: 0 0 1rem; color: var(--quiet) } a { color: var(--accent) }
+p { margin: 0 0 1rem; color: var(--p-quiet) } a { color: var(--p-accent) }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); margin: 1.5rem 0 2rem }
-.card { display: block; padding: 1.1rem 1.2rem; border: 1px solid var(--line); border-radius: .6rem;
-  background: var(--card); color: inherit; text-decoration: none }
-.card:hover, .card:focus-visible { border-color: var(--accent); outline: 2px solid transparent }
-.card p { margin: 0; font-size: .92rem } .step { color: var(--accent); font-size: .8rem; letter-spacing: .04em }
-input, button { font: inherit; padding: .55rem .8rem; border: 1px solid var(--line); border-radius: .4rem;
-  background: var(--card); color: inherit } button { cursor: pointer } form { display: flex; gap: .6rem }
+.card { display: block; padding: 1.1rem 1.2rem; border: 1px solid var(--p-line); border-radius: .6rem;
+  background: var(--p-card); color: inherit; text-decoration: none }
+.card:hover { border-color: var(--p-accent) }
+:focus-visible { outline: 2px solid var(--p-accent); outline-offset: 2px }
+.card p { margin: 0; font-size: .92rem } .step { color: var(--p-accent); font-size: .8rem; letter-spacing: .04em }
+input, button, select { font: inherit; padding: .55rem .8rem; border: 1px solid var(--p-line); border-radius: .4rem;
+  background: var(--p-card); color: inherit } button { cursor: pointer } form { display: flex; gap: .6rem }
+.patron-look { float: right; font-size: .85rem; padding: .25rem .5rem }
 table { border-collapse: collapse; font-size: .88rem; width: 100% }
-td, th { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+td, th { text-align: left; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--p-line); vertical-align: top }
 """
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,10 +114,12 @@ def _sentence(text: str) -> str:
 def page(title: str, body: str, *, head: str = "", status: int = 200) -> HTMLResponse:
     return HTMLResponse(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width">{head}<style>{_STYLE}</style><main>{body}</main></html>',
+        f'<meta name="viewport" content="width=device-width">{head}<style>{_STYLE}</style>{switch.ALONE}'
+        f"<main>{body}</main></html>",
         status_code=status,
         headers={
             "cache-control": "no-store",
-            "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+            "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+            f"script-src {switch.ALONE_SOURCE}",
         },
     )

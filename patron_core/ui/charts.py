@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from patron_core.money import to_usd
-from patron_core.ui import inert, show
+from patron_core.ui import inert, show, theme
 
 if TYPE_CHECKING:
     import altair as alt
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from patron_core.verbs import Comparison
 
 WIDTH, HEIGHT = 620, 280
-INK = "#2b6cb0"
-COLOURS = ["#2b6cb0", "#dd6b20", "#2f855a", "#805ad5", "#c53030", "#319795", "#b7791f", "#4a5568"]
+COLOURS = theme.SERIES_ON_BOTH
+INK = COLOURS[0]
+IN_INK = "guide-label"  # the style of words beside points: the ink of the page's theme, light or dark
 _VERDICT_COLOURS = {
     "sweet spot": "#2f855a",
     "undersized": "#2b6cb0",
@@ -161,7 +162,7 @@ def wallet_chart(statement: Sequence[LedgerEntry], *, width: int = WIDTH) -> alt
 
 def finish(chart: Any, title: str, *, width: int = WIDTH, height: int = HEIGHT) -> alt.LayerChart:
     sized: alt.LayerChart = chart.properties(
-        width=width, height=height, title={"text": title, "anchor": "start", "fontSize": 13}
+        width=width, height=height, background="transparent", title={"text": title, "anchor": "start", "fontSize": 13}
     )
     quiet: alt.LayerChart = sized.configure_view(strokeWidth=0).configure_axis(
         gridColor="#a0aec0", gridOpacity=0.25, domainColor="#a0aec0", tickColor="#a0aec0", titleFontWeight="normal"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 15  # more names than that cover each other
 _LINE_POINTS = 40
-_QUIET = "#718096"
+_QUIET = charts.COLOURS[7]
 
 
 def frontier_chart(
@@ -60,7 +60,7 @@ def frontier_chart(
     chart = alt.layer(
         line.mark_line(interpolate="step-after", color=charts.COLOURS[1], opacity=0.6).encode(x=x, y=y),
         alt.Chart(frame).mark_point(filled=True, size=80, opacity=1).encode(x=x, y=y, color=colour, tooltip=tooltip),
-        line.mark_text(align="left", dx=8, dy=-8).encode(x=x, y=y, text="run:N"),
+        line.mark_text(style=charts.IN_INK, fontSize=11, align="left", dx=8, dy=-8).encode(x=x, y=y, text="run:N"),
     )
     return charts.finish(chart, f"What {'a dollar' if is_money else 'a minute'} bought", width=width)
 
@@ -128,7 +128,9 @@ def law_chart(fit: Fit, rows: Sequence[Comparison], *, width: int = charts.WIDTH
             color=colour,
             tooltip=["run", "whose", alt.Tooltip("flops:Q", format=".2e"), alt.Tooltip("val_bpb:Q", format=".4f")],
         ),
-        own.mark_text(align="left", dx=8, dy=-8).encode(x=x, y=alt.Y("val_bpb:Q", scale=bits), text="run:N"),
+        own.mark_text(style=charts.IN_INK, fontSize=11, align="left", dx=8, dy=-8).encode(
+            x=x, y=alt.Y("val_bpb:Q", scale=bits), text="run:N"
+        ),
     )
     title = f"The loss law of {inert.vega(fit.corpus)} with compute split best, and measured runs"
     return charts.finish(chart, title, width=width)

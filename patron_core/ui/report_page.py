@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from patron_core.ui import inert, report_chart, show, tables
+from patron_core.ui import inert, report_chart, show, tables, theme
 from patron_core.ui.inert import Html
 from patron_core.ui.show import Column, Mark
 
@@ -17,36 +17,37 @@ if TYPE_CHECKING:
     from patron_core.verbs import RunReport, SearchReportOfRuns
 
 # no quote, no < and no >: it is put in as words are
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a202c; --quiet: #566173; --line: #d8dee8; --paper: #ffffff; --card: #f5f7fa;
-  --blue: #1f5fa8; --orange: #b4530f; --good: #1e6b42; --warn: #8a5a06; --bad: #b02525; --live: #1f5fa8 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8ecf2; --quiet: #a9b4c4; --line: #353f4e; --paper: #14181f;
-  --card: #1c222c; --blue: #8fbcf0; --orange: #f2a15f; --good: #77cf9f; --warn: #e3bb6a; --bad: #f49b9b;
-  --live: #8fbcf0 } }
+_STYLE = (
+    theme.css()
+    + """
 * { box-sizing: border-box }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif }
+body { margin: 0; background: var(--p-paper); color: var(--p-ink); font: 16px/1.55 system-ui, sans-serif }
 main { max-width: 64rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem }
-p { margin: .4rem 0 .8rem } .quiet { color: var(--quiet); font-size: .9rem }
-.verdict { background: var(--card); border-left: 4px solid var(--blue); padding: .7rem 1rem; border-radius: .3rem }
+p { margin: .4rem 0 .8rem } .quiet { color: var(--p-quiet); font-size: .9rem }
+.verdict { background: var(--p-card); border-left: 4px solid var(--p-accent); padding: .7rem 1rem;
+  border-radius: .3rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums }
-td, th { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-th { color: var(--quiet); font-weight: 600 } td.number, th.number { text-align: right; white-space: nowrap }
-.good { color: var(--good) } .warn { color: var(--warn) } .bad { color: var(--bad) } .live { color: var(--live) }
+td, th { text-align: left; padding: .35rem 1rem .35rem 0; border-bottom: 1px solid var(--p-line);
+  vertical-align: top }
+th { color: var(--p-quiet); font-weight: 600 } td.number, th.number { text-align: right; white-space: nowrap }
+.good { color: var(--p-good) } .warn { color: var(--p-warn) }
+.bad { color: var(--p-bad) } .live { color: var(--p-live) }
 .mark { font-weight: 600; white-space: nowrap }
-code, pre { font: .88rem/1.5 ui-monospace, monospace } pre { background: var(--card); padding: .8rem 1rem;
+code, pre { font: .88rem/1.5 ui-monospace, monospace } pre { background: var(--p-card); padding: .8rem 1rem;
   border-radius: .3rem;
   white-space: pre-wrap; overflow-wrap: anywhere; margin: .4rem 0 }
-article { border-left: 3px solid var(--line); padding: .1rem 0 .1rem 1rem; margin: 1rem 0 }
-svg { max-width: 100%; height: auto } svg text { fill: var(--quiet); font: 12px system-ui, sans-serif }
-.axis { stroke: var(--line) } .curve { stroke: var(--blue); fill: none; stroke-width: 1.8 }
-.dot { fill: var(--blue) } .band { fill: var(--orange); opacity: .3 }
-.expected { stroke: var(--orange); stroke-width: 2 }
-.mark-line { stroke: var(--quiet); stroke-dasharray: 3 4; opacity: .7 }
+article { border-left: 3px solid var(--p-line); padding: .1rem 0 .1rem 1rem; margin: 1rem 0 }
+svg { max-width: 100%; height: auto } svg text { fill: var(--p-quiet); font: 12px system-ui, sans-serif }
+.axis { stroke: var(--p-line) } .curve { stroke: var(--p-accent); fill: none; stroke-width: 1.8 }
+.dot { fill: var(--p-accent) } .band { fill: var(--p-second); opacity: .3 }
+.expected { stroke: var(--p-second); stroke-width: 2 }
+.mark-line { stroke: var(--p-quiet); stroke-dasharray: 3 4; opacity: .7 }
 @media print { main { max-width: none; padding: 0 } h2 { break-after: avoid }
   tr, article, svg { break-inside: avoid } }
 """
+)
 
 
 def of_run(report: RunReport) -> str:
@@ -59,7 +60,11 @@ def of_run(report: RunReport) -> str:
         _section("Curves", *_charts(report)),
         _section("Attempts", _table(seen.attempts, show.attempt_columns(), empty="Nothing was launched yet.")),
         _section(
-            "Money", _facts(_money(report)), _table(report.statement, tables.statement(), empty="None has moved.")
+            "Money",
+            _facts(_money(report)),
+            _table(
+                report.statement, tables.statement({report.seen.run.id: report.seen.run.name}), empty="None has moved."
+            ),
         ),
         _section("What the model says", _table(seen.samples, show.sample_columns()))
         if seen.samples

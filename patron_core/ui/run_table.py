@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 HIDDEN = ["id"]
 PIN = "★"
-WIDTHS = {"pin": 44, "run": 230, "curve": 110, "progress": 110}
+WIDTHS = {
+    "pin": 40, "run": 190, "state": 140, "val_bpb": 76, "curve": 108, "progress": 108, "cost, $": 76, "held, $": 76,
+    "depth": 60, "device": 90,
+}  # fmt: skip
 _SPARK = (96, 22)  # pixels
 _BAR = (56, 8)
 

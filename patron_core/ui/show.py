@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from patron_core.interval import Interval
+from patron_core.interval import Interval, duration
 from patron_core.lifecycle.evidence import words
 from patron_core.money import format_usd
 from patron_core.states import why
@@ -64,7 +64,9 @@ _VISIBLE = {"\n": "⏎", "\t": "⇥"}
 
 
 _TABLE_STYLE = "border-collapse:collapse;font-size:0.875rem;font-variant-numeric:tabular-nums"
-_CELL_STYLE = "padding:0.35rem 0.75rem 0.35rem 0;white-space:nowrap;border-bottom:1px solid #a0aec033"
+_CELL_STYLE = (
+    "vertical-align:top;padding:0.35rem 0.75rem 0.35rem 0;white-space:nowrap;border-bottom:1px solid #a0aec033"
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Column:
     title: str
     cell: Callable[[Any], str | Mark]
     align: Literal["left", "right"] = "right"
+    wraps: bool = False  # words that may take several lines; all else stands on one
 
 
 def mark(word: str) -> Mark:
@@ -137,7 +140,8 @@ def _td(style: str, cell: str | Mark) -> Html:
 
 
 def _cell_style(column: Column) -> str:
-    return f"text-align:{column.align};{_CELL_STYLE}"
+    wraps = ";white-space:normal;overflow-wrap:anywhere;min-width:12rem" if column.wraps else ""
+    return f"text-align:{column.align};{_CELL_STYLE}{wraps}"
 
 
 def _plain(cell: str | Mark) -> str:
@@ -162,18 +166,14 @@ def _rich(cell: str | Mark) -> Html:
 
 
 def seconds(value: float | None) -> str:
-    """ "0.42 s", "38 s", "12 min", "3.4 h"."""
+    """ "0.42 s", "38 s", "12 min", "3.4 h", "4.5 days"."""
     if value is None:
         return DASH
     if value < 0.01:
         return f"{1000 * value:.1f} ms"
     if value < 10:
         return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
-    if value < 100:
-        return f"{value:.0f} s"
-    if value < 6000:
-        return f"{value / 60:.1f} min" if value < 600 else f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h"
+    return f"{value / 60:.1f} min" if 100 <= value < 600 else duration(value)
 
 
 def count(value: float | None) -> str:
@@ -265,15 +265,15 @@ def attempt_columns() -> list[Column]:
         Column("charged", lambda a: usd(a.charged_usd_micros)),
         Column("an hour", lambda a: usd(a.usd_micros_per_hour)),
         Column("exit", lambda a: DASH if a.exit_code is None else str(a.exit_code)),
-        Column("why it ended", lambda a: why(a.reason, a.evidence) if a.reason else DASH, "left"),
-        Column("evidence", lambda a: words(a.evidence, a.exit_code) or DASH, "left"),
+        Column("why it ended", lambda a: why(a.reason, a.evidence) if a.reason else DASH, "left", wraps=True),
+        Column("evidence", lambda a: words(a.evidence, a.exit_code) or DASH, "left", wraps=True),
     ]
 
 
 def sample_columns() -> list[Column]:
     return [
         Column("prompt", lambda s: one_line(s.prompt, 40), "left"),
-        Column("what the model made of it", lambda s: one_line(s.text, 110), "left"),
+        Column("what the model made of it", lambda s: one_line(s.text, 110), "left", wraps=True),
         Column("ended by", lambda s: s.end, "left"),
     ]
 

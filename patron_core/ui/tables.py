@@ -44,8 +44,8 @@ def waiting(page: Page) -> list[Column]:
     return [
         Column("run", lambda w: _run(w.run.state.value, w.run.name, w.run.id, page), "left"),
         Column("state", lambda w: show.mark(w.run.state.value), "left"),
-        Column("what it waits for", lambda w: show.one_line(w.words, 160), "left"),
-        Column("or, in a shell", lambda w: show.one_line(w.next, 90), "left"),
+        Column("what it waits for", lambda w: show.one_line(w.words, 160), "left", wraps=True),
+        Column("or, in a shell", lambda w: show.one_line(w.next, 90), "left", wraps=True),
     ]
 
 
@@ -78,14 +78,19 @@ def _run(state: str, name: str, run_id: str, page: Page) -> show.Mark:
     return show.Mark(name, href=page(GOES_ON_IN.get(state, "4_watch"), run_id))
 
 
-def statement() -> list[Column]:
-    """Entries of the ledger."""
+def statement(names: Mapping[str, str]) -> list[Column]:
+    """Entries of the ledger. `names` of runs by their ids."""
+
+    def account(said: str) -> str:
+        kind, _, whose = said.partition(":")
+        return f"{kind} of {names.get(whose, whose)}" if whose else said
+
     return [
         Column("time", lambda e: show.moment(e.time), "left"),
         Column("what", lambda e: show.plain(e.kind), "left"),
         Column("amount", lambda e: show.usd(e.usd_micros)),
-        Column("from", lambda e: e.source, "left"),
-        Column("to", lambda e: e.target, "left"),
+        Column("from", lambda e: account(e.source), "left"),
+        Column("to", lambda e: account(e.target), "left"),
         Column("who", lambda e: e.actor, "left"),
     ]
 
@@ -129,7 +134,7 @@ def places() -> list[Column]:
         Column("expected", lambda o: show.usd(o.cost_usd_micros)),
         Column("at worst", lambda o: show.usd(o.hold_usd_micros)),
         Column("takes", lambda o: show.seconds(o.wall_s)),
-        Column("why not", lambda o: o.why_not or "chosen", "left"),
+        Column("why not", lambda o: o.why_not or "chosen", "left", wraps=True),
     ]
 
 
@@ -138,8 +143,8 @@ def checks() -> list[Column]:
     return [
         Column("", lambda c: show.mark(c.status), "left"),
         Column("what", lambda c: c.name, "left"),
-        Column("found", lambda c: c.found, "left"),
-        Column("what mends it", lambda c: c.next or show.DASH, "left"),
+        Column("found", lambda c: c.found, "left", wraps=True),
+        Column("what mends it", lambda c: c.next or show.DASH, "left", wraps=True),
     ]
 
 
@@ -158,7 +163,7 @@ def history() -> list[Column]:
         Column("time", lambda e: show.moment(e.time), "left"),
         Column("who", lambda e: e.actor, "left"),
         Column("what", lambda e: show.mark(e.new.value) if e.new else show.plain(e.kind), "left"),
-        Column("detail", lambda e: str(e.detail.get("detail", "")), "left"),
+        Column("detail", lambda e: str(e.detail.get("detail", "")), "left", wraps=True),
     ]
 
 
@@ -270,9 +275,9 @@ def alerts() -> list[Column]:
         Column("when", lambda a: show.moment(a.time), "left"),
         Column("what", lambda a: show.mark(a.kind), "left"),
         Column("run", lambda a: a.name, "left"),
-        Column("said", lambda a: a.sentence, "left"),
+        Column("said", lambda a: a.sentence, "left", wraps=True),
         Column("sent", lambda a: ", ".join(sent(a)) or show.DASH, "left"),
-        Column("next", lambda a: a.next, "left"),
+        Column("next", lambda a: a.next, "left", wraps=True),
     ]
 
 

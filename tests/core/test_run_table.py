@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from patron_core import verbs
 from patron_core.errors import InvalidInput, NotFound
 from patron_core.states import EndReason, RunState
 from patron_core.store import Run, Store, runs
-from patron_core.ui import report_page, run_table, show
+from patron_core.ui import run_table
 
 
 def with_result(store: Store, run: Run, **result: Any) -> Run:
@@ -132,28 +131,3 @@ def test_the_table_of_a_page_has_figures_to_sort_by_and_no_address_to_fetch(sqli
     assert cell["curve"](run.id).count("<polyline") == 1
     assert run_table.dollars(1234.5) == "1,234.50"
     assert run_table.dollars(0.001234) == "0.00123"
-
-
-def luminance(colour: str) -> float:
-    """Relative, of #rrggbb (WCAG 2.2)."""
-    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_what_is_coloured_is_read_in_every_theme() -> None:
-    """AA: 4.5 for words. A report has colours of its own for each theme."""
-    assert set(show.TONE_OF.values()) <= set(show.PILLS)
-    assert all(contrast("#ffffff", ground) >= 4.5 for ground in show.PILLS.values())
-    light, dark = report_page._STYLE.split("prefers-color-scheme: dark")
-    for theme in (light, dark.split("* {")[0]):
-        named = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", theme))
-        assert len(named) >= 11
-        words = ("ink", "quiet", "blue", "orange", "good", "warn", "bad", "live")
-        assert all(contrast(named[word], named["paper"]) >= 4.5 for word in words)
-        assert all(contrast(named[word], named["card"]) >= 4.5 for word in ("ink", "quiet"))

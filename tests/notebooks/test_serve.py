@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from patron_core import verbs
 from patron_core.lifecycle import post
 from patron_core.store import Run, Store, approvals, attempts, leases, ledger
 from patron_core.store.tokens import Allowance
+from patron_core.ui import theme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +237,43 @@ class TestBrowser:
         page.wait_for_load_state()
         assert verbs.list_alerts(served.store, unseen=True) == []
 
+    def test_theme_and_keyboard(self, served: Served, browser: Any, filled: tuple[Path, dict[str, Run]]) -> None:
+        """Pages and curves follow the system's theme and the switch at once; every control is found by Tab."""
+        from playwright.sync_api import expect
+
+        page = browser.new_context(color_scheme="dark").new_page()
+        page.goto(served.link)
+        page.wait_for_url(f"{served.base}/")
+        dark, light = (_rgb(theme.THEMES[name].paper) for name in ("dark", "light"))
+        assert page.evaluate(_GROUND) == dark
+        page.goto(f"{served.base}/watch/?run={filled[1]['finished'].id}")
+        board = page.locator(".pb-root[data-theme]").first
+        board.locator("canvas").first.wait_for(timeout=PATIENCE_MS)
+        expect(board).to_have_attribute("data-theme", "dark")
+        expect(page.locator("body")).to_have_class(re.compile(r"\bdark\b"))
+        page.emulate_media(color_scheme="light")
+        expect(board).to_have_attribute("data-theme", "light")
+        switch = page.get_by_label("Theme")
+        switch.select_option("projector")
+        expect(board).to_have_attribute("data-theme", "projector")
+        assert page.evaluate("getComputedStyle(document.documentElement).fontSize") == "20px"
+        switch.select_option("dark")
+        expect(board).to_have_attribute("data-theme", "dark")
+        unreached, unseen = page.evaluate(_CONTROLS), []
+        page.evaluate("document.activeElement.blur()")
+        for _ in range(3 * len(unreached)):
+            page.keyboard.press("Tab")
+            who, is_seen = page.evaluate(_FOCUS)
+            unseen += [] if is_seen else [who]
+            unreached = [each for each in unreached if each != who]
+            if not unreached:
+                break
+        assert (unreached, unseen) == ([], [])
+        page.goto(f"{served.base}/alerts")  # it is kept
+        assert page.evaluate(_GROUND) == dark
+        page.get_by_label("Theme").select_option("light")
+        assert page.evaluate(_GROUND) == light
+
     def test_no_other_page_reaches_it(self, served: Served, browser: Any) -> None:
         """By a name that was rebound; from another port of this machine, which browsers call the same site; and from a
         sandboxed frame, whose origin is null."""
@@ -278,6 +317,31 @@ class other_port:  # noqa: N801  # used as a context manager
         self.server.server_close()
 
 
+def _rgb(colour: str) -> str:
+    return "rgb({}, {}, {})".format(*(int(colour[at : at + 2], 16) for at in (1, 3, 5)))
+
+
+_GROUND = "getComputedStyle(document.body).backgroundColor"
+# all that somebody may press, choose or type into and that is on the page, by what it says; shadow roots too
+_NAMES = """
+const said = (each) => [each.tagName, each.getAttribute("aria-label") || each.getAttribute("title") || each.name || "",
+    (each.innerText || each.placeholder || each.value || "").slice(0, 40)].join(" ").replace(/\\s+/g, " ").trim();
+const inner = (root) => Array.from(root.querySelectorAll("*")).flatMap(
+    (each) => [each, ...(each.shadowRoot ? inner(each.shadowRoot) : [])]);
+"""
+_CONTROLS = f"""() => {{ {_NAMES}
+    const able = "a[href], button, input, select, textarea, summary, [role=button], [role=checkbox], [role=combobox]";
+    const there = (each) => each.checkVisibility({{ visibilityProperty: true, opacityProperty: true }})
+        && each.getClientRects().length && !each.disabled && !each.closest("[aria-hidden=true], [inert]");
+    return [...new Set(inner(document).filter((each) => each.matches(able) && there(each)).map(said))];
+}}"""
+_FOCUS = f"""() => {{ {_NAMES}
+    let at = document.activeElement;
+    while (at.shadowRoot && at.shadowRoot.activeElement) at = at.shadowRoot.activeElement;
+    const style = getComputedStyle(at);
+    const ring = parseFloat(style.outlineWidth) > 0 && style.outlineStyle !== "none";
+    return [said(at), at === document.body || ring || style.boxShadow !== "none"];
+}}"""
 _OPENS = """(address) => new Promise((done) => {
     const socket = new WebSocket(address);
     socket.onopen = () => { done("open"); socket.close(); };

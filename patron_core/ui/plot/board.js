@@ -1,17 +1,9 @@
 // Charts side by side: one axis, one zoom, one hover. What is drawn comes as bytes from `lines.packed`; how somebody
 // looks at it goes back as `look`. Foreign words only ever become text, never HTML.
 
-const COLOURS = {
-  light: ["#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#c53030", "#23787c", "#975a16", "#4a5568", "#b83280", "#2c5282"],
-  dark: ["#63b3ed", "#f6ad55", "#68d391", "#b794f4", "#fc8181", "#4fd1c5", "#ecc94b", "#a0aec0", "#f687b3", "#90cdf4"],
-};
-const INK = {
-  light: { text: "#4a5568", grid: "#a0aec033", trouble: "#c53030", event: "#718096", band: "#71809626" },
-  dark: { text: "#cbd5e0", grid: "#a0aec026", trouble: "#fc8181", event: "#a0aec0", band: "#a0aec02e" },
-};
+// THEMES, from patron_core/ui/theme.py, stands before this file
 const AXES = { step: "step", tokens: "tokens", flops: "training FLOPs", seconds: "machine seconds", usd: "dollars" };
 const HALF_LIVES = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000];
-const HEIGHT = 240;
 const PER_LINE = 4; // series of uPlot: high, low, mean, smooth
 const PER_BAND = 3; // high, low, mid
 
@@ -25,10 +17,11 @@ function decode(view) {
   return { ...header, array };
 }
 
-function isDark() {
+function themeNow() {
   const marked = [document.body, document.documentElement];
-  if (marked.some((each) => each.classList.contains("dark") || each.dataset.theme === "dark")) return true;
-  return document.body.dataset.jpThemeLight === "false";
+  if (document.documentElement.dataset.look === "projector") return "projector";
+  if (marked.some((each) => each.classList.contains("dark") || each.dataset.theme === "dark")) return "dark";
+  return document.body.dataset.jpThemeLight === "false" ? "dark" : "light";
 }
 
 function made(tag, properties = {}, ...inner) {
@@ -103,7 +96,7 @@ class Chart {
   }
 
   options() {
-    const { board } = this, ink = INK[board.theme], colours = COLOURS[board.theme];
+    const { board } = this, { theme } = board, colours = theme.series;
     const series = [{}], bands = [];
     const plain = { spanGaps: true, points: { show: false } };
     const smooth = board.look.smoothing > 0;
@@ -112,30 +105,31 @@ class Chart {
       bands.push({ series: [series.length, series.length + 1], fill: colour + "40" });
       const edge = { ...plain, stroke: colour + "55", width: 1 };
       series.push({ ...edge }, { ...edge });
-      series.push({ ...plain, stroke: smooth ? colour + "55" : colour, width: 1.6, points: { show: (u, i) => u.data[i].filter((v) => v != null).length <= 60, size: 5, fill: colour } });
-      series.push({ ...plain, stroke: colour, width: 2 });
+      series.push({ ...plain, stroke: smooth ? colour + "55" : colour, width: theme.stroke_px, points: { show: (u, i) => u.data[i].filter((v) => v != null).length <= 60, size: 5, fill: colour } });
+      series.push({ ...plain, stroke: colour, width: 1.25 * theme.stroke_px });
     }
     for (const { colour } of this.panel.bands) {
       const ofLine = colour === null ? null : colours[colour % colours.length];
-      bands.push({ series: [series.length, series.length + 1], fill: ofLine ? ofLine + "30" : ink.band });
+      bands.push({ series: [series.length, series.length + 1], fill: ofLine ? ofLine + "30" : theme.quiet + "2a" });
       series.push({ ...plain, stroke: "#0000", width: 0 }, { ...plain, stroke: "#0000", width: 0 });
-      series.push({ ...plain, stroke: ofLine || ink.event, width: 1.5, dash: [5, 4] });
+      series.push({ ...plain, stroke: ofLine || theme.quiet, width: theme.stroke_px, dash: [5, 4] });
     }
+    const font = `${theme.font_px}px system-ui, sans-serif`, room = theme.font_px / 11;
     const axis = (words) => ({
-      stroke: ink.text, grid: { stroke: ink.grid, width: 1 }, ticks: { stroke: ink.grid, width: 1, size: 4 },
-      font: "11px system-ui, sans-serif", labelFont: "11px system-ui, sans-serif",
+      stroke: theme.quiet, grid: { stroke: theme.line + "99", width: 1 }, ticks: { stroke: theme.line, width: 1, size: 4 },
+      font, labelFont: font,
       values: (u, ticks) => ticks.map((value) => (value === null ? "" : words(value))),
     });
     const dollars = board.look.axis === "usd";
     return {
-      width: Math.max(200, this.canvas.clientWidth || 420), height: HEIGHT, legend: { show: false }, series, bands,
+      width: Math.max(200, this.canvas.clientWidth || 420), height: theme.chart_height_px, legend: { show: false }, series, bands,
       scales: {
         x: { time: false, distr: board.look.log_x ? 3 : 1, range: (u) => this.xRange(u) },
         y: { distr: board.log_y ? 3 : 1, range: () => this.yRange() },
       },
       axes: [
-        { ...axis((value) => (dollars ? `$${short(value)}` : short(value))), label: AXES[board.look.axis] || "step", labelSize: 16, size: 30 },
-        { ...axis(short), size: 52 },
+        { ...axis((value) => (dollars ? `$${short(value)}` : short(value))), label: AXES[board.look.axis] || "step", labelSize: 16 * room, size: 30 * room },
+        { ...axis(short), size: 52 * room },
       ],
       cursor: {
         sync: { key: board.key, setSeries: false }, drag: { x: true, y: false, setScale: false },
@@ -183,7 +177,7 @@ class Chart {
 
   read(index) {
     const hovered = index !== null && index !== undefined;
-    const { lines, bands, marks } = this.panel, data = this.plot.data, ink = INK[this.board.theme];
+    const { lines, bands, marks } = this.panel, data = this.plot.data, { theme } = this.board;
     const at = (i) => {
       let k = hovered ? index : data[i].length - 1;
       while (k >= 0 && data[i][k] == null) k--;
@@ -195,7 +189,7 @@ class Chart {
       const base = 1 + i * PER_LINE, mean = at(base + 2), smooth = at(base + 3);
       if (mean == null) return;
       const swatch = made("i", { className: "pb-swatch" });
-      swatch.style.background = COLOURS[this.board.theme][line.colour % 10];
+      swatch.style.background = theme.series[line.colour % theme.series.length];
       const [low, high] = hovered ? this.around(index, base) : [null, null];
       const range = high != null && high > low ? ` (${exact(low)} to ${exact(high)})` : "";
       const name = lines.length > 1 ? `${line.name} ` : "";
@@ -212,7 +206,7 @@ class Chart {
       const near = marks.filter((mark) => Math.abs(this.plot.valToPos(mark.x, "x") - this.plot.cursor.left) < 5).slice(0, 3);
       for (const mark of near) {
         const words = made("span", { textContent: mark.words });
-        words.style.color = mark.kind === "trouble" ? ink.trouble : ink.event;
+        words.style.color = mark.kind === "trouble" ? theme.bad : theme.quiet;
         said.push(words);
       }
     }
@@ -237,15 +231,15 @@ class Chart {
   }
 
   drawMarks(u) {
-    const { ctx, bbox } = u, ink = INK[this.board.theme], scale = devicePixelRatio || 1;
-    const colours = COLOURS[this.board.theme];
+    const { ctx, bbox } = u, { theme } = this.board, scale = devicePixelRatio || 1;
+    const colours = theme.series;
     ctx.save();
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
     for (const mark of this.panel.marks) {
       const x = u.valToPos(mark.x, "x", true), foot = bbox.top + bbox.height;
-      ctx.strokeStyle = ctx.fillStyle = mark.kind === "trouble" ? ink.trouble : ink.event;
+      ctx.strokeStyle = ctx.fillStyle = mark.kind === "trouble" ? theme.bad : theme.quiet;
       ctx.lineWidth = scale;
       ctx.beginPath();
       if (mark.kind === "dot") {
@@ -285,11 +279,11 @@ class BoardView {
     this.look = { axis: "step", log_x: false, smoothing: 0, ...model.get("look") };
     this.log_y = false;
     this.fit_spikes = true;
-    this.theme = isDark() ? "dark" : "light";
+    this.theme = THEMES[themeNow()];
     this.charts = [];
     this.grid = made("div", { className: "pb-grid" });
     this.root = made("div", { className: "pb-root" }, this.controls(), this.grid);
-    this.root.dataset.ticks = 0;
+    Object.assign(this.root.dataset, { ticks: 0, theme: themeNow() });
     element.append(this.root);
     this.resized = new ResizeObserver(() => this.fit());
     this.resized.observe(this.grid);
@@ -299,13 +293,13 @@ class BoardView {
     });
     this.themed = new MutationObserver(() => this.retheme());
     for (const each of [document.body, document.documentElement]) {
-      this.themed.observe(each, { attributes: true, attributeFilter: ["class", "data-theme", "data-jp-theme-light"] });
+      this.themed.observe(each, { attributes: true, attributeFilter: ["class", "data-theme", "data-jp-theme-light", "data-look"] });
     }
     this.grid.addEventListener("dblclick", () => this.change({ low: null, high: null }));
   }
 
   style() {
-    return [this.theme, this.look.axis, this.look.log_x, this.look.smoothing > 0, this.log_y];
+    return [themeNow(), this.look.axis, this.look.log_x, this.look.smoothing > 0, this.log_y];
   }
 
   controls() {
@@ -379,15 +373,17 @@ class BoardView {
   fit() {
     for (const chart of this.charts) {
       const width = chart.canvas.clientWidth;
-      if (chart.plot && width && Math.abs(width - chart.plot.width) > 1) chart.plot.setSize({ width, height: HEIGHT });
+      if (chart.plot && width && Math.abs(width - chart.plot.width) > 1) chart.plot.setSize({ width, height: this.theme.chart_height_px });
     }
   }
 
   retheme() {
-    const theme = isDark() ? "dark" : "light";
+    const theme = THEMES[themeNow()];
     if (theme === this.theme) return;
     this.theme = theme;
+    this.root.dataset.theme = themeNow();
     this.update();
+    this.fit();
   }
 
   close() {

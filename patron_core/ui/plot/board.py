@@ -10,6 +10,7 @@ from typing import Any
 import anywidget
 import traitlets
 
+from patron_core.ui import theme
 from patron_core.ui.plot.lines import Look, Panel, axes_of, packed
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ def _text(*names: str) -> str:
 class Board(anywidget.AnyWidget):
     """Display it once, and call `show` whenever there is news: it is not built anew, and hover and zoom stay."""
 
-    _esm = _text("uplot/uPlot.iife.min.js", "board.js")
+    _esm = f"const THEMES = {theme.for_charts()};\n" + _text("uplot/uPlot.iife.min.js", "board.js")
     _css = _text("uplot/uPlot.min.css", "board.css")
     axes = traitlets.List(["step"]).tag(sync=True)
     look = traitlets.Dict({}).tag(sync=True)  # written by the page
