@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
+
+import torch
 
 from trainer.contract.events import EventWriter
 from trainer.contract.recipe import Recipe
@@ -46,6 +49,7 @@ class Pace:
         self.seconds: deque[float] = deque(maxlen=KEPT_STEPS)
         self.first_s: float | None = None
         self._num_steps = 0
+        self._began_at, self._began_cpu_s = time.monotonic(), time.process_time()
         self._system: SystemSampler | None = None  # from the first step on
 
     def _system_seen(self) -> dict[str, float]:
@@ -58,6 +62,14 @@ class Pace:
         """Without the first two, which compile and warm up, where there are more."""
         early = max(0, len(self.seconds) - self._num_steps + 2)
         return list(self.seconds)[early:] or list(self.seconds)
+
+    def core_share(self) -> float | None:
+        """Of the time of the cores that it computes on what this process had: the less, the more others were at work.
+        None on a GPU, whose steps do not wait for cores."""
+        wall_s = time.monotonic() - self._began_at
+        if self._machine.is_cuda or wall_s <= 0:
+            return None
+        return min(1.0, (time.process_time() - self._began_cpu_s) / wall_s / torch.get_num_threads())
 
     def mfu(self, seconds: float) -> float | None:
         """Of a step that took so long, over all devices."""

@@ -230,7 +230,7 @@ class Session:
         """Median step of this process, and what follows from it."""
         seconds = loop.pace.settled()
         if not seconds:
-            return dict.fromkeys(("step_s", "step_s_iqr", "tokens_per_s", "mfu"))
+            return dict.fromkeys(("step_s", "step_s_iqr", "tokens_per_s", "mfu", "core_share"))
         step_s = statistics.median(seconds)
         quartiles = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [0.0, 0.0, 0.0]
         tokens = loop.recipe.batch_tokens
@@ -239,6 +239,7 @@ class Session:
             "step_s_iqr": quartiles[2] - quartiles[0],
             "tokens_per_s": tokens / step_s,
             "mfu": loop.pace.mfu(step_s),
+            "core_share": loop.pace.core_share(),
         }
 
     def _stop_if_asked(self, doing: str) -> None:
@@ -269,12 +270,13 @@ class Session:
             "wall_s": time.time() - self._started_at,
             "mfu": None,
             "tokens_per_s": None,
+            "core_share": None,
             "peak_memory_bytes": self._machine.peak_memory_bytes() if self._machine else None,
             "resumed_step": self._resumed_step,
         }
         if loop is not None:
             speed = self._speed(loop)
-            figures |= {"mfu": speed["mfu"], "tokens_per_s": speed["tokens_per_s"]}
+            figures |= {key: speed[key] for key in ("mfu", "tokens_per_s", "core_share")}
         if self._burst is not None:
             figures["burst"] = self._burst
         return figures

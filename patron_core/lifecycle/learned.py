@@ -27,6 +27,7 @@ _RESULT_KEYS = (
     "wall_s",
     "mfu",
     "tokens_per_s",
+    "core_share",
     "peak_memory_bytes",
     "resumed_step",
     "message",

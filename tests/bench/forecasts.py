@@ -1,10 +1,12 @@
 """Small real runs, each forecast before it: predicted against actual, and their curves, as one small JSON file.
 
 python -m tests.bench.forecasts --runs 40 --minutes 60 --out tests/bench/results/forecasts.json
+python -m tests.bench.forecasts --first 25 --runs 20      # more of them, added to those in the file
 python -m tests.bench.forecasts --table tests/bench/results/forecasts.json     # the table of an earlier one
 
-Depth 1 and 2 on three corpora that every installation has: the standard library, the Python sources of installed
-packages, and their licences and notes. The first run of a corpus and depth makes a dryrun; the others share its proof.
+Depth 1 to 4 on three corpora that every installation has: the standard library, the Python sources of installed
+packages, and their licences and notes. The first run of a corpus and depth makes a dryrun; the others share its proof. Beside each run are the machine's load
+before and after it, and what its parts took beside what was said of them before any lateness.
 The home is kept (PATRON_HOME, or a temporary folder), so that a second call goes on with what the first one learned.
 """
 
@@ -26,11 +28,12 @@ from typing import Any
 from patron_core import verbs
 from patron_core.errors import PatronError
 from patron_core.estimate.accuracy import Forecast, accuracy
+from patron_core.lifecycle.learned import machine_of
 from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
 from patron_core.scaling.projection import project
 from patron_core.states import RunState
-from patron_core.store import Store, runs
+from patron_core.store import Store, calibrations, runs
 from patron_core.store.records import Run
 from patron_core.verbs.adopt import adopt
 from tests.corpus import some_texts
@@ -41,6 +44,7 @@ BASE: dict[str, Any] = {
     "eval_tokens": 8192, "device": "cpu", "checkpoint_every_s": 0,
 }  # fmt: skip
 STEPS = (150, 250, 400)
+DEPTHS = 4
 CORPUS_BYTES = 6_000_000
 CURVE_POINTS = 40
 SHARES = (0.2, 0.3, 0.5, 0.75)  # of a run's steps, from which its curve is continued
@@ -60,12 +64,12 @@ def corpora(folder: Path) -> dict[str, str]:
     return found
 
 
-def specs(data: dict[str, str], count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def specs(data: dict[str, str], first: int, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """(corpus, spec), in an order that mixes all; seeds count up."""
-    rng = random.Random(1)
-    for number in range(count):
+    rng = random.Random(1 + first)
+    for number in range(first, first + count):
         corpus = list(data)[number % len(data)]
-        depth = 1 + (number // len(data)) % 2
+        depth = 1 + (number // len(data)) % DEPTHS
         yield corpus, BASE | {"data": data[corpus], "depth": depth, "num_steps": rng.choice(STEPS), "seed": number}
 
 
@@ -84,7 +88,9 @@ def make(store: Store, spec: dict[str, Any], proven: dict[tuple[str, int], str],
     return verbs.wait(store, run.id, timeout_s=600).run
 
 
-def described(store: Store, run: Run, corpus: str, forecasts: list[Forecast]) -> dict[str, Any]:
+def described(
+    store: Store, run: Run, corpus: str, load: tuple[float, float], forecasts: list[Forecast]
+) -> dict[str, Any]:
     record = record_of(RunDir(run.run_dir))
     steps = run.spec["num_steps"]
     bins: dict[int, list[tuple[int, float]]] = {}
@@ -94,12 +100,19 @@ def described(store: Store, run: Run, corpus: str, forecasts: list[Forecast]) ->
              for some in bins.values()]  # fmt: skip
     said = [
         {"quantity": f.quantity, "stage": f.stage}
-        | {k: float(f"{getattr(f, k):.5g}") for k in ("low", "mid", "high", "actual")}
+        | {k: figure(getattr(f, k)) for k in ("low", "mid", "high", "actual")}
         for f in forecasts
         if f.run == run.id
     ]
+    measured = calibrations.latest(store, machine_of(run), kind="timing")
+    timing = next((row.values for row in measured if row.run_id == run.id), {})
+    burst = (run.dryrun or {}).get("measured", {})
     return {
         "corpus": corpus,
+        "load": load,
+        "dryrun": {key: figure(burst.get(key)) for key in ("step_s", "step_s_iqr", "core_share")},
+        "core_share": figure((run.result or {}).get("core_share")),
+        "timing": {of: {name: figure(s) for name, s in seconds.items()} for of, seconds in timing.items()},
         "depth": run.spec["depth"],
         "num_steps": steps,
         "seed": run.spec["seed"],
@@ -107,6 +120,11 @@ def described(store: Store, run: Run, corpus: str, forecasts: list[Forecast]) ->
         "train_loss": curve,
         "val_bpb": [[step, round(value, 4)] for step, value in record.curve("val/bpb")],
     }
+
+
+def figure(value: float | None) -> float | None:
+    """Five digits of it."""
+    return None if value is None else float(f"{value:.5g}")
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -149,6 +167,9 @@ def curve_ends(found: list[dict[str, Any]], kind: str, share: float) -> list[tup
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="begin at run N; earlier ones in the file stay"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is begun after so long")
     parser.add_argument("--out", type=Path, default=Path("tests/bench/results/forecasts.json"))
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of these runs and make none")
@@ -162,25 +183,25 @@ def main() -> None:
     store = Store.open()
     verbs.deposit(store, usd_micros=900_000_000, key="bench", actor="bench")
     proven: dict[tuple[str, int], str] = {}
-    made: list[tuple[str, str]] = []
-    loads: list[float] = []
-    for number, (corpus, spec) in enumerate(specs(data, args.runs)):
+    kept = json.loads(args.out.read_text())["runs"][: args.first] if args.first else []
+    made: list[tuple[str, str, tuple[float, float]]] = []
+    for number, (corpus, spec) in enumerate(specs(data, args.first, args.runs), args.first):
         if time.monotonic() > end:
             break
+        before = round(os.getloadavg()[0], 1)
         try:
             run = make(store, spec, proven, number)
         except PatronError as error:
             print(f"run {number}: {error}")
             continue
         print(f"run {number}: {corpus} d{spec['depth']} {spec['num_steps']} steps: {run.state}", flush=True)
-        loads.append(round(os.getloadavg()[0], 1))
         if run.state is RunState.SUCCEEDED:
-            made.append((run.id, corpus))
+            made.append((run.id, corpus, (before, round(os.getloadavg()[0], 1))))
             forecasts = verbs.forecasts(store)
-            found = [described(store, runs.get_run(store, one), of, forecasts) for one, of in made]
+            found = [described(store, runs.get_run(store, one), of, load, forecasts) for one, of, load in made]
             cpu = {key: describe_cpu()[key] for key in ("model", "cores")}
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps({"cpu": cpu, "load": loads, "runs": found}, separators=(",", ":")) + "\n")
+            args.out.write_text(json.dumps({"cpu": cpu, "runs": [*kept, *found]}, separators=(",", ":")) + "\n")
     store.close()
     print(table(json.loads(args.out.read_text())["runs"]))
 

@@ -145,6 +145,16 @@ def test_the_same_name_may_be_another_card_elsewhere() -> None:
     assert not market(row(), cloud="runpod").prices
     assert market(row(accelerator="H100-SXM"), cloud="runpod").prices
     assert not market(row(), cloud="vast").prices
+    for cloud in ("runpod", "fluidstack", "vast"):
+        assert not market(row(accelerator="A100-80GB"), cloud=cloud).prices
+    assert market(row(accelerator="A100-80GB-SXM"), cloud="runpod").prices
+    a100 = {"accelerator": "A100", "device_memory_gib": 40.0}
+    assert not market(row(**a100, instance_type="gpu_1x_a100"), cloud="lambda").prices
+    assert market(row(**a100, instance_type="gpu_1x_a100_sxm4"), cloud="lambda").prices
+    assert market(row(**a100, count=8, price=16.0, spot_price=None, instance_type="gpu_8x_a100"), cloud="lambda").prices
+    for machine, is_sxm in (("Standard_NC24ads_A100_v4", False), ("Standard_ND96amsr_A100_v4", True)):
+        found = market(row(accelerator="A100-80GB", instance_type=machine, device_memory_gib=None), cloud="azure")
+        assert bool(found.prices) == is_sxm
     nvl, sxm = "Standard_NC40ads_H100_v5", "Standard_ND96isr_H100_v5"
     assert not market(row(instance_type=nvl, device_memory_gib=None), cloud="azure").prices
     assert market(row(instance_type=sxm, device_memory_gib=None), cloud="azure").prices

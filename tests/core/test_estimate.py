@@ -487,6 +487,14 @@ def test_pcie_nvl_and_sxm_are_different_cards():
     assert [row.device.name for row in rows] == ["H100", "H100-NVL", "H100-PCIe"]
     assert rows[0].step_s.mid < rows[1].step_s.mid < rows[2].step_s.mid
     assert rows[1].memory.usable_bytes > rows[0].memory.usable_bytes
+    for sxm, pcie in (
+        ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
+    ):
+        fast, slow = (estimate(d10(), find_device(name), price=price) for name in (sxm, pcie))
+        assert slow.device.name == f"{fast.device.name}-PCIe"
+        assert slow.device.bf16_flops == fast.device.bf16_flops  # MFU is counted against the same peak
+        assert 1.05 < slow.step_s.mid / fast.step_s.mid < 1.25
 
 
 def test_memory_that_may_run_out_says_with_what_probability():

@@ -48,6 +48,7 @@ def test_an_old_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("NVIDIA H100 PCIe", "H100", False),  # a quarter slower
         ("NVIDIA A100-SXM4-40GB", "A100-40GB", True),
         ("NVIDIA A100-SXM4-80GB", "A100-40GB", False),
+        ("NVIDIA A100-PCIE-40GB", "A100-40GB", False),
         ("NVIDIA T4", "H100", False),
     ],
 )

@@ -3,7 +3,8 @@
 Dense bf16 peaks with float32 accumulation, of the very card: PCIe and NVL cards are slower than SXM ones. What a card
 reaches of its peak at depth 12 follows its FLOPs for each byte of memory bandwidth, through the two cards that were
 measured: 54.5 % at 200 (A100), 41.5 % at 295 (H100). The only published run on one of these, depth 12 on an RTX 4070,
-is inside (tests/training/test_devices.py). The MI250X is one of its two halves, which is what torch sees.
+is inside (tests/training/test_devices.py). An A100 in PCIe has the peak of its SXM sister and the power of 250 to 300 W in
+the place of 400: NVIDIA's datasheet gives it 90 % of what that delivers. The MI250X is one of its two halves, which is what torch sees.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import NamedTuple
 from trainer.contract.gpus import DEVICES, GIB, Device, is_part
 
 REFERENCE = DEVICES["A100-40GB"]
-HOPPER = ("h100", "h200", "gh200")  # the chip whose own shares are known
+# the start of a match, and the card of the table with the same chip, whose own shares are known
+SAME_CHIP = (("h100", "H100"), ("h200", "H100"), ("gh200", "H100"), ("a100 80gb", "A100-80GB"))
 FALLS = 0.7  # power of FLOPs a byte that the reached share falls with
 HIGHEST_MFU = 0.70
 SPREAD = 0.40  # relative, either way
@@ -27,9 +29,12 @@ class _Sheet(NamedTuple):
     bf16_tflops: float
     f32_tflops: float
     gb_per_s: float
+    power_share: float = 1.0  # of what the same peak delivers where the power is there
 
 
 SHEETS = (
+    _Sheet("A100-40GB-PCIe", "a100-pcie-40gb", 40, 312, 19.5, 1555, 0.9),
+    _Sheet("A100-80GB-PCIe", "a100 80gb pcie", 80, 312, 19.5, 1935, 0.9),
     _Sheet("H100-PCIe", "h100 pcie", 80, 756, 51, 2000),
     _Sheet("H100-NVL", "h100 nvl", 94, 835, 60, 3900),
     _Sheet("H200-NVL", "h200 nvl", 141, 835, 60, 4800),
@@ -89,8 +94,8 @@ def measured_device(name: str, *, memory_bytes: int, bf16_flops: float, f32_flop
 
 def _device(sheet: _Sheet, *, memory_bytes: int | None = None, source: str = "") -> Device:
     bf16_flops, bytes_per_s = 1e12 * sheet.bf16_tflops, 1e9 * sheet.gb_per_s
-    like = DEVICES["H100"] if sheet.match.startswith(HOPPER) else REFERENCE
-    share = (bf16_flops / bytes_per_s / _balance(like)) ** -FALLS
+    like = next((DEVICES[name] for start, name in SAME_CHIP if sheet.match.startswith(start)), REFERENCE)
+    share = sheet.power_share * (bf16_flops / bytes_per_s / _balance(like)) ** -FALLS
     highest = 1.0 if like is not REFERENCE else HIGHEST_MFU / dict(REFERENCE.mfu)[12]
     return Device(
         name=sheet.name,

@@ -53,7 +53,7 @@ DEVICES: dict[str, Device] = {
             mfu_batch_tokens=16 * 2048,
             mfu_spread=0.10,
             mfu_source=f"{_PUBLISHED} (53 to 55 % at depth 10)",
-            matches=("a100-sxm4-40gb", "a100-pcie-40gb"),
+            matches=("a100-sxm4-40gb",),
         ),
         Device(
             name="A100-80GB",
@@ -66,7 +66,7 @@ DEVICES: dict[str, Device] = {
             mfu_batch_tokens=16 * 2048,
             mfu_spread=0.12,
             mfu_source=f"{_PUBLISHED} on the 40 GB card",
-            matches=("a100-sxm4-80gb", "a100 80gb pcie", "a100-sxm-80gb"),
+            matches=("a100-sxm4-80gb", "a100-sxm-80gb"),
         ),
         Device(
             name="H100",

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from trainer.session import Session
     from trainer.start import Start
 
-_NO_FIGURES = ("step", "val_bpb", "min_val_bpb", "tokens", "train_s", "mfu", "tokens_per_s", "peak_memory_bytes")
+_NO_FIGURES = (
+    "step",
+    "val_bpb",
+    "min_val_bpb",
+    "tokens",
+    "train_s",
+    "mfu",
+    "tokens_per_s",
+    "core_share",
+    "peak_memory_bytes",
+)
 
 
 class Ending:
