@@ -5,8 +5,9 @@ python -m tests.bench.forecasts --first 25 --runs 20      # more of them, added 
 python -m tests.bench.forecasts --table tests/bench/results/forecasts.json     # the table of an earlier one
 
 Depth 1 to 4 on three corpora that every installation has: the standard library, the Python sources of installed
-packages, and their licences and notes. The first run of a corpus and depth makes a dryrun; the others share its proof. Beside each run are the machine's load
-before and after it, and what its parts took beside what was said of them before any lateness.
+packages, and their licences and notes. The first run of a corpus and depth makes a dryrun; the others share its proof.
+Beside each run are the machine's load before and after it, and what its parts took beside what was said of them before
+any lateness.
 The home is kept (PATRON_HOME, or a temporary folder), so that a second call goes on with what the first one learned.
 """
 

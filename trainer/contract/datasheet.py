@@ -3,8 +3,9 @@
 Dense bf16 peaks with float32 accumulation, of the very card: PCIe and NVL cards are slower than SXM ones. What a card
 reaches of its peak at depth 12 follows its FLOPs for each byte of memory bandwidth, through the two cards that were
 measured: 54.5 % at 200 (A100), 41.5 % at 295 (H100). The only published run on one of these, depth 12 on an RTX 4070,
-is inside (tests/training/test_devices.py). An A100 in PCIe has the peak of its SXM sister and the power of 250 to 300 W in
-the place of 400: NVIDIA's datasheet gives it 90 % of what that delivers. The MI250X is one of its two halves, which is what torch sees.
+is inside (tests/training/test_devices.py). An A100 in PCIe has the peak of its SXM sister and the power of 250 to 300 W
+in the place of 400: NVIDIA's datasheet gives it 90 % of what that delivers. The MI250X is one of its two halves, which
+is what torch sees.
 """
 
 from __future__ import annotations
