@@ -2,6 +2,7 @@
 
 patron estimate                                       depths 6 to 12 on A100-40GB, one hour, $10
 patron estimate --depths 8,10 --devices H100,A100-40GB --spot --json
+patron estimate --core eval_bundle/                   and what CORE, the metric of 22 tasks, takes of each
 patron estimate --prices --clouds gcp,aws --max-usd-per-hour 6      where to run it, and why not elsewhere
 marimo run notebooks/1_estimate.py
 """
@@ -60,6 +61,7 @@ class EstimateArguments(spec_flags.SpecArguments):
     )
     nodes: int = Field(default=1, ge=1, le=verbs.MOST_NODES, description="machines that train together")
     usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="of one GPU, where no price is known")
+    core: str = Field(default="", description="folder with CORE's task files: what measuring it takes, too")
     prices: bool = Field(default=False, description="look up what the devices cost at clouds, and where to run")
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="nothing that costs more an hour")
@@ -138,6 +140,16 @@ def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others
 
 
 @app.cell(hide_code=True)
+def core(args, rows, session):
+    cores = [None] * len(rows)
+    if args.core:
+        _priced = session.call(verbs.core_prices, rows, args.core)
+        mo.stop(_priced.failed, mo.callout(mo.md(_priced.error_markdown()), kind="danger"))
+        cores = _priced.value
+    return (cores,)
+
+
+@app.cell(hide_code=True)
 def columns():
     table = tables.estimates()
     return (table,)
@@ -174,9 +186,14 @@ def price_columns():
 
 
 @app.cell(hide_code=True)
-def answer(placed, plans, price_table, prices, rows, session, table):
-    _answer = {"estimates": [row.to_dict() | {"plan": plan} for row, plan in zip(rows, plans, strict=True)]}
-    _lines = [show.text_table(rows, table), "", *(f"d{row.recipe.depth}: {row.sentence}" for row in rows)]
+def answer(cores, placed, plans, price_table, prices, rows, session, table):
+    _all = list(zip(rows, plans, cores, strict=True))
+    _answer = {
+        "estimates": [row.to_dict() | {"plan": plan, "core": core and core.to_dict()} for row, plan, core in _all]
+    }
+    _lines = [show.text_table(rows, table), ""]
+    for row, _, core in _all:
+        _lines += [f"d{row.recipe.depth}: {row.sentence}", *([f"  {core.sentence}"] if core else [])]
     _lines += ["", "to plan and prove one:", *filter(None, plans)] if any(plans) else []
     if prices is not None and not prices.failed:
         _answer |= {"prices": prices.value.to_dict(), "placements": [one.to_dict() for one in placed]}
@@ -194,13 +211,13 @@ def chart(budget_s, rows, session):
 
 
 @app.cell(hide_code=True)
-def reasons(rows):
+def reasons(cores, rows):
     mo.accordion(
         {
             inert.md("d{} on {}: {}", row.recipe.depth, row.device.name, row.sentence): mo.md(
-                inert.bullets(row.assumptions)
+                inert.bullets([*row.assumptions, *([core.sentence] if core else [])])
             )
-            for row in rows
+            for row, core in zip(rows, cores, strict=True)
         }
     )
     return

@@ -21,6 +21,13 @@ class Interval(NamedTuple):
     def scaled(self, factor: float) -> Interval:
         return Interval(self.low * factor, self.mid * factor, self.high * factor)
 
+    def widened(self, factor: float) -> Interval:
+        """Both sides by that factor of their logarithms; of a low that is nothing, nothing."""
+        if factor == 1.0 or self.mid <= 0:
+            return self
+        low, high = ((bound / self.mid) ** factor * self.mid for bound in (self.low, self.high))
+        return Interval(low, self.mid, high)
+
     def to_dict(self) -> dict[str, float]:
         return {"low": self.low, "mid": self.mid, "high": self.high}
 

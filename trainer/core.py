@@ -21,7 +21,8 @@ from typing import Any
 
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
-from trainer.contract.layout import CORE, EVENTS
+from trainer.contract.layout import CORE, EVENTS, SPEC
+from trainer.contract.spec import TrainSpec
 from trainer.contract.words import printable
 
 SAVE_EVERY_S = 20.0
@@ -29,11 +30,12 @@ SAVE_EVERY_S = 20.0
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
+    from trainer.contract.core_tasks import BundleError
     from trainer.sampling.loading import LoadError
 
     try:
         return _price(args) if args.price else _measure(args)
-    except LoadError as error:
+    except (LoadError, BundleError) as error:
         if args.json:
             print(json.dumps({"error": {"code": error.code, "message": error.problem, "next": error.next}}))
         _say(f"core: {error}")
@@ -43,8 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 def _measure(args: argparse.Namespace) -> int:
     import torch
 
+    from trainer.contract.core_tasks import fingerprint, read_bundle
     from trainer.sampling.core_scores import is_right
-    from trainer.sampling.core_tasks import fingerprint, read_bundle
     from trainer.sampling.loading import load_talker
 
     tasks = read_bundle(args.bundle, args.max_per_task)
@@ -85,15 +87,12 @@ def _measure(args: argparse.Namespace) -> int:
 
 def _price(args: argparse.Namespace) -> int:
     """By the tokens of a tenth of the items, and by how fast this run's own evaluations were."""
-    from trainer.sampling.core_tasks import read_bundle
+    from trainer.contract.core_tasks import count_tokens, read_bundle
     from trainer.sampling.loading import find_tokenizer
 
     tasks, tokenizer = read_bundle(args.bundle, args.max_per_task), find_tokenizer(args.run_dir)
-    tokens = 0.0
-    for task in tasks:
-        some = range(0, len(task.items), 10)
-        counted = sum(len(row) for index in some for row, _, _ in task.rows(index, tokenizer.encode, 0))
-        tokens += counted * len(task.items) / len(some)
+    context = TrainSpec.from_dict(read_json(args.run_dir / SPEC) or {}).sequence_len
+    tokens = count_tokens(tasks, lambda text: len(tokenizer.encode(text)), context)
     speed = _eval_tokens_per_s(args.run_dir)
     found = {"tokens": round(tokens), "tokens_per_s": speed, "seconds": tokens / speed if speed else None}
     took = f"about {found['seconds']:.0f} s at this run's own evaluations" if speed else "this run was never evaluated"

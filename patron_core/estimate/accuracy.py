@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,8 +11,11 @@ Quantity = Literal["val_bpb", "step_s", "wall_s", "cost_usd_micros", "peak_memor
 Stage = Literal["plan", "funding"]  # before anything was measured; after the dryrun, when the money was held
 
 QUANTITIES: tuple[Quantity, ...] = ("val_bpb", "step_s", "wall_s", "cost_usd_micros", "peak_memory_bytes")
+MACHINE_QUANTITIES: tuple[Quantity, ...] = QUANTITIES[1:]  # what a machine decides; val_bpb is its corpus's
 PROMISED = 0.9  # of outcomes lie inside an interval
 ENOUGH = 10  # outcomes, before a coverage says anything
+STRETCHED_BY = 40  # of the newest outcomes of a corpus, or of a machine
+MOST_STRETCH = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,25 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"error": self.error, "is_inside": self.is_inside}
+
+
+def outcomes(result: Mapping[str, Any], trained_s: float, trained_usd_micros: int) -> dict[Quantity, Any]:
+    """Of a run that came to its last step; None where it is not known."""
+    steps_s, steps = result.get("train_s"), result.get("step")
+    return {
+        "val_bpb": result.get("val_bpb"),
+        "step_s": steps_s / steps if steps_s and steps else None,
+        "wall_s": trained_s,
+        "cost_usd_micros": trained_usd_micros,
+        "peak_memory_bytes": result.get("peak_memory_bytes"),
+    }
+
+
+def said_of(estimate: Mapping[str, Any], quantity: Quantity) -> dict[str, float] | None:
+    """What an estimate's JSON says of it; None where it says nothing."""
+    key = "peak_bytes" if quantity == "peak_memory_bytes" else quantity
+    found = (estimate.get("memory", {}) if quantity == "peak_memory_bytes" else estimate).get(key)
+    return dict(found) if isinstance(found, Mapping) and found.get("mid") else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +129,9 @@ def stretch(scores: Sequence[float]) -> float | None:
     if n < ENOUGH:
         return None
     return sorted(scores)[min(n, math.ceil((n + 1) * PROMISED)) - 1]
+
+
+def widening(scores: Sequence[float]) -> float:
+    """`stretch` as the next interval takes it: never narrower, nor without bounds. `scores` are of intervals as they
+    were before any stretching."""
+    return min(MOST_STRETCH, max(1.0, stretch(scores) or 1.0))

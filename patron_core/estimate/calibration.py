@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from patron_core.errors import InvalidInput
-from patron_core.estimate.lateness import ON_TIME, Lateness
+from patron_core.estimate.lateness import ON_TIME, Lateness, Timing
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
 
@@ -38,12 +38,27 @@ class Calibration:
     checkpoint_stall_s: float | None = None
     peak_memory_bytes: int | None = None
     upload_bytes_per_s: float | None = None  # of a checkpoint, to the run's bucket
+    core_share: float | None = None  # of a CPU's cores, that the steps had; None: a GPU, or not measured
     world: str = "1"  # WorldSize: processes that shared the step; their memory is of one
     late: Lateness = ON_TIME  # what finished runs add to it; kept with them, not here
 
     @property
     def flops_per_s(self) -> float:
         return self.flops_per_token * self.batch_tokens / self.step_s
+
+    @property
+    def undisturbed(self) -> float:
+        """What steps and evaluations would take without others' work, as a share of what they took."""
+        return self.core_share or 1.0
+
+    @property
+    def lateness(self) -> Lateness:
+        """Without any run of the machine, what the burst saw."""
+        return (
+            self.late
+            if self.late.steps.runs or not self.core_share
+            else Lateness.of([Timing.of_burst(self.core_share)])
+        )
 
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"startup_s": dict(self.startup_s)}
@@ -116,4 +131,5 @@ class Calibration:
             checkpoint_stall_s=burst.get("checkpoint_stall_s"),
             peak_memory_bytes=burst.get("peak_memory_bytes"),
             upload_bytes_per_s=burst.get("upload_bytes_per_s"),
+            core_share=burst.get("core_share"),
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from patron_core.estimate import wall
 from patron_core.estimate.assumptions import assumptions_of
 from patron_core.estimate.calibration import Calibration
-from patron_core.estimate.lateness import AROUND, ON_TIME
+from patron_core.estimate.lateness import AROUND, ON_TIME, Lateness
 from patron_core.estimate.memory import Memory, estimate_memory
 from patron_core.estimate.on_device import compute_dtype, micro_batch_size
 from patron_core.estimate.verdict import Budget, Verdict, check_budget, explain, judge
@@ -58,7 +59,8 @@ class Estimate:
     eval_s: Interval
     num_evals: int
     phases_s: dict[str, Interval]  # in order; they add up to wall_s
-    said_s: dict[str, float]  # before what finished runs were late by
+    said_s: dict[str, float]  # before what finished runs were late by; `upload` of a GB, `recovery` of one reclaim
+    stretch: Mapping[str, float]  # of intervals, by quantity: see estimate.accuracy
     checkpoint_bytes: float
     checkpoint_interval_s: float
     egress_usd_micros_per_gb: int  # a checkpoint's way to its bucket
@@ -139,6 +141,7 @@ class Estimate:
             "mfu_expected": self.mfu,
             "phases_s": {name: phase.to_dict() for name, phase in self.phases_s.items()},
             "said_s": dict(self.said_s),
+            "stretch": dict(self.stretch),
             "egress_usd_micros_per_gb": self.egress_usd_micros_per_gb,
             "checkpoint_bytes": self.checkpoint_bytes,
             "disk_bytes": self.disk_bytes,
@@ -225,7 +228,7 @@ def estimate(
     compiled = (not device.is_cpu) if spec.compile is None else spec.compile
     micro_batch_size = _micro_batch_size(spec, recipe, world)
 
-    late = calibration.late if calibration is not None else ON_TIME
+    late = calibration.lateness if calibration is not None else ON_TIME
     tokens = micro_batch_size * recipe.sequence_len
     said_step_s = wall.step_seconds(recipe, device, tokens, item_bytes, calibration, world)
     said_eval_s = wall.eval_seconds(spec, recipe, device, said_step_s, calibration)
@@ -239,18 +242,28 @@ def estimate(
     save_s = wall.save_seconds(recipe, device, item_bytes, calibration)
     num_bytes = checkpoint_bytes(recipe, item_bytes)
     speed = calibration.upload_bytes_per_s if calibration else None
+    said_upload_s = num_bytes / speed if speed else 0.0
+    upload_s = late.upload.factored(wall.UPLOAD_SPREAD.scaled(said_upload_s))
     interval_s = wall.checkpoint_interval_s(
         spec,
         save_s,
         step_s.mid,
-        upload_s=num_bytes / speed if speed else 0.0,
+        upload_s=upload_s.mid,
         costs_s=num_bytes / GB * egress_usd_micros_per_gb * 3600 / price.usd_micros_per_hour,
     )
-    _add_work(phases, recipe, step_s, eval_s.scaled(passes), save_s, interval_s, calibration, price.spot)
-    said_saves_s = phases["checkpoints"].mid
-    phases["checkpoints"] = late.checkpoints.factored(phases["checkpoints"])
+    phases["steps"], phases["evals"] = step_s.scaled(recipe.num_steps), eval_s.scaled(passes)
+    said_saves_s = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)
+    phases["checkpoints"] = late.checkpoints.factored(said_saves_s)
+    if speed:
+        phases["upload"] = upload_s
+    said_work_s = total((said_step_s.scaled(recipe.num_steps), said_eval_s.scaled(passes)))
+    said_again_s = wall.again_seconds(total(startup.values()), said_work_s, interval_s)
+    again_s = late.recovery.factored(said_again_s)
+    phases["recovery"] = wall.recovery_seconds(total(phases.values()), again_s, price.spot)
+    paid_s = late.widened("cost_usd_micros", total(phases.values()))
+    cost = Money(*(cost_usd_micros(seconds, price.usd_micros_per_hour) for seconds in paid_s))
+    phases = _widened(phases, late)
     wall_s = total(phases.values())
-    cost = Money(*(cost_usd_micros(seconds, price.usd_micros_per_hour) for seconds in wall_s))
     memory = estimate_memory(
         recipe,
         device,
@@ -260,6 +273,8 @@ def estimate(
         calibration=calibration,
         world=world,
     )
+    if memory.measured:
+        memory = replace(memory, peak_bytes=late.widened("peak_memory_bytes", memory.peak_bytes))
     budget = Budget(s=budget_s, usd_micros=budget_usd_micros)
     return Estimate(
         spec=spec,
@@ -273,7 +288,7 @@ def estimate(
         local=local,
         micro_batch_size=micro_batch_size,
         world=world,
-        step_s=step_s,
+        step_s=late.widened("step_s", step_s),
         eval_s=eval_s,
         num_evals=num_evals,
         phases_s=phases,
@@ -281,8 +296,11 @@ def estimate(
             AROUND: total(startup.values()).mid,
             "steps": said_step_s.mid * recipe.num_steps,
             "evals": said_eval_s.mid * passes,
-            "checkpoints": said_saves_s,
+            "checkpoints": said_saves_s.mid,
+            "recovery": said_again_s.mid,
+            "upload": GB / speed if speed else 0.0,
         },
+        stretch=late.stretch,
         checkpoint_bytes=num_bytes,
         checkpoint_interval_s=interval_s,
         egress_usd_micros_per_gb=egress_usd_micros_per_gb,
@@ -297,19 +315,14 @@ def estimate(
     )
 
 
-def _add_work(
-    phases: dict[str, Interval],
-    recipe: Recipe,
-    step_s: Interval,
-    evals_s: Interval,
-    save_s: float,
-    interval_s: float,
-    calibration: Calibration | None,
-    spot: bool,
-) -> None:
-    """What comes after the start: steps, evals, checkpoints, recovery."""
-    startup = total(phases.values())
-    phases["steps"] = step_s.scaled(recipe.num_steps)
-    phases["evals"] = evals_s
-    phases["checkpoints"] = wall.checkpoint_seconds(phases["steps"], save_s, interval_s, calibration)
-    phases["recovery"] = wall.recovery_seconds(total(phases.values()), startup, interval_s, spot)
+def _widened(phases: dict[str, Interval], late: Lateness) -> dict[str, Interval]:
+    """So that they add up to as wide a wall time as runs of this machine showed."""
+    said = total(phases.values())
+    wide = late.widened("wall_s", said)
+    if wide == said or said.high <= said.mid:
+        return phases
+    lower, higher = wide.low / said.low if said.low else 1.0, (wide.high - said.mid) / (said.high - said.mid)
+    return {
+        name: Interval(lower * phase.low, phase.mid, phase.mid + higher * (phase.high - phase.mid))
+        for name, phase in phases.items()
+    }

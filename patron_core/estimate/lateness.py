@@ -1,41 +1,55 @@
 """What finished runs took beyond what was said of them, and the next interval with that in it. Pure.
 
-Of each run of a machine: seconds said and seconds taken by its steps, evaluations, saves, and by all around them (a
-machine to wait for, start-up, the end). The first three are late by a factor, which holds for other lengths and depths;
-what is around them is late by seconds. A shift is their mean, held to none by a quarter of a run, and its spread is the
-scatter between runs, into which the interval's own width enters as two runs: so one late run moves the next forecast,
-and many narrow it.
+Of each run of a machine: seconds said and seconds taken by its steps, evaluations, saves, by each reclaim, by a GB's
+way to the bucket, and by all around them (a machine to wait for, start-up, the end). The last is late by seconds, the
+others by a factor, which holds for other lengths and depths. On a CPU that others share, what is said of steps and
+evaluations is what they would take undisturbed, so that a machine's load is one more factor, which a dryrun's burst has
+seen as well. A shift is the mean, in which a run counts half of what the fourth after it does, since loads come and go;
+its spread is the scatter about it, into which the interval's own width enters as two runs, and a shift of none as a
+quarter of one, less the more runs there are: so one late run moves the next forecast and widens it, and many narrow it.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from patron_core.estimate.accuracy import STRETCHED_BY, widening
 from patron_core.interval import Interval, total
 from patron_core.scaling.law import Z90, t90
 
 AROUND = "around"
-FACTORS = ("steps", "evals", "checkpoints")
-SHRINKING_RUNS = 0.25  # without lateness, that every machine begins with
+FACTORS = ("steps", "evals", "checkpoints", "recovery", "upload")
+BUSY = ("steps", "evals")  # what waits for cores
+NONE_RUNS = 0.25  # that a shift of none counts for beside one run
 OWN_RUNS = 2.0  # that an interval's own width counts for
-MOST_RUNS = 20  # the newest; a machine changes
+MOST_RUNS = 20  # the newest
+HALF_LIFE_RUNS = 4.0
 LEAST_S = 0.05  # less says nothing of a factor
-FARTHEST = math.log(4)  # that one run may pull a factor
+FARTHEST = math.log(4)  # from the middle run, that one may pull a factor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Of one finished run, by AROUND and FACTORS. What is not in `taken_s` was not seen."""
+    """Of one finished run, by AROUND and FACTORS; `upload`: seconds a GB. What is not in `taken_s` was not seen."""
 
     said_s: Mapping[str, float]
     taken_s: Mapping[str, float]
+    away: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of an outcome: half-widths from what was said, unstretched
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Timing:
-        return cls(said_s=dict(values["said_s"]), taken_s=dict(values["taken_s"]))
+        return cls(said_s=dict(values["said_s"]), taken_s=dict(values["taken_s"]), away=values.get("away", {}))
+
+    @classmethod
+    def of_burst(cls, core_share: float) -> Timing:
+        """What others' work did to its steps."""
+        return cls(said_s=dict.fromkeys(BUSY, 100.0 * core_share), taken_s=dict.fromkeys(BUSY, 100.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +58,22 @@ class Shift:
 
     mean: float = 0.0
     squares: float = 0.0
-    runs: int = 0
+    runs: float = 0.0  # that count, old ones less
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Shift:
-        mean = math.fsum(values) / (len(values) + SHRINKING_RUNS)
-        return cls(mean=mean, squares=math.fsum((value - mean) ** 2 for value in values), runs=len(values))
+        """The newest first."""
+        weights = [0.5 ** (age / HALF_LIFE_RUNS) for age in range(len(values))]
+        runs = math.fsum(weights)
+        mean = math.fsum(w * value for w, value in zip(weights, values, strict=True)) / runs if values else 0.0
+        squares = math.fsum(w * (value - mean) ** 2 for w, value in zip(weights, values, strict=True))
+        return cls(mean=mean, squares=squares + (NONE_RUNS * mean**2 / runs if values else 0.0), runs=runs)
 
     def half(self, own: float) -> float:
         """Half the 90 % interval, where it was `own` without any run."""
         degrees = OWN_RUNS + self.runs
         variance = (OWN_RUNS * (own / Z90) ** 2 + self.squares) / degrees
-        return t90(degrees) * math.sqrt(variance * (1 + 1 / (self.runs + SHRINKING_RUNS)))
+        return t90(degrees) * math.sqrt(variance * (1 + 1 / self.runs))
 
     def factored(self, said: Interval) -> Interval:
         """Late by a factor."""
@@ -68,20 +86,30 @@ class Shift:
 
 @dataclass(frozen=True, kw_only=True)
 class Lateness:
-    """Of all runs of a machine."""
+    """Of all runs of a machine. `seen`: how many, bursts apart. `stretch`: by quantity, see estimate.accuracy."""
 
     around: Shift = field(default_factory=Shift)
     steps: Shift = field(default_factory=Shift)
     evals: Shift = field(default_factory=Shift)
     checkpoints: Shift = field(default_factory=Shift)
+    recovery: Shift = field(default_factory=Shift)
+    upload: Shift = field(default_factory=Shift)
+    seen: int = 0
+    stretch: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, timings: Sequence[Timing]) -> Lateness:
         """The newest first."""
         newest = timings[:MOST_RUNS]
-        factors = {name: Shift.of([f for each in newest if (f := _factor(each, name)) is not None]) for name in FACTORS}
+        factors = {name: _shift([f for each in newest if (f := _factor(each, name)) is not None]) for name in FACTORS}
         late = [each.taken_s[AROUND] - each.said_s[AROUND] for each in newest if AROUND in each.taken_s]
-        return cls(around=Shift.of(late), **factors)
+        scores: dict[str, list[float]] = {}
+        for each in timings[:STRETCHED_BY]:
+            for quantity, away in each.away.items():
+                scores.setdefault(quantity, []).append(away)
+        stretches = {quantity: widening(of) for quantity, of in scores.items()}
+        seen = sum(bool(each.away) or AROUND in each.taken_s for each in newest)
+        return cls(around=Shift.of(late), **factors, seen=seen, stretch=stretches)
 
     def started(self, phases: Mapping[str, Interval]) -> dict[str, Interval]:
         """Start-up phases, late by seconds that are spread over them by their size."""
@@ -92,6 +120,10 @@ class Lateness:
         whole = Interval(max(0.0, mid - half), mid, mid + half)
         return {name: whole.scaled(phase.mid / said.mid) for name, phase in phases.items()}
 
+    def widened(self, quantity: str, said: Interval) -> Interval:
+        """As far as the newest runs of this machine came out from what they were told."""
+        return said.widened(self.stretch.get(quantity, 1.0))
+
     @property
     def sentence(self) -> str:
         """For people; empty where nothing was learned."""
@@ -100,16 +132,25 @@ class Lateness:
             words.append(f"steps took {math.expm1(self.steps.mean):+.0%}")
         if self.around.runs:
             words.append(f"start and end {self.around.mean:+.0f} s")
-        runs = max(self.steps.runs, self.around.runs)
-        of = f"{runs} finished run{'' if runs == 1 else 's'}"
-        return f"Corrected by {of} here: {' and '.join(words)} against what was said." if words else ""
+        if not words or not self.seen:
+            return ""
+        of = f"{self.seen} finished run{'' if self.seen == 1 else 's'}"
+        wider = max((self.stretch.get(name, 1.0) for name in ("wall_s", "cost_usd_micros")), default=1.0)
+        more = f" Intervals {wider:.1f} x as wide, as they came out." if wider > 1 else ""
+        return f"Corrected by {of} here: {' and '.join(words)} against what was said.{more}"
 
 
 ON_TIME = Lateness()
+
+
+def _shift(factors: Sequence[float]) -> Shift:
+    """One that hung, or was asleep, pulls no further than FARTHEST."""
+    middle = statistics.median(factors) if factors else 0.0
+    return Shift.of([max(middle - FARTHEST, min(middle + FARTHEST, factor)) for factor in factors])
 
 
 def _factor(timing: Timing, name: str) -> float | None:
     said, taken = timing.said_s.get(name, 0.0), timing.taken_s.get(name, 0.0)
     if said < LEAST_S or taken < LEAST_S:
         return None
-    return max(-FARTHEST, min(FARTHEST, math.log(taken / said)))
+    return math.log(taken / said)

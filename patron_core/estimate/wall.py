@@ -1,8 +1,8 @@
 """Wall time of a run, phase by phase. Pure.
 
-Phases: provisioning, data, tokenizer, compile, steps, evals, checkpoints, and on spot machines recovery. What a
-calibration measured is scaled to the asked run (exactly for the same model, by the ratio of MFU for another depth); the
-rest comes from the constants below, which are priors with honest widths.
+Phases: provisioning, data, tokenizer, compile, steps, evals, checkpoints, the last one's upload, and on spot machines
+recovery. What a calibration measured is scaled to the asked run (exactly for the same model, by the ratio of MFU for
+another depth); the rest comes from the constants below, which are priors with honest widths.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ MICRO_BATCH_HALF_TOKENS = 2570.0  # from depth 10 on A100: 53 % at 32768 tokens 
 # Of the speed of so many alone: sums of gradients and sharded updates over NVLink, and over a network (a prior). The
 # published MFU of depth 18 and 24 on H100 is that of each of eight GPUs already, so little is left to lose
 OVER_GPUS, OVER_NODES, RANKS_SPREAD = 0.97, 0.7, 0.15
+AFTER_START = ("steps", "evals", "checkpoints", "upload", "recovery")  # phases; the others come before the first step
+UPLOAD_SPREAD = Interval(0.7, 1.0, 1.5)  # of a bucket's speed, measured once
 ONE = WorldSize()
 SPOT_MTBF_S = Interval(math.inf, 6 * 3600, 2 * 3600)
 STDLIB_BYTES = 31.5e6  # CPython 3.11's, as read by trainer.data
@@ -97,7 +99,7 @@ def step_seconds(
     calibration: Calibration | None,
     world: WorldSize = ONE,
 ) -> Interval:
-    """Of a whole batch, by all ranks together."""
+    """Of a whole batch, by all ranks together. From a measurement on a CPU: without others' work there."""
     flops = recipe.flops_per_token * recipe.batch_tokens
     expected = prior_flops_per_s(device, recipe.depth, micro_batch_tokens, item_bytes) * times_faster(device, world)
     spread = device.mfu_spread + (0.0 if world.ranks == 1 else RANKS_SPREAD)
@@ -111,7 +113,7 @@ def step_seconds(
         if calibration.micro_batch_tokens != micro_batch_tokens:
             spread += 0.03
     spread = min(spread, 0.9)
-    mid = flops / expected
+    mid = flops / expected * (1.0 if calibration is None else calibration.undisturbed)
     return Interval(mid / (1 + spread), mid, mid / (1 - spread))
 
 
@@ -122,7 +124,14 @@ def eval_seconds(
     tokens = min(spec.eval_tokens, CORPUS_VAL_TOKENS.get(spec.data, spec.eval_tokens))
     if calibration is not None and calibration.eval_s is not None and calibration.eval_tokens:
         seen = min(calibration.eval_tokens, CORPUS_VAL_TOKENS.get(spec.data, calibration.eval_tokens))
-        one = calibration.eval_s * tokens / seen * recipe.flops_per_token / calibration.flops_per_token
+        one = (
+            calibration.eval_s
+            * calibration.undisturbed
+            * tokens
+            / seen
+            * recipe.flops_per_token
+            / calibration.flops_per_token
+        )
         wide = 0.03 if calibration.flops_per_token == recipe.flops_per_token else 0.12
         return Interval(one * (1 - wide), one, one * (1 + wide))
     share = tokens / recipe.batch_tokens / 3
@@ -246,10 +255,14 @@ def checkpoint_seconds(
     return Interval(*(save_s + one * (s // interval_s) for s, one in zip(steps_s, stall, strict=True)))
 
 
-def recovery_seconds(wall: Interval, startup: Interval, interval_s: float, spot: bool) -> Interval:
-    """Spot machines are taken away: each time, a new machine, a new start, and half a checkpoint interval again."""
+def again_seconds(startup: Interval, work: Interval, interval_s: float) -> Interval:
+    """What one reclaim takes: a new machine, a new start, and half a checkpoint interval again, at worst all of it."""
+    mid = startup.mid + min(interval_s, work.mid) / 2
+    return Interval(startup.low, mid, startup.high + min(interval_s, work.high))
+
+
+def recovery_seconds(wall: Interval, again: Interval, spot: bool) -> Interval:
+    """Spot machines are taken away."""
     if not spot:
         return ZERO
-    again = startup.mid + min(interval_s, wall.mid) / 2
-    worst = startup.high + min(interval_s, wall.high)
-    return Interval(0.0, again * wall.mid / SPOT_MTBF_S.mid, worst * math.ceil(wall.high / SPOT_MTBF_S.high))
+    return Interval(0.0, again.mid * wall.mid / SPOT_MTBF_S.mid, again.high * math.ceil(wall.high / SPOT_MTBF_S.high))

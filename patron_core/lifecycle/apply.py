@@ -187,7 +187,7 @@ def _end(store: Store, scene: Scene, attempt: Attempt, action: Action, executor:
             if new_state is RunState.SUCCEEDED:
                 off_forecast.note(conn, run, actor=SUPERVISOR, now=now, val_bpb=left.result.get("val_bpb"))
                 learned.record_run(conn, run, left.result, now=now)
-                learned.record_timing(conn, run, left.timing, now=now)
+                learned.record_timing(conn, run, left.result, left.timing, now=now)
         _move(conn, run, new_state, reason=reason, now=now, detail=action.why)
 
 

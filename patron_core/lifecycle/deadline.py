@@ -22,7 +22,7 @@ from patron_core.money import cost_usd_micros
 
 LOOK_EVERY_S = 30.0  # at the newest checkpoint
 DECIDE_EVERY_S = 60.0  # a look, and a tick that came late
-_WORK = ("steps", "evals", "checkpoints")
+_WORK = ("steps", "evals", "checkpoints", "upload")
 
 
 @dataclass(frozen=True, kw_only=True)

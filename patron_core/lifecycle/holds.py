@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from patron_core.estimate import Estimate
+from patron_core.estimate.wall import AFTER_START
 from patron_core.money import affordable_s, cost_usd_micros
 from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.grace import kill_after_s
@@ -19,7 +20,6 @@ TEARDOWN_S = 60.0
 MIN_DRYRUN_S = 180.0  # two process starts, and data prepared for the first time
 AGAIN = 2.0  # times as long as a burst that ran out: it may have been near its end, or not
 MOST_SLOWER = 10.0  # than was said; a machine that slept was not slow
-_REPEATING = frozenset({"steps", "evals", "checkpoints", "recovery"})
 
 
 def stop_s(run_dir: str, *, is_rented: bool) -> float:
@@ -30,7 +30,7 @@ def stop_s(run_dir: str, *, is_rented: bool) -> float:
 def for_run(row: Estimate | ForeignEstimate, *, stop_s: float, left: float = 1.0, slower: float = 1.0) -> int:
     """Micro-dollars for the share `left` of a run, `slower` times as slow as was said. A process that dies of nothing
     in particular starts once more."""
-    startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in _REPEATING)
+    startup_s = sum(phase.high for name, phase in row.phases_s.items() if name not in AFTER_START)
     upper_s = slower * (2 * startup_s + left * (row.wall_s.high - startup_s))
     return cost_usd_micros(upper_s + stop_s, row.price.usd_micros_per_hour)
 
@@ -78,7 +78,7 @@ def deadline_s(usd_micros: int, usd_micros_per_hour: int, *, stop_s: float) -> f
 
 def startup_phases(row: Mapping[str, Any]) -> list[str]:
     """The names of what comes before the first step, in an estimate as it is kept."""
-    return [name for name in row.get("phases_s", {}) if name not in _REPEATING]
+    return [name for name in row.get("phases_s", {}) if name not in AFTER_START]
 
 
 def _phases_s(row: Mapping[str, Any], bound: str, names: Any) -> float:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
 from patron_core.estimate import Calibration
+from patron_core.estimate.accuracy import MACHINE_QUANTITIES, Quantity, outcomes, said_of, widths_away
 from patron_core.estimate.lateness import AROUND
 from patron_core.lifecycle.evidence import of_notice
 from patron_core.lifecycle.workload import FOREIGN
@@ -105,21 +109,29 @@ def record_run(conn: Connection, run: Run, result: dict[str, Any], *, now: float
 
 
 def run_timing(directory: RunDir, result: dict[str, Any]) -> dict[str, float]:
-    """Seconds that steps took; those of evaluations and saves too, where the run was never resumed."""
-    found = {"steps": result.get("train_s")}
-    if result.get("resumed_step") is None:
-        phases = record_of(directory).marks("phase")
+    """Seconds by what took them, as far as the record says: steps, evaluations, saves; `upload` of a GB to the bucket,
+    `last_upload` of what the end waited for. And `resumes`, a number."""
+    record = record_of(directory)
+    phases, uploads = record.marks("phase"), record.marks("uploaded")
 
-        def spent(name: str) -> float:
-            seconds = (event.data.get("seconds") for event in phases if event.data.get("name") == name)
-            return float(sum(s for s in seconds if isinstance(s, int | float) and s > 0))
+    def spent(name: str) -> float:
+        return math.fsum(_positive(event.data.get("seconds")) for event in phases if event.data.get("name") == name)
 
-        found |= {"evals": spent("eval"), "checkpoints": spent("checkpoint")}
-    return {name: float(s) for name, s in found.items() if isinstance(s, int | float) and s >= 0}
+    sizes = [(_positive(event.data.get("bytes")), _positive(event.data.get("seconds"))) for event in uploads]
+    speeds = [1e9 * seconds / num_bytes for num_bytes, seconds in sizes if num_bytes and seconds]
+    resumed = sum(event.data.get("resumed_step") is not None for event in record.marks("start"))
+    found = {"evals": spent("eval"), "checkpoints": spent("checkpoint"), "resumes": float(resumed)}
+    if steps_s := _positive(result.get("train_s")):
+        found["steps"] = steps_s
+    if speeds:
+        found |= {"upload": statistics.median(speeds), "last_upload": sizes[-1][1]}
+    return found
 
 
-def record_timing(conn: Connection, run: Run, timing: dict[str, float], *, now: float) -> None:
-    """What it took beside what was said of it at funding: the next interval has it.
+def record_timing(
+    conn: Connection, run: Run, result: Mapping[str, Any], timing: Mapping[str, float], *, now: float
+) -> None:
+    """What it took beside what was said of it at funding, and how far that was off: the next interval has it.
 
     Only of an estimate that rested on a measurement here: what a guess was late by says nothing of those that do.
     """
@@ -127,12 +139,34 @@ def record_timing(conn: Connection, run: Run, timing: dict[str, float], *, now: 
     said = estimate.get("said_s") if estimate.get("calibration") else None
     if not said or not timing:
         return
-    taken = dict(timing)
-    if "checkpoints" in taken:  # one attempt: what is left of its time is start and end
-        charged_s, _ = attempts.train_totals(conn, [run.id]).get(run.id, (0.0, 0))
-        taken[AROUND] = max(0.0, charged_s - sum(timing.values()))
-    values = {"said_s": said, "taken_s": taken}
+    charged_s, charged_usd_micros = attempts.train_totals(conn, [run.id]).get(run.id, (0.0, 0))
+    taken = {name: timing[name] for name in ("steps", "upload") if name in timing}
+    worked_s = math.fsum(timing.get(name, 0.0) for name in ("steps", "evals", "checkpoints", "last_upload"))
+    if resumes := timing.get("resumes"):  # what is neither work nor one start was lost to these
+        taken["recovery"] = max(0.0, charged_s - worked_s - said[AROUND]) / resumes
+    else:
+        taken |= {name: timing[name] for name in ("evals", "checkpoints") if name in timing}
+        taken[AROUND] = max(0.0, charged_s - worked_s)
+    away = _away(estimate, outcomes(result, charged_s, charged_usd_micros))
+    values = {"said_s": said, "taken_s": taken, "away": away}
     calibrations.record(conn, machine=machine_of(run), kind="timing", values=values, run_id=run.id, now=now)
+
+
+def _away(estimate: Mapping[str, Any], came: Mapping[Quantity, Any]) -> dict[str, float]:
+    """In half-widths of the intervals as they were before any stretching."""
+    found: dict[str, float] = {}
+    for quantity in MACHINE_QUANTITIES:
+        said = said_of(estimate, quantity)
+        if said is None or not came[quantity] or not 0 < said["low"] < said["mid"] < said["high"]:
+            continue
+        if quantity != "peak_memory_bytes" or estimate["memory"].get("measured"):
+            factor = estimate.get("stretch", {}).get(quantity, 1.0)
+            found[quantity] = factor * widths_away((said["low"], said["mid"], said["high"]), came[quantity])
+    return found
+
+
+def _positive(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else 0.0
 
 
 def machine_of(run: Run) -> str:

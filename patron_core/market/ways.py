@@ -57,9 +57,7 @@ def work_of(row: Estimate) -> Work:
     item_bytes = 2 if row.dtype == "bfloat16" else 4
     save_s = wall.save_seconds(row.recipe, row.device, item_bytes, row.calibration)
     stepping = [phase for name, phase in row.phases_s.items() if name in ("steps", "evals")]
-    starting = [
-        phase for name, phase in row.phases_s.items() if name not in ("steps", "evals", "checkpoints", "recovery")
-    ]
+    starting = [phase for name, phase in row.phases_s.items() if name not in wall.AFTER_START]
     return Work(
         device=row.device.name,
         startup_s=total(starting) if starting else ZERO,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -27,7 +28,12 @@ def record(
     conn.execute(sa.insert(calibrations).values(row))
 
 
-def latest(store: Store | Connection, machine: str, kind: str | None = None, limit: int = 100) -> list[Calibration]:
+def latest(
+    store: Store | Connection,
+    machine: str,
+    kind: CalibrationKind | Sequence[CalibrationKind] | None = None,
+    limit: int = 100,
+) -> list[Calibration]:
     """Newest first."""
     return _read(store, machine, kind, limit)
 
@@ -37,12 +43,14 @@ def all_for(store: Store | Connection, machine: str | None = None) -> list[Calib
     return _read(store, machine, None, None)
 
 
-def _read(store: Store | Connection, machine: str | None, kind: str | None, limit: int | None) -> list[Calibration]:
+def _read(
+    store: Store | Connection, machine: str | None, kind: str | Sequence[str] | None, limit: int | None
+) -> list[Calibration]:
     query = sa.select(calibrations).order_by(calibrations.c.id.desc()).limit(limit)
     if machine is not None:
         query = query.where(calibrations.c.machine == machine)
     if kind is not None:
-        query = query.where(calibrations.c.kind == kind)
+        query = query.where(calibrations.c.kind.in_([kind] if isinstance(kind, str) else kind))
     with reading(store) as conn:
         return [Calibration(**row._mapping) for row in conn.execute(query)]
 

@@ -42,7 +42,7 @@ from patron_core.verbs.lab import Lab, lab, open_lab, project_to_show
 from patron_core.verbs.listing import list_runs, run_summary
 from patron_core.verbs.money import DEFAULT_PROJECT, deposit, statement, wallet, wallet_dict, withdraw
 from patron_core.verbs.next_steps import next_step, plan_again, plan_command, plan_of
-from patron_core.verbs.plan import device_named, device_names, estimates, plan, preview
+from patron_core.verbs.plan import core_prices, device_named, device_names, estimates, plan, preview
 from patron_core.verbs.prices import Placed, place, place_depths, place_estimates, prices
 from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
@@ -141,6 +141,7 @@ __all__ = [
     "compare",
     "compare_by",
     "comparison_frame",
+    "core_prices",
     "count_notes",
     "course",
     "curve_series",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from patron_core.estimate.accuracy import QUANTITIES, Forecast, Quantity, Stage
+from patron_core.estimate.accuracy import QUANTITIES, Forecast, Quantity, Stage, outcomes, said_of
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, runs
 from patron_core.store.records import Run
@@ -23,7 +23,9 @@ def forecasts(store: Store, *, project: str | None = None, limit: int = 1000) ->
     with store.read() as conn:
         found = runs.list_runs(conn, project=project, states=[RunState.SUCCEEDED], limit=limit)
         trained = attempts.train_totals(conn, [run.id for run in found])
-    return [row for run in reversed(found) for row in _of(run, _actual(run, *trained.get(run.id, (0.0, 0))))]
+    return [
+        row for run in reversed(found) for row in _of(run, outcomes(run.result or {}, *trained.get(run.id, (0.0, 0))))
+    ]
 
 
 def forecasts_of(store: Store, run: Run) -> list[Forecast]:
@@ -32,7 +34,7 @@ def forecasts_of(store: Store, run: Run) -> list[Forecast]:
         return []
     with store.read() as conn:
         trained = attempts.train_totals(conn, [run.id])
-    return list(_of(run, _actual(run, *trained.get(run.id, (0.0, 0)))))
+    return list(_of(run, outcomes(run.result or {}, *trained.get(run.id, (0.0, 0)))))
 
 
 def planned(estimate: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -42,17 +44,6 @@ def planned(estimate: Mapping[str, Any] | None) -> dict[str, Any]:
     return {PLANNED: {key: estimate[key] for key in _KEPT if key in estimate}}
 
 
-def _actual(run: Run, trained_s: float, trained_usd_micros: int) -> dict[Quantity, Any]:
-    result = run.result or {}
-    return {
-        "val_bpb": result.get("val_bpb"),
-        "step_s": result["train_s"] / result["step"] if result.get("train_s") and result.get("step") else None,
-        "wall_s": trained_s,
-        "cost_usd_micros": trained_usd_micros,
-        "peak_memory_bytes": result.get("peak_memory_bytes"),
-    }
-
-
 def _of(run: Run, actual: Mapping[Quantity, Any]) -> Iterator[Forecast]:
     estimate = run.estimate or {}
     stages: dict[Stage, Mapping[str, Any]] = {"funding": estimate}
@@ -60,8 +51,8 @@ def _of(run: Run, actual: Mapping[Quantity, Any]) -> Iterator[Forecast]:
         stages = {"plan": estimate[PLANNED], "funding": estimate}
     for stage, said in stages.items():
         for quantity in QUANTITIES:
-            interval = _said(said, quantity)
-            if not isinstance(interval, Mapping) or not interval.get("mid") or not actual[quantity]:
+            interval = said_of(said, quantity)
+            if interval is None or not actual[quantity]:
                 continue
             yield Forecast(
                 run=run.id,
@@ -76,7 +67,3 @@ def _of(run: Run, actual: Mapping[Quantity, Any]) -> Iterator[Forecast]:
                 high=interval["high"],
                 actual=actual[quantity],
             )
-
-
-def _said(estimate: Mapping[str, Any], quantity: Quantity) -> Any:
-    return estimate.get("memory", {}).get("peak_bytes") if quantity == "peak_memory_bytes" else estimate.get(quantity)

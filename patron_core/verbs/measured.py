@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from patron_core.estimate import Calibration, micro_batch_size
-from patron_core.estimate.accuracy import stretch, widths_away
+from patron_core.estimate.accuracy import STRETCHED_BY, widening, widths_away
 from patron_core.estimate.lateness import Lateness, Timing
 from patron_core.lifecycle.learned import machine_of
 from patron_core.lifecycle.workload import ONE
@@ -17,9 +17,6 @@ from patron_core.store import Store, calibrations
 from patron_core.store.records import Run
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
-
-STRETCHED_BY = 40  # of the newest runs of a corpus
-MOST_STRETCH = 10.0
 
 
 def calibration_for(
@@ -43,8 +40,15 @@ def calibration_for(
 
 
 def lateness(store: Store, machine_key: str) -> Lateness:
-    """What the newest finished runs of a machine took beyond what was said of them."""
-    return Lateness.of([Timing.from_dict(row.values) for row in calibrations.latest(store, machine_key, kind="timing")])
+    """What the newest finished runs of a machine took beyond what was said of them, and what its dryruns saw of others'
+    work."""
+    timings = []
+    for row in calibrations.latest(store, machine_key, kind=("timing", "dryrun")):
+        if row.kind == "timing":
+            timings.append(Timing.from_dict(row.values))
+        elif share := row.values.get("core_share"):
+            timings.append(Timing.of_burst(share))
+    return Lateness.of(timings)
 
 
 def proven_calibration(store: Store, run: Run) -> Calibration | None:
@@ -87,4 +91,4 @@ def _stretch(newest: Sequence[Mapping[str, Any]]) -> float:
         widths_away((said["low"], said["mid"], said["high"]), values["val_bpb"]) * values.get("stretch", 1.0)
         for said, values in told
     ]
-    return min(MOST_STRETCH, max(1.0, stretch(scores) or 1.0))
+    return widening(scores)

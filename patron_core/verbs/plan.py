@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
 from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table, size_of_checkpoints
+from patron_core.estimate.core_price import CorePrice, core_price
 from patron_core.estimate.verdict import judge
 from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import ONE, WORKLOAD, check_spec
@@ -25,6 +27,7 @@ from patron_core.verbs.measured import calibration_for, fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
+from trainer.contract.core_tasks import BundleError, read_bundle
 from trainer.contract.devices import DEVICES, KNOWN_GPUS, Device, find_device
 from trainer.contract.ranks import WorldSize
 from trainer.contract.spec import TrainSpec
@@ -104,6 +107,15 @@ def estimates(
             world=world,
         )
     return [_within_hourly_cap(row) for row in rows]
+
+
+def core_prices(rows: Sequence[Estimate], folder: str) -> list[CorePrice]:
+    """What measuring CORE of each takes, by the task files in a folder. Raises InvalidInput for one that has none."""
+    try:
+        tasks = read_bundle(Path(folder).expanduser())
+    except BundleError as error:
+        raise InvalidInput([f"core: {error.problem}"], next=error.next) from error
+    return [core_price(row, tasks) for row in rows]
 
 
 def _within_hourly_cap(row: Estimate) -> Estimate:

@@ -1,7 +1,7 @@
 """Small real runs, each forecast before it: predicted against actual, and their curves, as one small JSON file.
 
 python -m tests.bench.forecasts --runs 40 --minutes 60 --out tests/bench/results/forecasts.json
-python -m tests.bench.forecasts --first 25 --runs 20      # more of them, added to those in the file
+OMP_NUM_THREADS=1 python -m tests.bench.forecasts --first 25 --runs 20 --depths 3,4   # more, added to those in FILE
 python -m tests.bench.forecasts --table tests/bench/results/forecasts.json     # the table of an earlier one
 
 Depth 1 to 4 on three corpora that every installation has: the standard library, the Python sources of installed
@@ -44,8 +44,8 @@ BASE: dict[str, Any] = {
     "sequence_len": 64, "vocab_size": 512, "batch_tokens": 512, "device_batch_size": 8, "eval_every_steps": 25,
     "eval_tokens": 8192, "device": "cpu", "checkpoint_every_s": 0,
 }  # fmt: skip
-STEPS = (150, 250, 400)
-DEPTHS = 4
+STEPS = (100, 150, 250)
+DEPTHS = "1,2,3,4"
 CORPUS_BYTES = 6_000_000
 CURVE_POINTS = 40
 SHARES = (0.2, 0.3, 0.5, 0.75)  # of a run's steps, from which its curve is continued
@@ -65,12 +65,12 @@ def corpora(folder: Path) -> dict[str, str]:
     return found
 
 
-def specs(data: dict[str, str], first: int, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def specs(data: dict[str, str], first: int, count: int, depths: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(corpus, spec), in an order that mixes all; seeds count up."""
     rng = random.Random(1 + first)
     for number in range(first, first + count):
         corpus = list(data)[number % len(data)]
-        depth = 1 + (number // len(data)) % DEPTHS
+        depth = depths[(number // len(data)) % len(depths)]
         yield corpus, BASE | {"data": data[corpus], "depth": depth, "num_steps": rng.choice(STEPS), "seed": number}
 
 
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument(
         "--first", type=int, default=0, metavar="N", help="begin at run N; earlier ones in the file stay"
     )
+    parser.add_argument("--depths", default=DEPTHS, help="in this order (default %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="no run is begun after so long")
     parser.add_argument("--out", type=Path, default=Path("tests/bench/results/forecasts.json"))
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the table of these runs and make none")
@@ -184,9 +185,10 @@ def main() -> None:
     store = Store.open()
     verbs.deposit(store, usd_micros=900_000_000, key="bench", actor="bench")
     proven: dict[tuple[str, int], str] = {}
+    depths = [int(word) for word in args.depths.split(",")]
     kept = json.loads(args.out.read_text())["runs"][: args.first] if args.first else []
     made: list[tuple[str, str, tuple[float, float]]] = []
-    for number, (corpus, spec) in enumerate(specs(data, args.first, args.runs), args.first):
+    for number, (corpus, spec) in enumerate(specs(data, args.first, args.runs, depths), args.first):
         if time.monotonic() > end:
             break
         before = round(os.getloadavg()[0], 1)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from training import WORDS, Trainer
 
+from trainer.contract.core_tasks import BundleError, count_tokens, read_bundle
 from trainer.core import main
 from trainer.sampling import core_scores
 from trainer.sampling.core_scores import is_right
-from trainer.sampling.core_tasks import read_bundle
-from trainer.sampling.loading import LoadError, find_tokenizer
+from trainer.sampling.loading import find_tokenizer
 
 CHECKOUT = Path(os.environ.get("PATRON_NANOCHAT", ""))  # a checkout of karpathy/nanochat
 YAML = """
@@ -73,6 +73,15 @@ def trained(trainer: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def core(run_dir: Path, bundle: Path, *options: str) -> int:
     return main([str(run_dir), "--bundle", str(bundle), "--json", *options])
+
+
+def test_what_it_takes_is_counted_by_what_goes_through_the_model(trained: Path, bundle: Path) -> None:
+    encode = find_tokenizer(trained).encode
+    tasks = read_bundle(bundle, 1)
+    rows = [tokens for task in tasks for tokens, _, _ in task.rows(0, encode, 0)]
+    assert count_tokens(tasks, lambda text: len(encode(text)), 10**6) == sum(len(tokens) for tokens in rows)
+    assert count_tokens(tasks, lambda text: len(encode(text)), 5) == 5 * len(rows)
+    assert count_tokens(read_bundle(bundle), lambda text: 9.0, 10**6) == 10 * 40 * len(rows)
 
 
 def test_tasks_are_measured_and_centred(trained: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,7 +147,7 @@ def test_a_folder_that_is_no_bundle_is_told(bundle: Path, tmp_path: Path, file: 
 
     spoilt = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     (spoilt / file).write_text(content)
-    with pytest.raises(LoadError, match=says):
+    with pytest.raises(BundleError, match=says):
         read_bundle(spoilt)
 
 

@@ -7,10 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from trainer.contract.core_tasks import Task
 from trainer.data.tokenizer import Tokenizer
 from trainer.model.gpt import Model
 from trainer.model.head import head_logits
-from trainer.sampling.core_tasks import Task
 
 
 @torch.no_grad()

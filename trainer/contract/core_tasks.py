@@ -20,12 +20,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.sampling.loading import LoadError
-
 CONFIG, BASELINES, ITEMS = "core.yaml", "eval_meta_data.csv", "eval_data"
 KINDS = ("multiple_choice", "schema", "language_modeling")
 SHUFFLE_SEED, EXAMPLES_SEED = 1337, 1234
 Encode = Callable[[str], list[int]]
+
+
+class BundleError(Exception):
+    """Of a folder that is no bundle; `next` is what to do about it."""
+
+    def __init__(self, code: str, problem: str, *, next: str):
+        super().__init__(f"{problem}. Next: {next}")
+        self.code, self.problem, self.next = code, problem, next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +54,10 @@ class Task:
             without = before + item["context"].strip() + self.delimiter
             return [without.strip(), *texts]
         return texts
+
+    def num_rows(self, index: int) -> int:
+        """How many of the prompts go through the model."""
+        return len(self._texts(self.items[index]))
 
     def gold(self, index: int) -> int:
         """Which of the prompts is right."""
@@ -80,12 +90,22 @@ class Task:
         return (accuracy - self.baseline) / (1.0 - self.baseline)
 
 
+def count_tokens(tasks: Sequence[Task], length: Callable[[str], float], context: int) -> float:
+    """Of all that is computed, by a tenth of the items. `length`: tokens of a text, which is cut to the context."""
+    tokens = 0.0
+    for task in tasks:
+        some = range(0, len(task.items), 10)
+        rows = (text for index in some for text in task.prompts(index)[-task.num_rows(index) :])
+        tokens += sum(min(context, 1 + length(text)) for text in rows) * len(task.items) / len(some)
+    return tokens
+
+
 def read_bundle(folder: Path, max_per_task: int | None = None) -> list[Task]:
-    """Raises LoadError for a folder that is no bundle, naming the file and what is wrong with it."""
+    """Raises BundleError for a folder that is no bundle, naming the file and what is wrong with it."""
     try:
         import yaml  # only here: a machine that trains needs none
     except ImportError as error:
-        raise LoadError(
+        raise BundleError(
             "no_yaml", f"{folder / CONFIG} is YAML, and pyyaml is not here", next="pip install pyyaml"
         ) from error
     where = folder / CONFIG
@@ -114,7 +134,7 @@ def read_bundle(folder: Path, max_per_task: int | None = None) -> list[Task]:
             tasks.append(task)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, yaml.YAMLError) as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise LoadError(
+        raise BundleError(
             "bad_bundle", f"{where}: {said}", next=f"give a folder with {CONFIG}, {BASELINES} and {ITEMS}/, unzipped"
         ) from error
     return tasks
