@@ -39,7 +39,7 @@ def slower_than_said(
     row: Estimate | ForeignEstimate, *, taken_s: float, starts: int, share_done: float, stop_s: float
 ) -> float:
     """How many times as long as expected the share that is done took its `starts`; never less than once."""
-    startup_s = sum(phase.mid for name, phase in row.phases_s.items() if name not in _REPEATING)
+    startup_s = sum(phase.mid for name, phase in row.phases_s.items() if name not in AFTER_START)
     said_s = starts * (startup_s + stop_s) + share_done * max(0.0, row.wall_s.mid - startup_s)
     return min(MOST_SLOWER, max(1.0, taken_s / said_s)) if said_s > 0 else 1.0
 
