@@ -83,6 +83,7 @@ class TrainingLoop:
             compute_dtype=machine.dtype,
             seed=spec.seed,
             attention=self._choose_attention(),
+            fp8=spec.fp8,
         )
         self.optimizer = Optimizer(self.model, self.recipe, compile=machine.compile, world=world)
         self._probe_params = divergence.probe_params(self.model)
@@ -261,7 +262,7 @@ class TrainingLoop:
             softcap=self.model.softcap,
             kernel=self._kernel,
             batch_size=self.batch_size,
-            keep_graph=self.machine.compile,
+            keep_graph=self.machine.compile and not self.spec.fp8,
             world=self.world,
             should_stop=lambda: self._stop.requested() is not None,
             progress=lambda tokens: self._console.progress(f"evaluating: {tokens:,} of {total:,} tokens"),

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 GB = 1e9
 
 
+def fp8_sentence(e: Estimate) -> str:
+    if e.calibration is not None and e.calibration.fp8:
+        return "Measured with fp8."
+    return f"fp8 is taken for {wall.fp8_gain(e.device, e.recipe.depth):.2f} times as fast as bfloat16, not measured."
+
+
 def assumptions_of(e: Estimate) -> list[str]:
     device, calibration = e.device, e.calibration
     sentences = [e.price.sentence()]
@@ -27,6 +33,8 @@ def assumptions_of(e: Estimate) -> list[str]:
         sentences += [calibration.late.sentence] if calibration.late.sentence else []
     else:
         sentences.append(f"{e.mfu:.0%} MFU on {device.name}, from {device.mfu_source}; a dryrun replaces this.")
+    if e.spec.fp8:
+        sentences.append(f"{fp8_sentence(e)} What fp8 costs in loss is not in the forecast.")
     if e.world.ranks > 1 and calibration is None:
         share = wall.OVER_NODES if e.world.nodes > 1 else wall.OVER_GPUS
         sentences.append(f"{e.world.ranks} ranks are taken for {share:.0%} as fast as so many alone, not measured.")

@@ -40,6 +40,7 @@ class Calibration:
     upload_bytes_per_s: float | None = None  # of a checkpoint, to the run's bucket
     core_share: float | None = None  # of a CPU's cores, that the steps had; None: a GPU, or not measured
     world: str = "1"  # WorldSize: processes that shared the step; their memory is of one
+    fp8: bool = False
     late: Lateness = ON_TIME  # what finished runs add to it; kept with them, not here
 
     @property
@@ -92,6 +93,7 @@ class Calibration:
             micro_batch_tokens=spec.micro_batch_size(world.ranks) * spec.sequence_len,
             step_s=step_s,
             world=str(world),
+            fp8=spec.fp8,
             **measured,
         )
 

@@ -14,7 +14,7 @@ from patron_core.estimate.assumptions import assumptions_of
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.lateness import AROUND, ON_TIME, Lateness
 from patron_core.estimate.memory import Memory, estimate_memory
-from patron_core.estimate.on_device import compute_dtype, micro_batch_size
+from patron_core.estimate.on_device import check_fp8, compute_dtype, micro_batch_size
 from patron_core.estimate.verdict import Budget, Verdict, check_budget, explain, judge
 from patron_core.interval import Interval, total
 from patron_core.money import cost_usd_micros
@@ -213,11 +213,12 @@ def estimate(
     `fit`: the loss law, from `scaling.refit`; None: the corpus's own. `local`: no machine to wait for and a cache that
     stays; None: when the device is this machine's CPU. `prepared`: the tokens are in that cache already. `egress_...`:
     what a checkpoint's way to its bucket costs. `world`: the processes that train together, on a device each; `price`
-    is of all their machines. Raises Refused for an implausible price, InvalidInput for a budget that is not above 0
-    and for a batch that cannot be divided over the ranks.
+    is of all their machines. Raises Refused for an implausible price, InvalidInput for a budget that is not above 0,
+    for fp8 on a card that has none, and for a batch that cannot be divided over the ranks.
     """
     checked_price(price)
     check_budget(budget_s, budget_usd_micros)
+    check_fp8(spec, device)
     recipe = _recipe(*_recipe_key(spec))
     fit = corpus_fit(spec.data) if fit is None else fit
     local = device.is_cpu if local is None else local
@@ -230,7 +231,7 @@ def estimate(
 
     late = calibration.lateness if calibration is not None else ON_TIME
     tokens = micro_batch_size * recipe.sequence_len
-    said_step_s = wall.step_seconds(recipe, device, tokens, item_bytes, calibration, world)
+    said_step_s = wall.step_seconds(recipe, device, tokens, item_bytes, calibration, world, spec.fp8)
     said_eval_s = wall.eval_seconds(spec, recipe, device, said_step_s, calibration)
     step_s, eval_s = late.steps.factored(said_step_s), late.evals.factored(said_eval_s)
     num_evals = wall.count_evals(recipe.num_steps, spec.eval_every_steps)

@@ -22,6 +22,15 @@ def size_of_checkpoints(spec: TrainSpec, device: Device) -> float:
     return checkpoint_bytes(spec.recipe(), 2 if compute_dtype(spec, device) == "bfloat16" else 4)
 
 
+def check_fp8(spec: TrainSpec, device: Device) -> None:
+    """Raises InvalidInput for a card without fp8 products; on a CPU they are emulated."""
+    if spec.fp8 and not (device.has_fp8 or device.is_cpu):
+        raise InvalidInput(
+            [f"fp8: {device.name} multiplies no fp8 numbers; H100, H200, B200, L4, L40S and RTX 40 and 50 cards do"],
+            next="leave fp8 out, or take such a card",
+        )
+
+
 def compute_dtype(spec: TrainSpec, device: Device) -> str:
     """What the trainer takes for `auto`: bfloat16 wherever the hardware has it."""
     if spec.dtype != "auto":

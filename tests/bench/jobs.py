@@ -39,6 +39,7 @@ class Job:
     device: str = "cpu"
     dtype: str = "bfloat16"
     compile: bool = True
+    fp8: bool = False  # of our trainer
     steps: int = 6  # measured, after two that warm up
     seed: int = 0
     learn_steps: int = 0  # a run of as many steps on `data` instead; its result is val_bpb

@@ -62,6 +62,7 @@ def make_spec(job: Job, **changes: Any) -> TrainSpec:
         "device": job.device,
         "dtype": job.dtype,
         "compile": job.compile,
+        "fp8": job.fp8,
     }
     return TrainSpec.from_dict(values | changes)
 

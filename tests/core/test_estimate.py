@@ -22,6 +22,7 @@ from patron_core.estimate import (
     eval_steps,
     fit_to_budget,
 )
+from patron_core.estimate.wall import FP8_GAIN
 from patron_core.machines.target import Target
 from patron_core.prices import Price, fallback_price, local_price
 from patron_core.scaling import Observation, refit
@@ -573,3 +574,18 @@ def test_a_preview_is_of_the_very_target_and_asks_no_catalog():
     assert dated.price.usd_micros_per_hour == 2 * H100_PRICE.usd_micros_per_hour
     with pytest.raises(InvalidInput, match="L40S is estimated by its datasheet"):
         verbs.preview(None, Target(executor="sky", device="L40S", usd_micros_per_hour=2_000_000), {"depth": 8})
+
+
+def test_fp8_is_refused_where_there_is_none_and_priced_where_there_is():
+    wide = replace(TrainSpec(depth=26), fp8=True)
+    with pytest.raises(InvalidInput, match="A100-40GB multiplies no fp8"):
+        estimate(wide, A100, price=A100_PRICE)
+    plain, eight = (estimate(spec, H100, price=H100_PRICE) for spec in (replace(wide, fp8=False), wide))
+    assert plain.step_s.mid / eight.step_s.mid == pytest.approx(FP8_GAIN[-1][1])
+    assert eight.step_s.high / eight.step_s.low > plain.step_s.high / plain.step_s.low
+    assert any("fp8 is taken for 1.17 times" in sentence for sentence in eight.assumptions)
+
+    measured = Calibration.from_spec(wide, device="H100", source="a dryrun", step_s=1.0)
+    assert estimate(wide, H100, price=H100_PRICE, calibration=measured).step_s.mid == pytest.approx(1.0)
+    without = estimate(replace(wide, fp8=False), H100, price=H100_PRICE, calibration=measured)
+    assert without.step_s.mid == pytest.approx(FP8_GAIN[-1][1])

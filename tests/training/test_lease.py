@@ -48,12 +48,14 @@ def test_every_part_is_rehearsed_without_the_packages_that_are_missing(bare: dic
     assert "on a GPU only" in skipped.pop("attention")
     assert set(skipped) == {"upstream_d12", "upstream_equal", "upstream_d12_full_windows"}
     assert all("--vs PATH" in reason for reason in skipped.values())
-    for name in ("d12", "d12_full_windows", "d10", "d20"):
+    for name in ("d12", "d12_full_windows", "d12_fp8", "d10", "d20", "d20_fp8"):
         assert parts[name]["mfu"] > 0, name
         assert parts[name]["forecast"]["step_s"]["mid"] > 0
     assert parts["d12"]["profile"]["num_kernels"] == 0, "a CPU has none"
     assert (tmp_path / "trace-d12.json.gz").stat().st_size > 1000
     assert parts["model"]["against_cpu_float32"]["bfloat16"]["ok"]
+    assert parts["model"]["against_cpu_float32"]["fp8"]["ok"]
+    assert parts["d20_fp8"]["job"]["fp8"]
     assert parts["runs"]["resume"]["exit_codes"] == [0, 75, 0]
     assert parts["runs"]["out_of_memory"]["exit_code"] == 76
     assert parts["checkpoint"]["write_s"] > 0

@@ -20,6 +20,7 @@ SAME_CHIP = (("h100", "H100"), ("h200", "H100"), ("gh200", "H100"), ("a100 80gb"
 FALLS = 0.7  # power of FLOPs a byte that the reached share falls with
 HIGHEST_MFU = 0.70
 SPREAD = 0.40  # relative, either way
+FP8 = ("h100", "h200", "gh200", "gb200", "l40", "rtx 6000 ada", "rtx 40", "rtx 50")  # AMD's is of another kind
 USABLE = 0.97  # of the memory on the box, as torch reports it
 
 
@@ -112,6 +113,7 @@ def _device(sheet: _Sheet, *, memory_bytes: int | None = None, source: str = "")
         cores=8,
         matches=(sheet.match,),
         measured=False,
+        has_fp8=sheet.match.startswith(FP8),
     )
 
 

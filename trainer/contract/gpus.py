@@ -28,6 +28,7 @@ class Device:
     matches: tuple[str, ...] = ()  # parts of torch's device name, lower case
     measured: bool = True  # False: the peaks are a guess
     native_bf16: bool = True  # the trainer's `auto` then means bfloat16
+    has_fp8: bool = False  # matrix products of e4m3 and e5m2, as torch._scaled_mm wants them
 
     @property
     def is_cpu(self) -> bool:
@@ -81,6 +82,7 @@ DEVICES: dict[str, Device] = {
             mfu_source=f"{_PUBLISHED} (39.8 % at depth 8 to 50 % at depth 24)",
             cores=26,
             matches=("h100",),
+            has_fp8=True,
         ),
         Device(
             name="H200",
@@ -95,6 +97,7 @@ DEVICES: dict[str, Device] = {
             mfu_source="published nanochat runs on H100, the same chip with faster memory",
             cores=26,
             matches=("h200",),
+            has_fp8=True,
         ),
         Device(
             name="B200",
@@ -109,6 +112,7 @@ DEVICES: dict[str, Device] = {
             mfu_source=_SPEC_SHEET,
             cores=28,
             matches=("b200",),
+            has_fp8=True,
         ),
         Device(
             name="L4",
@@ -123,6 +127,7 @@ DEVICES: dict[str, Device] = {
             mfu_source=_SPEC_SHEET,
             cores=4,
             matches=("nvidia l4",),
+            has_fp8=True,
         ),
         Device(
             name="RTX4090",
@@ -137,6 +142,7 @@ DEVICES: dict[str, Device] = {
             mfu_source=_SPEC_SHEET,
             cores=8,
             matches=("rtx 4090",),
+            has_fp8=True,
         ),
     )
 }

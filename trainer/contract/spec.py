@@ -18,6 +18,7 @@ from trainer.contract.recipe import HEAD_DIM, Features, Recipe, make_recipe
 
 SOURCES = ("stdlib", "fineweb-edu", "climbmix")  # or path:/some/where
 PATH = "path:"
+FP8_DIVISOR = 16  # of every size of an fp8 product (trainer.model.fp8)
 
 
 def absolute_data(data: str) -> str:
@@ -77,6 +78,7 @@ class TrainSpec:
     device: str = "auto"  # auto, cpu, cuda
     dtype: str = "auto"  # auto, bfloat16, float32
     compile: bool | None = None  # None: on CUDA only
+    fp8: bool = False  # the blocks' matrix products while training; evaluations stay in bfloat16
     deadline_s: float | None = None  # the process stops by itself this long after it started
 
     @classmethod
@@ -105,7 +107,16 @@ class TrainSpec:
                 f"device_batch_size: {self.device_batch_size} x sequence_len {self.sequence_len} does not divide "
                 f"the batch of {recipe.batch_tokens} tokens"
             ]
-        return []
+        return self._fp8_problems(recipe.dim) if self.fp8 else []
+
+    def _fp8_problems(self, dim: int) -> list[str]:
+        sizes = {"sequence_len": self.sequence_len, "dim": dim}
+        problems = [
+            f"fp8: {name} is {size}; the hardware multiplies fp8 in sizes that {FP8_DIVISOR} divides"
+            for name, size in sizes.items()
+            if size % FP8_DIVISOR
+        ]
+        return problems + ([] if self.dtype != "float32" else ["fp8: goes with dtype bfloat16 or auto, not float32"])
 
     @classmethod
     def from_json(cls, text: str) -> TrainSpec:
@@ -120,7 +131,7 @@ class TrainSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON. A field that came later is left out at its default: earlier runs keep their hash."""
         values = asdict(self)
-        return {name: value for name, value in values.items() if name not in _LATER or value is not None}
+        return {name: value for name, value in values.items() if name not in _LATER or value != FIELDS[name].default}
 
     def to_json(self) -> str:
         return canonical_json(self.to_dict())
@@ -178,7 +189,7 @@ class TrainSpec:
 
 
 FIELDS = {f.name: f for f in fields(TrainSpec)}
-_LATER = frozenset({"tokenizer_chars", "bos_eval_tokens"})
+_LATER = frozenset({"tokenizer_chars", "bos_eval_tokens", "fp8"})
 # What may differ between a run and the burst that proved it: how long it trains and by which rates, how often it looks
 UNMEASURED = frozenset(
     {"ratio", "horizon_tokens", "num_steps", "warmup_steps", "warmdown_ratio", "final_lr_frac", "weight_decay"}
@@ -232,7 +243,12 @@ RANGES: dict[str, tuple[tuple[type, ...], float, float]] = {
     "log_every_steps": ((int,), 1, 10**6),
     "deadline_s": ((int, float), 1, 10**8),
 }
-_CHOICES = {"device": ("auto", "cpu", "cuda"), "dtype": ("auto", "bfloat16", "float32"), "compile": (None, True, False)}
+_CHOICES = {
+    "device": ("auto", "cpu", "cuda"),
+    "dtype": ("auto", "bfloat16", "float32"),
+    "compile": (None, True, False),
+    "fp8": (False, True),
+}
 
 
 def field_problems(values: Mapping[str, Any]) -> list[str]:
@@ -247,7 +263,7 @@ def field_problems(values: Mapping[str, Any]) -> list[str]:
         if not is_number or not low <= value <= high:
             problems.append(f"{name}: {value!r}; allowed {low} to {high}")
     for name, choices in _CHOICES.items():
-        if name in values and not any(values[name] is c or values[name] == c for c in choices):
+        if name in values and not any(type(values[name]) is type(c) and values[name] == c for c in choices):
             problems.append(f"{name}: {values[name]!r}; allowed {', '.join(map(str, choices))}")
     head_dim = values.get("head_dim", HEAD_DIM)
     if isinstance(head_dim, int) and head_dim % 2:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from trainer.contract.recipe import SMEAR_GATE_CHANNELS, VALUE_GATE_CHANNELS, Recipe
 from trainer.model.attention import window_block_mask, windowed_attention
 from trainer.model.attention_kernels import needs_mask
+from trainer.model.fp8 import fp8_linear
 
 if TYPE_CHECKING:
     from trainer.model.cache import Cache, LayerCache
@@ -45,13 +46,16 @@ class Embedding(nn.Module):
 
 
 class Linear(nn.Module):
-    """No bias; the float32 weight is cast to the dtype of what it multiplies."""
+    """No bias; the float32 weight is cast to the dtype of what it multiplies, or both to fp8 where one trains so."""
 
     def __init__(self, num_inputs: int, num_outputs: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_outputs, num_inputs))
+        self.fp8 = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fp8 and torch.is_grad_enabled():
+            return fp8_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -243,8 +247,10 @@ def build_model(
     compute_dtype: torch.dtype,
     seed: int,
     attention: Mapping[int, str | None] | None = None,
+    fp8: bool = False,
 ) -> Model:
-    """An initialised model on the device. `attention`: a kernel for each window; for models to be compiled on a GPU."""
+    """An initialised model on the device. `attention`: a kernel for each window; for models to be compiled on a GPU.
+    `fp8`: the products of the blocks' large matrices, while it trains."""
     with device:
         model = Model(recipe, compute_dtype=compute_dtype)
     model.init_weights(seed)
@@ -257,6 +263,8 @@ def build_model(
     for block in model.typed_blocks:
         own = block.attention
         own.kernel, own.block_mask = kernels.get(own.window), masks.get(own.window)
+        for linear in (own.query, own.key, own.value, own.out, block.mlp_in, block.mlp_out):
+            linear.fp8 = fp8
     return model
 
 

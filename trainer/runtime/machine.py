@@ -24,6 +24,7 @@ from trainer.runtime.head_choice import load_cuda_kernel
 from trainer.runtime.measure import measure_cpu_peak
 
 CPU_PEAK_BUDGET_S = 0.4
+FP8_CAPABILITY = (8, 9)  # Ada; Hopper is 9.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
@@ -76,6 +77,8 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
     else:
         dtype = getattr(torch, spec.dtype)
     name = str(dtype).removeprefix("torch.")
+    if spec.fp8:
+        _check_fp8(device, dtype, warn)
     if on_cuda:
         torch.set_float32_matmul_precision("high")
         device_name = torch.cuda.get_device_name(0)
@@ -95,6 +98,16 @@ def find_machine(spec: TrainSpec, warn: Callable[[str, str], None], *, with_peak
         peak_flops=peak,
         head_kernel=kernel,
     )
+
+
+def _check_fp8(device: torch.device, dtype: torch.dtype, warn: Callable[[str, str], None]) -> None:
+    if dtype != torch.bfloat16:
+        raise BadSpec(f"fp8: its products give bfloat16, and this machine's dtype is {dtype}; set dtype to bfloat16")
+    if device.type == "cpu":
+        warn("fp8_emulated", "fp8 on a CPU shows what it costs in loss; it is slower than bfloat16 here")
+    elif torch.cuda.get_device_capability(device) < FP8_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        raise BadSpec(f"fp8: {name} has no fp8 products (Ada, Hopper and later cards do); leave fp8 out")
 
 
 def cpu_has_bf16() -> bool:

@@ -20,8 +20,8 @@ from trainer.runtime.attention_choice import choose_attention
 from trainer.runtime.head_choice import load_cuda_kernel
 
 # largest relative error of loss and gradients, against float32 on the CPU: products in other orders; bfloat16
-LOSS_ERROR = {"float32": 1e-5, "bfloat16": 5e-3}
-GRADIENT_ERROR = {"float32": 1e-3, "bfloat16": 6e-2}
+LOSS_ERROR = {"float32": 1e-5, "bfloat16": 5e-3, "fp8": 1e-2}
+GRADIENT_ERROR = {"float32": 1e-3, "bfloat16": 6e-2, "fp8": 0.25}
 ZEROS_BECOME = 0.02  # projections begin as zeros, behind which no gradient would show an error
 
 
@@ -56,16 +56,18 @@ def model(setting: Setting, report: Report) -> None:
     exact = loss_and_gradients(reference, reference, tokens_BT, softcap_cross_entropy_)
     device = torch.device(setting.device)
     found: dict[str, Any] = {}
-    for dtype, compiled in (("float32", False), ("bfloat16", False), ("bfloat16", not setting.smoke)):
+    for precision, compiled in (("float32", False), ("bfloat16", False), ("bfloat16", True), ("fp8", True)):
+        dtype = "bfloat16" if precision == "fp8" else precision
+        compiled = compiled and not setting.smoke
         torch.set_float32_matmul_precision("highest")
         chosen = choose_attention(recipe, device, getattr(torch, dtype), 2) if compiled else {}
         names = {window: choice.name for window, choice in chosen.items()}
-        ours = example_model(recipe, device, getattr(torch, dtype), names)
+        ours = example_model(recipe, device, getattr(torch, dtype), names, fp8=precision == "fp8")
         ours.load_state_dict(reference.state_dict())
         forward = torch.compile(ours, dynamic=False) if compiled else ours
         kernel = head_kernel(device, getattr(torch, dtype), compiled)
-        name = f"{dtype}{' compiled' if compiled else ''}"
-        found[name] = compare(exact, loss_and_gradients(ours, forward, tokens_BT, kernel), dtype)
+        name = f"{precision}{' compiled' if compiled else ''}"
+        found[name] = compare(exact, loss_and_gradients(ours, forward, tokens_BT, kernel), precision)
         report(ok=all(row["ok"] for row in found.values()), against_cpu_float32=found)
 
 
@@ -93,9 +95,14 @@ def upstream_equal(setting: Setting, report: Report) -> None:
 
 
 def example_model(
-    recipe: Recipe, device: torch.device, dtype: torch.dtype, attention: Mapping[int, str | None] | None = None
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: Mapping[int, str | None] | None = None,
+    *,
+    fp8: bool = False,
 ) -> Model:
-    model = build_model(recipe, device=device, compute_dtype=dtype, seed=0, attention=attention)
+    model = build_model(recipe, device=device, compute_dtype=dtype, seed=0, attention=attention, fp8=fp8)
     rng = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for param in model.parameters():

@@ -49,6 +49,8 @@ PARTS = (
     Entry(name="upstream_d12", part="speed.upstream_d12", limit_s=120),
     Entry(name="runs", part="runs.runs", limit_s=120),
     Entry(name="d20", part="speed.d20", limit_s=110),
+    Entry(name="d12_fp8", part="speed.d12_fp8", limit_s=90),
+    Entry(name="d20_fp8", part="speed.d20_fp8", limit_s=110),
     Entry(name="d10", part="speed.d10", limit_s=90),
     Entry(name="upstream_equal", part="correct.upstream_equal", limit_s=60),
     Entry(name="upstream_d12_full_windows", part="speed.upstream_d12_full_windows", limit_s=100),

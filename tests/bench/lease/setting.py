@@ -49,7 +49,9 @@ class Setting:
     def job(self, **changes: Any) -> Job:
         """The shape to be measured; the rehearsal's is a toy, whatever its depth would be."""
         if self.smoke:
-            changes = {key: value for key, value in changes.items() if key in ("side", "window_pattern", "checkout")}
+            kept = ("side", "window_pattern", "checkout", "fp8")
+            changes = {key: value for key, value in changes.items() if key in kept}
+            changes |= {"dtype": "bfloat16"} if changes.get("fp8") else {}
         return replace(TOY if self.smoke else D12, **changes)
 
 

@@ -29,6 +29,14 @@ def d20(setting: Setting, report: Report) -> None:
     ours(setting, setting.job(depth=20, steps=3), report)
 
 
+def d12_fp8(setting: Setting, report: Report) -> None:
+    ours(setting, setting.job(fp8=True), report)
+
+
+def d20_fp8(setting: Setting, report: Report) -> None:
+    ours(setting, setting.job(depth=20, steps=3, fp8=True), report)
+
+
 def upstream_d12(setting: Setting, report: Report) -> None:
     upstream(setting, setting.job(), report)
 
@@ -62,7 +70,7 @@ def upstream(setting: Setting, job: Job, report: Report) -> None:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    named = ("depth", "sequence_len", "window_pattern", "device_batch_size", "batch_tokens", "dtype", "compile")
+    named = ("depth", "sequence_len", "window_pattern", "device_batch_size", "batch_tokens", "dtype", "compile", "fp8")
     return {name: getattr(job, name) for name in named}
 
 
