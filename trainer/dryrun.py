@@ -26,7 +26,7 @@ from typing import Any
 
 from trainer.checkpoint.bucket import local_folder
 from trainer.contract.code import python_module
-from trainer.contract.events import attempt_segments, free_attempt_name, seq_of
+from trainer.contract.events import attempt_lines, free_attempt_name, seq_of
 from trainer.contract.exits import EXIT_DONE, EXIT_ERROR, EXIT_RESUME
 from trainer.contract.files import read_json, write_json
 from trainer.contract.layout import EVENTS, RESULT
@@ -169,8 +169,8 @@ class Rehearsal:
         return [(event["time"], event["metrics"]["train/loss"]) for event in metrics]
 
     def _events(self) -> Iterator[dict[str, Any]]:
-        for _, path in attempt_segments(self._run_dir / EVENTS, self._attempt):
-            yield from (json.loads(line) for line in path.read_bytes().splitlines() if seq_of(line) is not None)
+        lines = attempt_lines(self._run_dir / EVENTS, self._attempt)
+        return (json.loads(line) for line in lines if seq_of(line) is not None)
 
 
 def _burst_end(result: dict[str, Any]) -> int:

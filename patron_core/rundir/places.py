@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +25,7 @@ from trainer.contract.shapes import is_inside
 
 ANSWER_WITHIN_S = 10.0
 READ_AT_ONCE = 16  # objects of a bucket
-READ_AHEAD = 200
+READ_AHEAD = 32  # of who takes them: bounded, so that a long run is not held in memory
 LOG_LINE_BYTES = 400  # assumed, to fetch only the end of a log
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 Skip = Callable[[str], str | None]
@@ -141,8 +142,17 @@ class Bucket:
             yield from map(self.read, names)
             return
         with ThreadPoolExecutor(READ_AT_ONCE) as threads:
-            for first in range(0, len(names), READ_AHEAD):  # bounded, so that a long run is not held in memory
-                yield from threads.map(self.read, names[first : first + READ_AHEAD])
+            asked: deque[Future[bytes | None]] = deque()
+            try:
+                for name in names:
+                    asked.append(threads.submit(self.read, name))
+                    if len(asked) == READ_AHEAD:
+                        yield asked.popleft().result()
+                while asked:
+                    yield asked.popleft().result()
+            finally:
+                for each in asked:
+                    each.cancel()
 
     def tail(self, name: str, lines: int) -> str:
         with _asking():

@@ -9,7 +9,7 @@ reader. Only closed segments (*.jsonl) are read, and only a checkpoint's manifes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,10 @@ from trainer.contract.layout import (
     MANIFEST,
     RESULT,
     SPEC,
+    Segment,
     checkpoint_name,
     files_by_step,
+    in_order,
     is_whole,
     log_name,
     segment_name,
@@ -37,7 +39,7 @@ from trainer.contract.remote import join
 
 Cursor = dict[str, Any]
 MAX_SEQ_JUMP = 10_000_000  # a writer that a disk refused loses fewer events than that
-SLICE_SEGMENTS = 200  # that are read and parsed at once: what a long record takes of memory does not grow with it
+SLICE_SEGMENTS = 200  # that are parsed at once: what a long record takes of memory does not grow with it
 
 # what a resume undoes: it happened, but after the checkpoint that the run went back to
 REWOUND = frozenset({"metrics", "system", "eval", "checkpoint", "sample"})
@@ -170,52 +172,60 @@ class RunDir:
         return [event for part in parts for event in part.events], parts[-1].cursor
 
     def slices(self, cursor: Cursor | None = None) -> Iterator[Slice]:
-        """The same in parts of SLICE_SEGMENTS; at least one."""
-        cursor = _copied(cursor)
-        new = self._new_segments(cursor["segments"])
-        for first in range(0, max(1, len(new)), SLICE_SEGMENTS):
-            part = new[first : first + SLICE_SEGMENTS]
-            cursor = _copied(cursor)
-            segments, events = cursor["segments"], []
-            contents = self._place.read_all([f"{EVENTS}/{name}" for _, _, name in part])
-            for (attempt, number, _), content in zip(part, contents, strict=True):
-                if content is None:
-                    if self._place.is_away(EVENTS):
-                        new = []  # all of it went away: unmounted, not deleted; read on from here when it is back
-                        break
-                    continue  # a later segment of this attempt counts it as missing; without one it may come back
-                if attempt in segments:
-                    cursor["missing_segments"] += number - segments[attempt] - 1
-                segments[attempt] = number
-                parsed, garbage = _parse_segment(content)
-                events += _unseen(parsed, cursor["seqs"])
-                cursor["garbage_lines"] += garbage
-            yield Slice(events, cursor, first + SLICE_SEGMENTS < len(new))
-            if not new:
-                return
+        """The same in parts of SLICE_SEGMENTS, as they were before they were merged; at least one."""
+        cursor, events, held, given = _copied(cursor), [], 0, False
+        for segment, content, more in self._unread(cursor["segments"]):
+            read = cursor["segments"].get(segment.attempt, segment.first - 1)
+            cursor["missing_segments"] += max(0, segment.first - read - 1)
+            cursor["segments"][segment.attempt] = segment.last
+            parsed, garbage = _parse_segment(content)
+            events += _unseen(parsed, cursor["seqs"])
+            cursor["garbage_lines"] += garbage
+            held += segment.last - segment.first + 1
+            if held >= SLICE_SEGMENTS or not more:
+                yield Slice(events, cursor, more)
+                cursor, events, held, given = _copied(cursor), [], 0, True
+        if events or not given:
+            yield Slice(events, cursor, False)
 
     def log_tail(self, attempt: str, lines: int) -> str:
         return mask(self._place.tail(log_name(attempt), lines))
 
-    def _new_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
+    def _unread(self, read: Mapping[str, int]) -> Iterator[tuple[Segment, bytes, bool]]:
+        """Segments behind these, each with its content and whether there are more. Of one that is not there a later one
+        of its attempt counts it as missing; without one it may come back."""
+        read, gone = dict(read), set[Segment]()
+        while True:
+            new = self._new_segments(read)
+            contents = self._place.read_all([f"{EVENTS}/{segment.name}" for segment in new])
+            for segment, content in zip(new, contents, strict=True):
+                if content is not None:
+                    read[segment.attempt] = segment.last
+                    yield segment, content, segment is not new[-1]
+                elif self._place.is_away(EVENTS):
+                    return  # all of it went away: unmounted, not deleted; read on from here when it is back
+                elif segment not in gone:
+                    gone.add(segment)
+                    break  # merged into another since we listed, which a second listing has
+            else:
+                return
+
+    def _new_segments(self, read: Mapping[str, int]) -> list[Segment]:
         new = self._list_segments(read)
         if _has_gap(new, read):
             # a listing is not a snapshot: one renamed while we listed may be missed, and a second look finds it
             new = self._list_segments(read)
         return new
 
-    def _list_segments(self, read: dict[str, int]) -> list[tuple[str, int, str]]:
+    def _list_segments(self, read: Mapping[str, int]) -> list[Segment]:
         def read_up_to(name: str) -> str | None:
             segment = segment_of(name)
-            number = read.get(segment[0]) if segment else None
-            return None if segment is None or number is None else segment_name(segment[0], number)
+            number = read.get(segment.attempt) if segment else None
+            return None if segment is None or number is None else segment_name(segment.attempt, number)
 
-        new = []
-        for name in self._place.names(EVENTS, read_up_to):
-            segment = segment_of(name)
-            if segment and segment[1] > read.get(segment[0], -1):
-                new.append((*segment, name))
-        return sorted(new, key=lambda segment: (attempt_order(segment[0]), segment[1]))
+        there = filter(None, map(segment_of, self._place.names(EVENTS, read_up_to)))
+        new = in_order(segment for segment in there if segment.last > read.get(segment.attempt, -1))
+        return sorted(new, key=lambda segment: attempt_order(segment.attempt))
 
 
 def attempt_order(attempt: str) -> tuple[int, str, str]:
@@ -259,10 +269,10 @@ def _copied(cursor: Cursor | None) -> Cursor:
     return found | {"segments": dict(found["segments"]), "seqs": dict(found["seqs"])}
 
 
-def _has_gap(new: Sequence[tuple[str, int, str]], read: dict[str, int]) -> bool:
+def _has_gap(new: Sequence[Segment], read: Mapping[str, int]) -> bool:
     last = dict(read)
-    for attempt, number, _ in new:
-        if attempt in last and number != last[attempt] + 1:
+    for attempt, first, number in new:
+        if attempt in last and first > last[attempt] + 1:
             return True
         last[attempt] = number
     return False

@@ -9,9 +9,11 @@ import pytest
 from trainer.contract.events import EventWriter
 from trainer.contract.layout import (
     MANIFEST,
+    Segment,
     checkpoint_folders,
     checkpoint_name,
     files_by_step,
+    in_order,
     is_whole,
     newest_checkpoint_name,
     segment_name,
@@ -22,18 +24,35 @@ from trainer.contract.layout import (
 
 @pytest.mark.parametrize("attempt", ["manual-1", "rabc-train-12", "a", "ends-000001"])
 def test_a_segments_name_is_read_as_it_was_made(attempt: str, tmp_path: Path) -> None:
-    assert segment_of(segment_name(attempt, 12)) == (attempt, 12)
+    assert segment_of(segment_name(attempt, 12)) == Segment(attempt, 12, 12)
+    assert segment_of(Segment(attempt, 7, 12).name) == Segment(attempt, 7, 12)
     writer = EventWriter(tmp_path, attempt)
     writer.emit("start")
     writer.close()
-    assert [segment_of(path.name) for path in (tmp_path / "events").iterdir()] == [(attempt, 0)]
+    assert [segment_of(path.name) for path in (tmp_path / "events").iterdir()] == [Segment(attempt, 0, 0)]
 
 
 @pytest.mark.parametrize(
-    "name", ["manual-1-000003.jsonl.part", "000003.jsonl", "notes.txt", "", "a-b.jsonl", "-.jsonl"]
-)
+    "name",
+    [
+        "manual-1-000003.jsonl.part",
+        "000003.jsonl",
+        "notes.txt",
+        "",
+        "a-b.jsonl",
+        "-.jsonl",
+        "a-12.jsonl",
+        "a-000001.000002.jsonl",
+    ],
+)  # fmt: skip
 def test_other_names_are_no_closed_segments(name: str) -> None:
     assert segment_of(name) is None
+
+
+def test_what_lies_in_a_merged_segment_is_left_out() -> None:
+    parts = [Segment("a", number, number) for number in range(6)]
+    there = [*parts, Segment("b", 0, 0), Segment("a", 1, 3), Segment("a", 3, 4)]
+    assert in_order(there) == [parts[0], Segment("a", 1, 3), Segment("a", 3, 4), parts[5], Segment("b", 0, 0)]
 
 
 def test_folders_of_checkpoints_come_by_step_and_leave_out_what_is_none(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from record import all_events, curve
 from patron_core.errors import Conflict
 from patron_core.rundir.places import Unreachable
 from patron_core.rundir.rundir import Event, RunDir, lineage
+from trainer.contract.layout import Segment
 
 ATTEMPT = "rabc-train-1"
 
@@ -182,10 +183,10 @@ def test_a_segment_that_the_first_listing_missed_is_not_lost(run: RunDir, monkey
     listings: list[int] = []
     really = RunDir._list_segments
 
-    def miss_one(self: RunDir, read: dict[str, int]) -> list[tuple[str, int, str]]:
+    def miss_one(self: RunDir, read: dict[str, int]) -> list[Segment]:
         listings.append(1)
         found = really(self, read)
-        return [segment for segment in found if segment[1] != 1] if len(listings) == 1 else found
+        return [segment for segment in found if segment.last != 1] if len(listings) == 1 else found
 
     monkeypatch.setattr(RunDir, "_list_segments", miss_one)
     events, cursor = run.read_events()
@@ -210,7 +211,7 @@ def test_a_folder_that_goes_away_under_the_reader_loses_nothing(run: RunDir, mon
     away = run.path.with_name("away")
     list_segments, is_dir = RunDir._new_segments, Path.is_dir
 
-    def list_then_unmount(self: RunDir, read: dict[str, int]) -> list[tuple[str, int, str]]:
+    def list_then_unmount(self: RunDir, read: dict[str, int]) -> list[Segment]:
         found = list_segments(self, read)
         self.path.rename(away)
         return found

@@ -31,6 +31,7 @@ from trainer.contract.layout import (
     checkpoint_folders,
     checkpoint_name,
     files_by_step,
+    in_order,
     is_whole,
     log_name,
     segment_of,
@@ -165,14 +166,13 @@ def _newest_local(folder: Path) -> int | None:
 
 def _segments(remote: Remote) -> dict[str, Segments]:
     """Where each attempt's events end up there."""
-    newest: dict[str, tuple[int, str]] = {}
-    for name in remote.sizes(EVENTS):
-        if segment := segment_of(name.removeprefix(f"{EVENTS}/")):
-            attempt, number = segment
-            newest[attempt] = max(newest.get(attempt, (-1, "")), (number, name))
+    there = (segment_of(name.removeprefix(f"{EVENTS}/")) for name in remote.sizes(EVENTS))
+    newest = {segment.attempt: segment for segment in in_order(filter(None, there))}
     return {
-        attempt: Segments(next_number=number + 1, last_seq=_last_seq(remote.get(name) or b""))
-        for attempt, (number, name) in newest.items()
+        attempt: Segments(
+            next_number=segment.last + 1, last_seq=_last_seq(remote.get(f"{EVENTS}/{segment.name}") or b"")
+        )
+        for attempt, segment in newest.items()
     }
 
 

@@ -27,12 +27,15 @@ from trainer.contract.layout import (
     RESULT,
     SPEC,
     TOKENIZER,
+    Segment,
     checkpoint_folders,
     checkpoint_name,
+    in_order,
     log_name,
     segment_name,
     segment_of,
 )
+from trainer.contract.merging import Merging
 from trainer.contract.remote import Remote
 
 LOG_EVERY_S = 30.0
@@ -50,7 +53,9 @@ class Records:
         self.result_due = False
         self._remote, self._folder, self._attempt = remote, folder, attempt
         self._segments: dict[str, Segments] = dict(restored.segments)
-        self._read: set[str] = set()  # local segments
+        self._read: set[Segment] = set()  # here
+        self._merging = Merging(remote, attempt)
+        self._num_created = 0  # up there since the last time that they were merged
         self._next_number = 0  # of this attempt's segments here
         self._listed_at = -math.inf
         self._sent: dict[str, tuple[int, int]] = {}  # small files: time and size when they went up
@@ -65,6 +70,9 @@ class Records:
             self._remote.delete([RESULT])
             self._stale_result = False
         self.push_events()
+        if not self.result_due:  # else there is little time
+            created, self._num_created = self._num_created, 0
+            self._merging.after(created)
         if self.result_due or time.monotonic() >= self._log_at:
             self._put_small(log_name(self._attempt))
             self._log_at = time.monotonic() + LOG_EVERY_S
@@ -78,40 +86,44 @@ class Records:
 
     def _push_closed_segments(self) -> None:
         new: dict[str, list[bytes]] = {}
-        names = []
-        for path, attempt in self._closed_segments():
-            after = self._segments.get(attempt, Segments()).last_seq
-            lines = path.read_bytes().splitlines(keepends=True)
-            new.setdefault(attempt, []).extend(line for line in lines if (seq_of(line) or 0) > after)
-            names.append(path.name)
+        closed = self._closed_segments()
+        for segment, content in closed:
+            after = self._segments.get(segment.attempt, Segments()).last_seq
+            lines = (line + b"\n" for line in content.splitlines() if (seq_of(line) or 0) > after)
+            new.setdefault(segment.attempt, []).extend(lines)
         for attempt, lines in new.items():
             if lines:
                 self._create_segment(attempt, b"".join(lines), last_seq=max(seq_of(line) or 0 for line in lines))
-        self._read.update(names)
-        numbers = [segment[1] for name in names if (segment := segment_of(name)) and segment[0] == self._attempt]
+        self._read.update(segment for segment, _ in closed)
+        numbers = [segment.last for segment, _ in closed if segment.attempt == self._attempt]
         self._next_number = max([self._next_number, *(number + 1 for number in numbers)])
 
-    def _closed_segments(self) -> list[tuple[Path, str]]:
-        if time.monotonic() < self._listed_at + LIST_EVERY_S and not self.result_due:
-            return self._following_segments()
-        found = self._all_segments()
-        self._listed_at = time.monotonic()
-        return found
-
-    def _following_segments(self) -> list[tuple[Path, str]]:
-        """Of this attempt, up to a gap, which only a disk that refuses leaves; what is behind one is listed later."""
-        found: list[tuple[Path, str]] = []
-        while True:
-            path = self._folder / EVENTS / segment_name(self._attempt, self._next_number + len(found))
-            if not path.is_file():
-                return found
-            found.append((path, self._attempt))
-
-    def _all_segments(self) -> list[tuple[Path, str]]:
+    def _closed_segments(self) -> list[tuple[Segment, bytes]]:
         """That were not read yet, in order."""
-        new = [path for path in files_in(self._folder / EVENTS, "*.jsonl") if path.name not in self._read]
-        found = [(segment, path) for path in new if (segment := segment_of(path.name))]
-        return [(path, attempt) for (attempt, _), path in sorted(found)]
+        while True:
+            is_listed = self.result_due or time.monotonic() >= self._listed_at + LIST_EVERY_S
+            found = self._all_segments() if is_listed else self._following_segments()
+            try:
+                return [(segment, (self._folder / EVENTS / segment.name).read_bytes()) for segment in found]
+            except FileNotFoundError:
+                self._listed_at = -math.inf  # merged just now: a second listing has what it is in
+
+    def _following_segments(self) -> list[Segment]:
+        """Of this attempt, up to a gap, which only a disk that refuses leaves; what is behind one is listed later."""
+        found: list[Segment] = []
+        while True:
+            number = self._next_number + len(found)
+            segment = Segment(self._attempt, number, number)
+            if not (self._folder / EVENTS / segment.name).is_file():
+                return found
+            found.append(segment)
+
+    def _all_segments(self) -> list[Segment]:
+        there = (segment_of(path.name) for path in files_in(self._folder / EVENTS, "*.jsonl"))
+        found = in_order(filter(None, there))
+        self._listed_at = time.monotonic()
+        self._read.intersection_update(found)
+        return [segment for segment in found if segment not in self._read]
 
     def _create_segment(self, attempt: str, content: bytes, *, last_seq: int) -> None:
         number = self._segments.get(attempt, Segments()).next_number
@@ -122,6 +134,7 @@ class Records:
             number += 1
             name = f"{EVENTS}/{segment_name(attempt, number)}"
         self._segments[attempt] = Segments(next_number=number + 1, last_seq=last_seq)
+        self._num_created += 1
 
     def _put_small(self, name: str) -> None:
         try:

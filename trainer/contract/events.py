@@ -1,9 +1,10 @@
 """The record of a run: append-only segments of JSON lines in RUN_DIR/events, one event a line.
 
-A segment being written is `<attempt>-<n>.jsonl.part`; it is renamed to `.jsonl` within two seconds and never touched
-again, so a reader needs no locks and may copy whole files. A thread does the writing: the training loop never waits for
-a slow disk. While a disk refuses, events are kept in memory; when it takes them again, the record says what happened.
-What is not known to be on the disk is written again, so that a reader drops what it has by (attempt, seq).
+A segment being written is `<attempt>-<n>.jsonl.part`; it is renamed to `.jsonl` within two seconds and never changed
+again, so a reader needs no locks and may copy whole files; old ones are merged. A thread does the writing: the training
+loop never waits for a slow disk. While a disk refuses, events are kept in memory; when it takes them again, the record
+says what happened. What is not known to be on the disk is written again, so that a reader drops what it has by
+(attempt, seq).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.layout import EVENTS, OPEN_SUFFIX, segment_name, segment_of
+from trainer.contract.layout import EVENTS, OPEN_SUFFIX, Segment, in_order, segment_name, segment_of
+from trainer.contract.merging import Here, Merging
 from trainer.contract.shapes import count, object_of
 from trainer.contract.words import printable
 
@@ -39,7 +41,11 @@ class EventWriter:
         self._folder = run_dir / EVENTS
         self._folder.mkdir(parents=True, exist_ok=True)
         close_leftover_segments(self._folder)
-        self._next_segment = 1 + max((n for name, n in _names(self._folder) if name == attempt), default=-1)
+        self._merging = Merging(Here(run_dir), attempt)
+        self._merging.after(0)  # before anybody here reads them
+        self._next_segment = 1 + max(
+            (each.last for each in _names(self._folder) if each.attempt == attempt), default=-1
+        )
         self._next_seq = max(last_seq(attempt_segments(self._folder, attempt)) + 1, first_seq)
         self._segment_open_s = segment_open_s
         self._segment: _Segment | None = None
@@ -128,6 +134,8 @@ class EventWriter:
         if self._segment is not None:
             self._segment.close()
             self._segment = None
+            if not self._closing:
+                self._merging.after(1)
 
     def _put_off(self, lines: list[bytes], error: OSError) -> None:
         """The segment ends with what is in it; what is not known to be there waits for the next one."""
@@ -254,8 +262,19 @@ def close_leftover_segments(folder: Path) -> None:
 
 def attempt_segments(folder: Path, attempt: str) -> list[tuple[int, Path]]:
     """Closed segments of one attempt in order."""
-    found = ((segment_of(path.name), path) for path in files_in(folder, "*.jsonl"))
-    return sorted((segment[1], path) for segment, path in found if segment and segment[0] == attempt)
+    found = (segment_of(path.name) for path in files_in(folder, "*.jsonl"))
+    ours = in_order(segment for segment in found if segment and segment.attempt == attempt)
+    return [(segment.last, folder / segment.name) for segment in ours]
+
+
+def attempt_lines(folder: Path, attempt: str) -> list[bytes]:
+    """Of these segments, while their writer goes on: what was merged meanwhile is listed again."""
+    while True:
+        try:
+            contents = [path.read_bytes() for _, path in attempt_segments(folder, attempt)]
+        except FileNotFoundError:
+            continue
+        return [line for content in contents for line in content.splitlines()]
 
 
 def files_in(folder: Path, pattern: str) -> Iterator[Path]:
@@ -265,15 +284,15 @@ def files_in(folder: Path, pattern: str) -> Iterator[Path]:
 
 def free_attempt_name(run_dir: Path, taken: Iterable[str] = ()) -> str:
     """manual-1, or the next that has no events yet, here or among those `taken`."""
-    names = {*taken, *(attempt for attempt, _ in _names(run_dir / EVENTS))}
+    names = {*taken, *(segment.attempt for segment in _names(run_dir / EVENTS))}
     number = 1
     while f"manual-{number}" in names:
         number += 1
     return f"manual-{number}"
 
 
-def _names(folder: Path) -> Iterator[tuple[str, int]]:
-    """(attempt, number) of every segment, closed or not, and of whatever else has such a name."""
+def _names(folder: Path) -> Iterator[Segment]:
+    """Every segment, closed or not, and whatever else has such a name."""
     segments = (segment_of(path.name.removesuffix(OPEN_SUFFIX)) for path in folder.glob("*"))
     return (segment for segment in segments if segment)
 

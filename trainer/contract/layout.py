@@ -2,6 +2,7 @@
 
 spec.json  environment.json  tokenizer.json  result.json
 events/<attempt>-000012.jsonl                  closed; .jsonl.part while it is being written
+events/<attempt>-000099.000000.jsonl           those from 000000 to 000099, merged (contract.merging)
 checkpoints/step-000300/manifest.json, ...     the manifest, written last, states the size of every other file
 logs/<attempt>.log
 core/step-000300.json                          the CORE metric of a checkpoint, as far as it is computed
@@ -16,9 +17,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainer.contract.shapes import stated_files
 
@@ -26,7 +27,7 @@ SPEC, ENVIRONMENT, TOKENIZER, RESULT = "spec.json", "environment.json", "tokeniz
 EVENTS, CHECKPOINTS, CORE = "events", "checkpoints", "core"
 MANIFEST, STATE = "manifest.json", "state.json"
 
-_SEGMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})-([0-9]{1,12})\.jsonl")
+_SEGMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,199})-([0-9]{1,12})(?:\.([0-9]{1,12}))?\.jsonl")
 OPEN_SUFFIX = ".part"
 DATA = ".data"  # no name of a run: those begin with a letter or a digit
 _DRYRUN_FOLDER = re.compile(r"dryrun-[0-9]{1,12}")
@@ -40,15 +41,44 @@ def scratch_name(url: str) -> str:
     return f"{url.rsplit('/', 1)[-1]}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
 
 
+class Segment(NamedTuple):
+    """A closed segment in events/; a merged one holds all numbers from its first to its last."""
+
+    attempt: str
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """The last number comes first: a listing by names that has not seen the merged one yet, which is written before
+        any part of it is deleted, has seen all of its parts."""
+        merged = f".{self.first:06d}" if self.first < self.last else ""
+        return f"{self.attempt}-{self.last:06d}{merged}.jsonl"
+
+
 def segment_name(attempt: str, number: int) -> str:
     """Of a closed segment, in events/."""
-    return f"{attempt}-{number:06d}.jsonl"
+    return Segment(attempt, number, number).name
 
 
-def segment_of(name: str) -> tuple[str, int] | None:
-    """(attempt, number) of a closed segment's name in events/; None for any other name."""
+def segment_of(name: str) -> Segment | None:
+    """A closed segment by its name in events/; None for any other name."""
     match = _SEGMENT.fullmatch(name)
-    return (match[1], int(match[2])) if match else None
+    if match is None:
+        return None
+    found = Segment(match[1], int(match[3] or match[2]), int(match[2]))
+    return found if found.name == name else None
+
+
+def in_order(segments: Iterable[Segment]) -> list[Segment]:
+    """By attempt and number, without what lies in a merged one that is there, too."""
+    found: list[Segment] = []
+    reach: dict[str, int] = {}
+    for segment in sorted(segments, key=lambda each: (each.attempt, each.first, -each.last)):
+        if segment.last > reach.get(segment.attempt, -1):
+            reach[segment.attempt] = segment.last
+            found.append(segment)
+    return found
 
 
 def log_name(attempt: str) -> str:
