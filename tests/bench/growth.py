@@ -33,6 +33,7 @@ from patron_core.scaling.law import Observation
 from patron_core.states import RunState
 from patron_core.store import Run, Store, attempts, books, ledger, runs
 from patron_core.store.schema import entries, transfers
+from trainer.contract.merging import Here, Merging
 
 KEYS = ("loss", "lr", "grad_norm", "step_s", "tokens_per_s", "mfu", "memory_bytes", "epoch")
 STEPS_A_SEGMENT = 50
@@ -70,8 +71,10 @@ def write_steps(run: Run, segment: int, steps: range) -> None:
 def recorded(store: Store, num_steps: int) -> Run:
     run = a_run(store, Path(os.environ["PATRON_HOME"]) / "runs")
     (Path(run.run_dir) / "events").mkdir(parents=True)
+    merging = Merging(Here(Path(run.run_dir)), f"{run.id}-train-1")  # as the trainer's writer does
     for segment, first in enumerate(range(1, num_steps + 1, STEPS_A_SEGMENT)):
         write_steps(run, segment, range(first, first + STEPS_A_SEGMENT))
+        merging.after(1)
     return run
 
 
@@ -95,7 +98,7 @@ def record(store: Store, num_steps: int) -> dict[str, float]:
 
     def next_event() -> None:
         step = next(new)
-        write_steps(run, num_steps + step, range(step, step + 1))
+        write_steps(run, num_steps // STEPS_A_SEGMENT + step - num_steps - 1, range(step, step + 1))
         verbs.view(store, run.id)
 
     return {

@@ -23,15 +23,18 @@ from patron_core import verbs
 from patron_core.rundir import record
 from patron_core.store import Run, Store
 from tests.bench.growth import launched, write_steps
+from trainer.contract.merging import Here, Merging
 
 WATCHED = 12  # runs that a session shows in turn
 
 
 def train(found: list[Run], done: threading.Event) -> None:
-    """Ten steps of each run in two seconds."""
+    """Ten steps of each run in two seconds, merged as the trainer's writer does."""
+    merging = {run.id: Merging(Here(Path(run.run_dir)), f"{run.id}-train-1") for run in found}
     for segment in count():
         for run in found:
             write_steps(run, segment, range(10 * segment + 1, 10 * segment + 11))
+            merging[run.id].after(1)
         if done.wait(2.0):
             return
 
@@ -75,7 +78,7 @@ def soak(store: Store, *, minutes: float, num_runs: int, num_sessions: int) -> d
     hours = minutes / 60 / 2
     return {
         "minutes": minutes, "runs": num_runs, "sessions": num_sessions, "memory_mb": memory_mb,
-        "added_mb_an_hour": round((memory_mb[-1] - memory_mb[half]) / hours, 1),
+        "added_mb_an_hour": round((memory_mb[-1] - memory_mb[half]) / hours, 1), "events_mb": kept_mb,
         "events_mb_an_hour": round((kept_mb[-1] - kept_mb[half]) / hours, 1),
         "sessions_that_ended_well": len(well),
     }  # fmt: skip
