@@ -238,7 +238,7 @@ def details(get_state, session, store):
         "Spec": mo.Html(show.facts_table((k, str(v)) for k, v in _seen.run.spec.items() if v is not None)),
     }
     report = files.report_button(mo.download, store, _seen.run.id)
-    mo.vstack([mo.accordion(_parts), report])
+    mo.vstack([mo.accordion(_parts), mo.hstack([report], justify="start")])
     return (report,)
 
 

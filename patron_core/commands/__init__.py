@@ -28,6 +28,7 @@ TABLE = {
     "backup": ("patron_core.commands.backup", "Copy the database as it is now, while everything goes on."),
     "settings": ("patron_core.commands.environment", "All that can be set, and what it is here."),
     "gc": ("patron_core.commands.gc", "List, or end, what costs money or disk though no run needs it."),
+    "reference": ("patron_core.commands.reference", "The library of a notebook of your own, with a cheat sheet."),
     "report": ("patron_core.commands.report", "A run, a search or a sweep as one HTML file that opens offline."),
     "mcp": ("patron_core.commands.mcp", "An MCP server over stdio: the verbs as tools."),
     "runs": ("patron_core.commands.runs", "Runs by state, tag and words; their metrics, logs, checkpoints, ledger."),

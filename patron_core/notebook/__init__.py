@@ -14,6 +14,6 @@ Thin over `patron_core.verbs`: what they raise is raised here.
 
 from patron_core.notebook.lab import Lab, open_lab
 from patron_core.notebook.runs import RunSet
-from patron_core.notebook.sweeps import SweepHandle
+from patron_core.notebook.sweeps import Comparison, SweepHandle
 
-__all__ = ["Lab", "RunSet", "SweepHandle", "open_lab"]
+__all__ = ["Comparison", "Lab", "RunSet", "SweepHandle", "open_lab"]

@@ -117,6 +117,7 @@ class Lab:
         return asdict(verbs.wallet(self.store, self.project))
 
     def close(self) -> None:
+        """Give its connections back; a script's end does so too."""
         self.store.close()
 
     def _repr_html_(self) -> str:

@@ -119,9 +119,11 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
+        """Which is best, and whether it is beyond the noise of seeds."""
         return verdict(self._found)
 
     def to_dict(self) -> dict[str, Any]:
+        """All of it as plain data: groups, contrasts with their intervals, p-values."""
         return self._found.to_dict()
 
     def _repr_html_(self) -> str:

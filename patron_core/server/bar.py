@@ -28,7 +28,9 @@ _BAR_STYLE = """
 #patron-bar a[aria-current] { color: var(--p-accent); font-weight: 600; box-shadow: inset 0 -2px var(--p-accent) }
 :focus-visible { outline: 2px solid var(--p-accent) !important; outline-offset: 1px }
 #patron-bar :focus-visible { outline-offset: -2px }
-/* marimo's own colours follow; before it has begun the page is no white flash */
+/* what ticks is not greyed at each tick */
+.marimo-output-stale { filter: none !important; opacity: 1 !important }
+/* before marimo has begun the page is no white flash */
 body:not(.dark, .light) { background: var(--p-paper) !important }
 :root[data-look=projector] body { --foreground: #000; --muted-foreground: var(--p-quiet); --border: var(--p-line) }
 body { padding-top: 2.5rem !important }

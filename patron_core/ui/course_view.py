@@ -34,7 +34,7 @@ def progress_facts(seen: RunView, course: Course) -> list[tuple[str, str | show.
     if course.final_bpb is not None:
         facts.append(("heading for", show.between(course.final_bpb, show.bpb)))
     if course.forecast_bpb is not None:
-        facts.append(("forecast at funding", show.between(course.forecast_bpb, show.bpb)))
+        facts.append(("val_bpb forecast at funding", show.between(course.forecast_bpb, show.bpb)))
     if course.ends_at is not None and course.left_s is not None:
         facts += [("ends", ends_words(course.ends_at)), ("time left", show.between(course.left_s, show.seconds))]
     saved = f"step {seen.checkpoint_step:,}" if seen.checkpoint_step is not None else show.DASH
@@ -51,7 +51,9 @@ def money_facts(seen: RunView, course: Course) -> list[tuple[str, str | show.Mar
     if course.cost_usd_micros is not None:
         facts.append(("in the end", show.between(course.cost_usd_micros, lambda micros: show.usd(round(micros)))))
     if course.forecast_usd_micros is not None:
-        facts.append(("forecast at funding", show.between(course.forecast_usd_micros, lambda m: show.usd(round(m)))))
+        facts.append(
+            ("cost forecast at funding", show.between(course.forecast_usd_micros, lambda m: show.usd(round(m))))
+        )
     if money.released_usd_micros:
         facts.append(("released", show.usd(money.released_usd_micros)))
     if course.goodput is not None:
@@ -87,13 +89,13 @@ def ends_words(ends_at: Interval) -> str:
     near = abs(ends_at.high - time.time()) < DAY_S / 2
     pattern = "%H:%M" if near else "%a %H:%M"
     low, mid, high = (time.strftime(pattern, time.localtime(at)) for at in ends_at)
-    return f"{mid} ({low} to {high})"
+    return mid if low == high else f"{mid} ({low} to {high})"
 
 
 def mlflow_words(tracked: Tracked | None, seen: RunView) -> str:
     """How the charts stand to MLflow."""
     lag = seen.health.mirror_lag_s
-    behind = f"The mirror is {show.seconds(lag)} behind the record. " if lag else ""
+    behind = f"MLflow is {show.seconds(lag)} behind the record. " if lag else ""
     if tracked is None:
         return behind + "MLflow is being read."
     if tracked.problem is not None:

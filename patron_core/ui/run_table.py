@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HIDDEN = ["id"]
 PIN = "★"
 WIDTHS = {
-    "pin": 40, "run": 190, "state": 140, "val_bpb": 76, "curve": 108, "progress": 108, "cost, $": 76, "held, $": 76,
+    "pin": 40, "run": 170, "state": 160, "val_bpb": 76, "curve": 108, "progress": 108, "cost, $": 76, "held, $": 76,
     "depth": 60, "device": 90,
 }  # fmt: skip
 _SPARK = (96, 22)  # pixels

@@ -56,7 +56,7 @@ def test_its_curve_narrows_the_forecast(forecast: Run, store: Store) -> None:
     assert found.bpb_band[0][0] == 150
     assert found.bpb_band[-1][0] == found.loss_band[-1][0] == 400
     said = dict(course_view.progress_facts(verbs.view(store, forecast.id), found))
-    assert said["forecast at funding"] == "2.000 (1.900 to 2.100)"
+    assert said["val_bpb forecast at funding"] == "2.000 (1.900 to 2.100)"
     assert json.loads(json.dumps(found.to_dict()))["final_bpb"]["mid"] == found.final_bpb.mid
 
 

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import labs
 import pytest
 
 from patron_core import verbs
-from patron_core.store import Store, ledger
+from patron_core.commands.reference import CHEAT_SHEET
+from patron_core.store import Run, Store, ledger
 from patron_core.store import tags as store_tags
 
 FILE = labs.NOTEBOOKS[0].parent / "own" / "lr_study.py"
@@ -20,6 +22,18 @@ FILE = labs.NOTEBOOKS[0].parent / "own" / "lr_study.py"
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(FILE), *argv]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=FILE.parents[2])
+
+
+def test_the_lines_of_the_cheat_sheet_that_look_do_so(runs: dict[str, Run]) -> None:
+    """Those that launch are the study's: tests/core/test_reference.py."""
+    known: dict[str, Any] = {}
+    exec(CHEAT_SHEET[: CHEAT_SHEET.index("sweep = ")], known)
+    assert known["run"].id == runs["better"].id
+    assert set(known["runs"].ids) == {run.id for run in runs.values()}
+    lab = known["lab"]
+    assert lab.metrics(known["run"], ["val/bpb"], x=["step", "usd"])["value"].len() == 6
+    assert [note.run_id for note in verbs.notes_of(lab.store, runs["better"].id)] == [runs["better"].id]
+    lab.close()
 
 
 def test_told_to_it_launches_and_what_is_refused_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

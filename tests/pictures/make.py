@@ -72,7 +72,7 @@ def main() -> int:
                     grow(page, width)
                     for look in args.themes.split(","):
                         page.locator(".patron-look").select_option(look)
-                        page.wait_for_timeout(700)
+                        page.wait_for_timeout(3000)  # charts are drawn anew
                         save(page, args.all / f"{name}-{width}-{look}.png")
         browser.close()
     return 0
@@ -94,9 +94,9 @@ def opened(page: Any, address: str) -> None:
     """Loaded, and at rest: no cell is at work, and charts are drawn."""
     page.goto(address)
     if page.locator("#root").count():
-        page.locator("h1").first.wait_for(timeout=60_000)
+        page.locator("h1").first.wait_for(timeout=120_000)
         page.wait_for_timeout(1000)
-        page.wait_for_function(f"!document.querySelector({WORKING!r})", timeout=60_000)
+        page.wait_for_function(f"!document.querySelector({WORKING!r})", timeout=120_000)
     page.wait_for_timeout(2000)  # fonts and charts
 
 
