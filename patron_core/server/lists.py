@@ -109,8 +109,12 @@ def alerts_page(found: Sequence[Alert], *, may_act: bool, said: str = "") -> HTM
         "Patron: alerts",
         f"{_BACK}<h1>Alerts</h1><p>What happened to runs that people are told of, newest first; those that nobody put "
         f"away stand out. {inert.html('{}', said)}</p>{acts if may_act else ''}"
-        f"{show.html_table(found, tables.alerts(), empty='Nothing to tell.')}",
+        f"{show.html_table(found, tables.alerts(_watch), empty='Nothing to tell.')}",
     )
+
+
+def _watch(run_id: str) -> str:
+    return "/watch/?" + urlencode({"run": run_id})
 
 
 def feedback_page(found: Iterable[Feedback], *, may_act: bool, said: str = "") -> HTMLResponse:
@@ -160,5 +164,12 @@ def audit_page(entries: Sequence[AuditEntry], *, actor: str = "") -> HTMLRespons
 def _cells(entry: AuditEntry) -> list[str]:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.time))
     about = entry.run_id or entry.project or ""
-    said = ", ".join(f"{name} {value}" for name, value in entry.detail.items())
+    said = ", ".join(_detail(name, value) for name, value in entry.detail.items())
     return [when, entry.actor, entry.origin, entry.verb.replace("_", " "), about, entry.outcome, said]
+
+
+def _detail(name: str, value: Any) -> str:
+    """Money in dollars, all else as it is."""
+    if name.endswith("usd_micros") and isinstance(value, int):
+        return f"{name.removesuffix('usd_micros').strip('_') or 'amount'} {show.usd(value)}"
+    return f"{name} {value}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from patron_core import verbs
 from patron_core.ui import inert, show, tables
 
 if TYPE_CHECKING:
+    from patron_core.mirror.lag import Lag
     from patron_core.store import Store
     from patron_core.ui.script import Session
     from patron_core.verbs import Lab
@@ -37,9 +38,18 @@ def text(found: Lab) -> str:
 
 
 def late(found: Lab) -> list[str]:
-    """What of MLflow is behind: the first few, where all are."""
-    more = len(found.late) - MOST_LATE
-    return [lag.sentence for lag in found.late[:MOST_LATE]] + ([f"and so it is on {more:,} more"] if more > 0 else [])
+    """What of MLflow is behind: the first few, where all are; runs that lag for one reason in one sentence."""
+    by_why: dict[str | None, list[Lag]] = {}
+    for lag in found.late:
+        by_why.setdefault(lag.why, []).append(lag)
+    return [_late_together(lags) for lags in by_why.values()]
+
+
+def _late_together(lags: Sequence[Lag]) -> str:
+    most, others = max(lags, key=lambda lag: lag.seconds), len(lags) - 1
+    named = [lag.name for lag in lags if lag is not most][:MOST_LATE]
+    more = f" and {others - len(named):,} more" if others > len(named) else ""
+    return most.sentence + (f". So it is, by less, on {', '.join(named)}{more}." if others else "")
 
 
 def tag_elements(ui: Any, change: Callable[[Words, Words], object]) -> list[Any]:

@@ -268,13 +268,13 @@ def approvals() -> list[show.Column]:
     ]
 
 
-def alerts() -> list[Column]:
-    """What people are told of."""
+def alerts(watch: Callable[[str], str | None] = lambda run_id: None) -> list[Column]:
+    """What people are told of. `watch` makes the address of a run."""
     return [
         Column("", lambda a: "" if a.seen_at else show.Mark("new", "live"), "left"),
         Column("when", lambda a: show.moment(a.time), "left"),
         Column("what", lambda a: show.mark(a.kind), "left"),
-        Column("run", lambda a: a.name, "left"),
+        Column("run", lambda a: show.Mark(a.name, href=watch(a.run_id) if a.run_id else None), "left"),
         Column("said", lambda a: a.sentence, "left", wraps=True),
         Column("sent", lambda a: ", ".join(sent(a)) or show.DASH, "left"),
         Column("next", lambda a: a.next, "left", wraps=True),
