@@ -46,7 +46,7 @@ def plan_code(
         check_usd_micros(max_usd_micros, "max_usd_micros")
     target.check()
     _check_token(store, question, target)
-    asked = ask(question)
+    asked = ask(question, as_nobody=_is_bounded(store))
     now = time.time() if now is None else now
     spec = asked.spec
     row = foreign_estimate(store, spec, target, budget=Budget(s=budget_s, usd_micros=max_usd_micros))
@@ -73,17 +73,23 @@ def _check_token(store: Store, question: CodeQuestion, target: Target) -> None:
     """A token is no shell: what it brings runs on rented machines, and no folder of this one is read for it. Raises
     Refused, but for one that may do everything."""
     question = resolved(question)
-    if store.token is None or "admin" in store.token.scopes:
+    if not _is_bounded(store):
         return
     here = [
         *(["code of others on this machine"] if target.executor == ownership.LOCAL else []),
         *(["folders or ssh keys of this machine"] if not is_by_https(question.where) else []),
     ]
     if here:
+        assert store.token is not None
         raise Refused(
             f"token {store.token.name} may not use {' or '.join(here)}: that is as good as a shell",
             next="name a git repository by https, and --on sky; or ask a person to plan it",
         )
+
+
+def _is_bounded(store: Store) -> bool:
+    """Whether it is asked by a token that may not do everything."""
+    return store.token is not None and "admin" not in store.token.scopes
 
 
 def foreign_estimate(store: Store, spec: ForeignSpec, target: Target, *, budget: Budget) -> ForeignEstimate:

@@ -38,10 +38,13 @@ class Asked:
     archive: bytes
 
 
-def ask(question: CodeQuestion) -> Asked:
-    """Reads its files, and runs nothing of them. Raises InvalidInput with every problem at once."""
+def ask(question: CodeQuestion, *, as_nobody: bool = False) -> Asked:
+    """Reads its files, and runs nothing of them. `as_nobody`: as a stranger would who has no key to a repository.
+
+    Raises InvalidInput with every problem at once.
+    """
     asked, question = question.where, resolved(question)
-    found = snapshot(question.where, patch=question.patch or None)
+    found = snapshot(question.where, patch=question.patch or None, as_nobody=as_nobody)
     origin = found.origin | ({"preset": asked} if asked in PRESETS else {})
     archive = found.archive()
     project = _project(found, question)

@@ -65,14 +65,17 @@ class Snapshot:
         return packed
 
 
-def snapshot(where: str, *, patch: str | None = None) -> Snapshot:
-    """Raises InvalidInput for a place that is none, Unavailable where git does not answer."""
+def snapshot(where: str, *, patch: str | None = None, as_nobody: bool = False) -> Snapshot:
+    """`as_nobody`: a repository is asked as a stranger would, without anything that this account has for git.
+
+    Raises InvalidInput for a place that is none, Unavailable where git does not answer.
+    """
     folder, ref = _folder_and_ref(where)
     if folder is not None and ref is None:
         found = _of_folder(folder)
     else:
         url, _, named = (str(folder), "", ref) if folder is not None else _url_and_ref(where)
-        found = _of_git(url, named or "HEAD")
+        found = _of_git(url, named or "HEAD", as_nobody=as_nobody)
     return _patched(found, patch) if patch else found
 
 
@@ -102,17 +105,21 @@ def _url_and_ref(where: str) -> tuple[str, str, str]:
     )
 
 
-def _of_git(url: str, ref: str) -> Snapshot:
-    """By way of a bare clone that is kept."""
+def _of_git(url: str, ref: str, *, as_nobody: bool = False) -> Snapshot:
+    """By way of a bare clone that is kept; what was fetched with credentials is not shown to nobody."""
     if ref.startswith("-"):
         raise InvalidInput([f"workload: {ref!r:.100} is no commit, branch or tag"], next="name one after the @")
-    clone = settings.make_home() / "git" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    kept = hashlib.sha256(url.encode()).hexdigest()[:16]
+    clone = settings.make_home() / "git" / (f"{kept}-public" if as_nobody else kept)
+    refused = " without the git credentials of this account, which no token acts with" if as_nobody else ""
     if not (clone / "HEAD").exists():
         clone.parent.mkdir(parents=True, exist_ok=True)
-        _git("clone", "--quiet", "--bare", "--no-hardlinks", "--", url, str(clone), why=f"{url} cannot be cloned")
+        words = ("clone", "--quiet", "--bare", "--no-hardlinks", "--", url, str(clone))
+        _git(*words, why=f"{url} cannot be cloned{refused}", as_nobody=as_nobody)
     else:
         heads = "+refs/heads/*:refs/heads/*"
-        _git("fetch", "--quiet", "--tags", "--", url, heads, at=clone, why=f"{url} cannot be fetched")
+        words = ("fetch", "--quiet", "--tags", "--", url, heads)
+        _git(*words, at=clone, why=f"{url} cannot be fetched{refused}", as_nobody=as_nobody)
     asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
     commit = _git(*asked, at=clone, why=f"{url} has no commit, branch or tag {ref!r}").decode().strip()
     content = _git("archive", "--format=tar", commit, at=clone, why="its files cannot be read")
@@ -218,13 +225,16 @@ def _patched(found: Snapshot, patch: str) -> Snapshot:
     return Snapshot(files=files, origin=origin)
 
 
-def _git(*words: str, why: str, at: Path | None = None) -> bytes:
+def _git(*words: str, why: str, at: Path | None = None, as_nobody: bool = False) -> bytes:
     quiet = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"]
     where = ["-C", str(at)] if at is not None else []
     with tempfile.TemporaryFile() as errors:
         try:
             child = subprocess.Popen(
-                ["git", *quiet, *where, *words], env=_environ(), stdout=subprocess.PIPE, stderr=errors
+                ["git", *quiet, *where, *words],
+                env=_environ_of_nobody() if as_nobody else _environ(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
             )
         except FileNotFoundError as error:
             raise Unavailable("git is not on the path", next="install git") from error
@@ -254,9 +264,24 @@ def _git(*words: str, why: str, at: Path | None = None) -> bytes:
         if child.returncode:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
-            raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next="git ls-remote the repository")
+            mend = "ask a person to plan it" if as_nobody else "git ls-remote the repository"
+            raise Unavailable(f"{why}{': ' + said[-1][:300] if said else ''}", next=mend)
         return content
 
 
 def _environ() -> dict[str, str]:
     return os.environ | {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_OPTIONAL_LOCKS": "0"}
+
+
+def _environ_of_nobody() -> dict[str, str]:
+    """Without what knows a password: no configuration with its helpers and headers, no .netrc, nobody who is asked."""
+    kept = {name: value for name, value in _environ().items() if not name.startswith("GIT_CONFIG")}
+    home = settings.make_home() / "git" / "nobody"
+    home.mkdir(parents=True, exist_ok=True)
+    return kept | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_ASKPASS": "true",  # which says nothing
+        "SSH_ASKPASS": "true",
+    }
