@@ -64,7 +64,8 @@ class Mirroring:
 
 
 def at_once() -> int:
-    """Runs side by side: a server takes them, a file has one writer."""
+    """Runs side by side: a server takes them. A file has one writer, and MLflow's work is this process's: four at once
+    took a third more CPU, and no less time."""
     return 1 if settings.tracking_uri().startswith("sqlite") else RUNS_AT_ONCE
 
 

@@ -10,7 +10,9 @@ import pytest
 from record import all_events
 from s3 import S3Server
 
+from patron_core.rundir import rundir
 from patron_core.rundir.places import Bucket as Place
+from patron_core.rundir.places import Folder
 from patron_core.rundir.record import Record
 from patron_core.rundir.rundir import Cursor, RunDir
 from trainer.checkpoint.restore import Restored, Segments, restore
@@ -220,3 +222,26 @@ def test_a_long_record_is_asked_for_in_few_pieces(bucket: str, s3_server: S3Serv
     assert counted[0][0] < 40 / 4 + 10
     assert counted[1][0] - counted[0][0] == 40 / 4
     assert counted[0][1] == counted[1][1]
+
+
+def test_a_look_at_a_new_event_parses_it_alone_and_lists_few_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, parsed, listed = place_of(str(tmp_path)), list[bytes](), list[int]()
+    parse, list_names = rundir._parse_segment, Folder.names
+    monkeypatch.setattr(rundir, "_parse_segment", lambda content: (parsed.append(content), parse(content))[1])
+
+    def counted(self: Folder, *asked):  # type: ignore[no-untyped-def]
+        listed.append(len(found := list_names(self, *asked)))
+        return found
+
+    monkeypatch.setattr(Folder, "names", counted)
+    put(place, OLD, range(400))
+    merge(place, OLD)
+    record = Record(RunDir(tmp_path)).look()
+    put(place, OLD, [400])
+    parsed.clear()
+    record.look()
+    assert [content.count(b"seq") for content in parsed] == [2]
+    assert max(listed) <= 400 / 4 + 4
+    assert record.latest()[1] == 802

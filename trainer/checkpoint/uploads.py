@@ -89,8 +89,8 @@ class Records:
         closed = self._closed_segments()
         for segment, content in closed:
             after = self._segments.get(segment.attempt, Segments()).last_seq
-            lines = (line + b"\n" for line in content.splitlines() if (seq_of(line) or 0) > after)
-            new.setdefault(segment.attempt, []).extend(lines)
+            unsent = (line + b"\n" for line in content.splitlines() if (seq_of(line) or 0) > after)
+            new.setdefault(segment.attempt, []).extend(unsent)
         for attempt, lines in new.items():
             if lines:
                 self._create_segment(attempt, b"".join(lines), last_seq=max(seq_of(line) or 0 for line in lines))
