@@ -22,7 +22,9 @@ from patron_core.executors.records import Records
 from patron_core.executors.sky_task import job_name, make_task
 from patron_core.executors.skypilot import SkyExecutor
 from patron_core.executors.skypilot_client import Client
+from patron_core.lifecycle import leftovers
 from patron_core.machines import catalog
+from patron_core.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,19 @@ def test_the_doctor_tells_each_thing_with_what_mends_it(
     assert "the first launch makes one in aws or gcp, in up to ten minutes: $0.19 an hour" in found["controller"].found
     assert "only this machine can reach" in found["credentials"].found
     assert found["machine"].next == "patron doctor --machine --yes"
+
+
+def test_gc_names_the_controller_and_its_price_and_ends_it(
+    server: SkyServer, client: Client, sqlite_store: Store
+) -> None:
+    server.have_a_stopped_controller()
+    (found,) = leftovers.find_leftovers(sqlite_store, client)
+    assert found.name.startswith("sky-jobs-controller-")
+    assert "it is STOPPED; no job lives on it, and its disk is paid for; $3.29 an hour" in found.sentence
+    leftovers.remove_leftovers(client, [found])
+    assert server.asked()[-1] == {"what": "down", "cluster": found.name}
+    assert client.controller()["kind"] == "none"
+    assert leftovers.find_leftovers(sqlite_store, client) == []
 
 
 def test_a_launch_that_fails_later_says_why_and_is_tried_again(

@@ -9,18 +9,31 @@ from sky import exceptions
 from sky.server import plugins
 
 
+def noted(what, cluster):
+    folder = Path(os.environ["PATRON_STUB"])
+    with (folder / "asked.jsonl").open("a") as file:
+        file.write(json.dumps({"what": what, "cluster": cluster}) + "\n")
+    return folder
+
+
 def stubbed(what):
     """Noted, then as long as nothing is let happen: on its way, as a machine that is not to be had."""
 
     def call(*_args, **asked):
-        folder = Path(os.environ["PATRON_STUB"])
-        with (folder / "asked.jsonl").open("a") as file:
-            file.write(json.dumps({"what": what, "cluster": str(asked.get("cluster_name"))}) + "\n")
+        folder = noted(what, str(asked.get("cluster_name")))
         while not (folder / "fail").exists():
             time.sleep(0.1)
         raise exceptions.ResourcesUnavailableError("no machine for the controller")
 
     return call
+
+
+def ended(cluster_name, *_args, **_asked):
+    """At once. The server hands it to another process, by its name."""
+    from sky import global_user_state
+
+    noted("down", cluster_name)
+    global_user_state.remove_cluster(cluster_name, terminate=True)
 
 
 class StubPlugin(plugins.BasePlugin):
@@ -40,3 +53,4 @@ class StubPlugin(plugins.BasePlugin):
         global_user_state.get_cached_enabled_clouds = enabled
         execution.launch = stubbed("launch")
         core.start = stubbed("start")
+        core.user_initiated_down = ended
