@@ -2,8 +2,9 @@
 
     python tests/skylab/lab.py up|down [FOLDER]     # root; . FOLDER/env.sh then gives `sky` and Slurm's commands
 
-Four Slurm nodes on loopback claim eight H100s each (empty device files: nothing on CUDA runs); SkyPilot reaches them
-by ssh, like any Slurm site, and runs managed jobs inside its API server. Preemption is Slurm's: an allocation goes.
+Slurm nodes on loopback claim eight GPUs each, H100s and on one of them A100s (empty device files: nothing on CUDA
+runs); SkyPilot reaches them by ssh, like any Slurm site, and runs managed jobs inside its API server. Preemption is
+Slurm's: an allocation goes.
 Everything lives in one folder, every process carries its name, and `down` leaves nothing behind.
 """
 
@@ -30,13 +31,14 @@ import psutil
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-NODES = ("n1", "n2", "n3", "n4")
+NODES = {"n1": "H100", "n2": "H100", "n3": "H100", "n4": "H100", "n5": "A100"}  # and what they claim to have
 HOSTS_LINE = f"127.0.0.1 {' '.join(NODES)} # patron-skylab"
 ACCOUNT = "patron-skylab"  # another name of root with a home of its own: SkyPilot writes keys into its login's ~/.ssh
 MARK = "PATRON_SKYLAB"  # in the environment of every process of the lab
 CLUSTER = "lab"
 NEEDED = {"slurmctld": "slurm-wlm", "munged": "munge", "sshd": "openssh-server", "rsync": "rsync"}
-MACHINE = "CPUs=32 RealMemory=64000 Gres=gpu:H100:8 State=UNKNOWN"  # what each node claims to be
+MACHINE = "CPUs=32 RealMemory=64000 State=UNKNOWN"  # what each node claims to be
+BUCKET_KEYS = "[default]\naws_access_key_id = test-key-id\naws_secret_access_key = test-secret-key\n"  # of tests/s3.py
 _COMPLAINT = re.compile(r"error|fail|refus|denied|255|fatal", re.I)
 SSH_PORT, CONTROL_PORT, NODE_PORT, API_PORT = 22922, 26917, 26918, 47680
 
@@ -155,6 +157,11 @@ class Lab:
         lines = [line.split() for line in self.run("squeue", "-h", "-t", "R", "-o", "%i %j").splitlines()]
         return [slurm_id for slurm_id, name in lines if re.search(rf"-{managed_job}-[0-9a-f]{{8}}$", name)]
 
+    def nodes(self, managed_job: int) -> list[str]:
+        """The machines of SkyPilot's managed job, the first of them first."""
+        found = [self.run("squeue", "-h", "-j", slurm_id, "-o", "%N") for slurm_id in self.allocations(managed_job)]
+        return [name for names in found for name in self.run("scontrol", "show", "hostnames", names.strip()).split()]
+
     def reclaim(self, managed_job: int) -> int:
         """Take the machines of a job away, with every process on them. How many there were."""
         ids = self.allocations(managed_job)
@@ -166,6 +173,16 @@ class Lab:
                     process.kill()
             self.run("scancel", job_id)
         return len(ids)
+
+    def reclaim_one(self, managed_job: int) -> None:
+        """Take the last of several machines away. Slurm ends a job that lost a node on its other nodes too."""
+        (job_id,) = self.allocations(managed_job)
+        *_, last = self.nodes(managed_job)
+        for process in _inside(job_id):
+            if _environ(process).get("SLURMD_NODENAME") == last:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+        self.run("scancel", job_id)
 
     def trainers(self, managed_job: int) -> list[psutil.Process]:
         """What trains on the machines of a job."""
@@ -182,9 +199,8 @@ class Lab:
 
     def _ports_in_use(self) -> str | None:
         """Two labs on one machine would talk to each other's daemons."""
-        taken = [
-            port for port in (SSH_PORT, CONTROL_PORT, *range(NODE_PORT, NODE_PORT + 4), API_PORT) if _answers(port)
-        ]
+        nodes = range(NODE_PORT, NODE_PORT + len(NODES))
+        taken = [port for port in (SSH_PORT, CONTROL_PORT, *nodes, API_PORT) if _answers(port)]
         if not taken:
             return None
         return (
@@ -231,8 +247,9 @@ class Lab:
         subprocess.run(command, check=True, env=_without("VIRTUAL_ENV"))
         packages = sysconfig.get_path("purelib")
         own = runtime / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-        (own / "lab.pth").write_text(f"import site; site.addsitedir({packages!r})\nimport lab_ports\n")
-        shutil.copy(HERE / "shims" / "lab_ports.py", own)
+        (own / "lab.pth").write_text(f"import site; site.addsitedir({packages!r})\nimport lab_ports, lab_gpus\n")
+        for name in ("lab_ports.py", "lab_gpus.py"):
+            shutil.copy(HERE / "shims" / name, own)
         sky = runtime / "bin" / "sky"
         sky.write_text(f"#!{runtime}/bin/python\nfrom sky.cli import cli\ncli()\n")
         sky.chmod(0o755)
@@ -294,12 +311,20 @@ class Lab:
                 GresTypes=gpu
                 PreemptType=preempt/partition_prio
                 PreemptMode=CANCEL
-                NodeName=n[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{NODE_PORT}-{NODE_PORT + 3}] {MACHINE}
-                PartitionName=spot Nodes=n[1-3] Default=YES MaxTime=1-0 PriorityTier=1 GraceTime=0 State=UP
+                Include {at}/nodes.conf
+                PartitionName=spot Nodes=n[1-3],n5 Default=YES MaxTime=1-0 PriorityTier=1 GraceTime=0 State=UP
                 PartitionName=full Nodes=n4 MaxTime=1-0 PriorityTier=1 GraceTime=0 State=UP
                 PartitionName=urgent Nodes=n[1-4] MaxTime=1-0 PriorityTier=9 PreemptMode=OFF State=UP
                 """,
-            "gres.conf": f"NodeName=n[1-4] Name=gpu Type=H100 File={at}/devices/gpu[0-7]\n",
+            "nodes.conf": "".join(
+                f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} Gres=gpu:{gpu}:8 {MACHINE}\n"
+                for port, (name, gpu) in enumerate(NODES.items(), NODE_PORT)
+            ),
+            "gres.conf": "".join(
+                f"NodeName={name} Name=gpu Type={gpu} File={at}/devices/gpu[0-7]\n" for name, gpu in NODES.items()
+            ),
+            "home/.aws/credentials": BUCKET_KEYS,
+            "login/.aws/credentials": BUCKET_KEYS,
             "home/.slurm/config": f"""
                 Host {CLUSTER}
                     HostName 127.0.0.1
@@ -320,7 +345,7 @@ class Lab:
                 plugins:
                   - class: patron_lab_plugin.LabPlugin
                 """,
-            "home/.sky/catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nH100,Slurm\n",
+            "home/.sky/catalogs/v8/common/accelerators.csv": "AcceleratorName,Clouds\nA100,Slurm\nH100,Slurm\n",
         }
 
     def _start_slurm(self) -> None:
@@ -341,7 +366,11 @@ class Lab:
         sshd = shutil.which("sshd", path="/usr/sbin:/usr/bin") or "sshd"  # it wants to be called by its whole path
         again = f"while true; do {sshd} -D -e -f {at}/sshd_config; echo sshd ended with $? >&2; sleep 1; done"
         self._start("sshd", "bash", "-c", again)  # as an init would keep it
-        _until(lambda: self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split().count("idle") >= 4, 30, "Slurm")
+
+        def idle() -> int:
+            return self.run("sinfo", "-h", "-N", "-o", "%T", check=False).split().count("idle")
+
+        _until(lambda: idle() >= len(NODES), 30, "Slurm")
 
     def _start(self, name: str, *command: str) -> None:
         environ = os.environ | self.environ()

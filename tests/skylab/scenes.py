@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from patron_core.money import cost_usd_micros
 from patron_core.rundir.rundir import RunDir, lineage
 from patron_core.states import EndReason, RunState
 from patron_core.store import attempts, labs, ledger, mirrors
+from trainer.contract.ranks import WorldSize, torchrun
 
 STEPS = 500
 
@@ -177,6 +179,36 @@ def the_deadline_moves_it_to_on_demand(core: Core, spec: dict[str, Any], folder:
     assert steps == list(range(1, STEPS + 1))
 
 
+def one_of_two_machines_is_reclaimed(core: Core, spec: dict[str, Any], folder: Path) -> None:
+    """A training over two machines: it goes on over two, and its losses are those of one that lost none."""
+    run = core.launched("pair", spec | {"num_steps": STEPS, "device_batch_size": 2}, held_s=9000, num_nodes=2)
+    directory = RunDir(run.run_dir)
+    until(lambda: checkpoint_step(directory) > 100, "a checkpoint")
+    had = core.lab.allocations(core.job_id(run))
+    assert len(core.lab.nodes(core.job_id(run))) == 2
+    core.lab.reclaim_one(core.job_id(run))
+    core.until(run, RunState.RECOVERING)
+    until(lambda: len(core.lab.nodes(core.job_id(run))) == 2, "two machines again")
+    assert core.lab.allocations(core.job_id(run)) != had
+    core.until(run, RunState.SUCCEEDED)
+
+    (attempt,) = attempts.for_run(core.store, run.id)
+    assert (attempt.reason, attempt.evidence["recoveries"]) == (EndReason.COMPLETED, 1)
+    assert attempt.usd_micros_per_hour == 2 * HOURLY
+    events = all_events(directory)
+    starts = [event for event in events if event.kind == "start"]
+    assert [start.data["num_devices"] for start in starts] == [2, 2]
+    assert starts[1].data["resumed_step"] >= 100
+    losses = dict(curve(lineage(events), "train/loss"))
+    assert list(losses) == list(range(1, STEPS + 1))
+
+    alone = folder / "pair-alone"
+    command = torchrun([sys.executable, "-m", "trainer.train", f"{run.run_dir}/spec.json", str(alone)])
+    environ = os.environ | WorldSize(per_node=2).environ()
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environ)
+    assert dict(curve(lineage(all_events(RunDir(alone))), "train/loss")) == losses
+
+
 def no_capacity_until_the_deadline(core: Core, spec: dict[str, Any], folder: Path) -> None:
     """The only node of that partition is drained: the money stays held, and nothing was charged."""
     core.lab.drain("n4")
@@ -273,6 +305,7 @@ def contract_deadline(core: Core, spec: dict[str, Any], folder: Path) -> None:
 SCENES = [  # the longest first
     the_whole_loop,
     a_job_by_hand,
+    one_of_two_machines_is_reclaimed,
     a_cancel_while_it_recovers,
     the_deadline_moves_it_to_on_demand,
     no_capacity_until_the_deadline,
