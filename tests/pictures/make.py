@@ -1,6 +1,7 @@
 """Pictures of the pages of `patron serve`, from PATRON_HOME; needs chromium.
 
 python tests/pictures/make.py                  those of the README, after a search
+python tests/pictures/make.py --reclaim RUN    reclaim.png, of a run that lost a machine, as tests/skylab plays it
 python tests/pictures/make.py --all FOLDER     every page, 1280 and 1920 wide, in each theme, to be looked at
 python tests/pictures/make.py --all FOLDER --only watch,lab --widths 1280 --themes dark
 """
@@ -44,6 +45,7 @@ NOTEBOOKS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", type=Path, metavar="FOLDER")
+    parser.add_argument("--reclaim", metavar="RUN")
     parser.add_argument("--only", default="", help="names that contain one of these words")
     parser.add_argument("--widths", default="1280,1920")
     parser.add_argument("--themes", default=",".join(theme.THEMES))
@@ -57,7 +59,11 @@ def main() -> int:
         page = browser.new_page()
         page.goto(link)
         base = link.split("/login")[0]
-        if args.all is None:
+        if args.reclaim:
+            page.set_viewport_size({"width": 1000, "height": 1500})
+            opened(page, f"{base}/watch/?run={args.reclaim}")
+            save(page, HERE / "reclaim.png", clip=board(page))
+        elif args.all is None:
             for name, height in README.items():
                 page.set_viewport_size({"width": 1360, "height": height})
                 opened(page, f"{base}/{name}/")
@@ -110,8 +116,15 @@ def grow(page: Any, width: int) -> None:
     page.wait_for_timeout(1000)
 
 
-def save(page: Any, file: Path) -> None:
-    page.screenshot(path=file)
+def board(page: Any) -> dict[str, float]:
+    """A run's name, its state and its first chart."""
+    top, chart = (page.locator(one).first.bounding_box() for one in ("h2", ".pb-panel"))
+    high = chart["y"] + chart["height"] - top["y"] + 30
+    return {"x": top["x"] - 20, "y": top["y"] - 20, "width": 880, "height": high}
+
+
+def save(page: Any, file: Path, clip: dict[str, float] | None = None) -> None:
+    page.screenshot(path=file, clip=clip)
     print(f"{file}: {file.stat().st_size:,} bytes", flush=True)
 
 
