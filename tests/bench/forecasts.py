@@ -29,6 +29,9 @@ from typing import Any
 from patron_core import verbs
 from patron_core.errors import PatronError
 from patron_core.estimate.accuracy import Forecast, accuracy
+from patron_core.estimate.calibration import LEAST_SPREAD
+from patron_core.estimate.lateness import Lateness, Timing
+from patron_core.interval import Interval
 from patron_core.lifecycle.learned import machine_of
 from patron_core.rundir.record import record_of
 from patron_core.rundir.rundir import RunDir
@@ -39,6 +42,7 @@ from patron_core.store.records import Run
 from patron_core.verbs.adopt import adopt
 from tests.corpus import some_texts
 from trainer.contract.devices import describe_cpu
+from trainer.contract.spec import TrainSpec
 
 BASE: dict[str, Any] = {
     "sequence_len": 64, "vocab_size": 512, "batch_tokens": 512, "device_batch_size": 8, "eval_every_steps": 25,
@@ -139,6 +143,13 @@ def table(found: list[dict[str, Any]]) -> str:
         f"{a.quantity:18} {a.stage:8} {a.runs:4} {a.mean_abs_error:6.1%} {a.bias:+7.1%} {a.coverage:7.0%}"
         for a in accuracy(rows)
     ]
+    lines.append(f"\n{'step_s, by today':18} {'from':8} {'runs':>4} {'error':>6} {'bias':>7} {'inside':>7}")
+    for known in ("before", "others"):
+        again = steps_again(found, known)
+        error = sum(abs(f.error) for f in again) / len(again)
+        bias = sum(f.error for f in again) / len(again)
+        inside = sum(f.is_inside for f in again) / len(again)
+        lines.append(f"{'':18} {known:8} {len(again):4} {error:6.1%} {bias:+7.1%} {inside:7.0%}")
     lines.append(f"\n{'curve':18} {'share':8} {'runs':>4} {'error':>6} {'inside':>7}")
     for kind in ("val_bpb", "train_loss"):
         for share in SHARES:
@@ -146,6 +157,33 @@ def table(found: list[dict[str, Any]]) -> str:
             error = sum(away for _, away in ends) / len(ends)
             lines.append(f"{kind:18} {share:<8} {len(ends):4} {error:6.1%} {sum(inside for inside, _ in ends):7}")
     return "\n".join(lines)
+
+
+def steps_again(found: list[dict[str, Any]], known: str) -> list[Forecast]:
+    """Each run's step time by what today's code learns of the runs `before` it, or of all `others`.
+
+    What a step takes undisturbed was not measured in the first of these runs: by FLOPs, the fastest known one.
+    """
+    actual = [next(f["actual"] for f in run["forecasts"] if f["quantity"] == "step_s") for run in found]
+    flops = [TrainSpec.from_dict(BASE | {"depth": run["depth"]}).recipe().flops_per_token for run in found]
+    forecasts = []
+    for n, run in enumerate(found):
+        newest = [*range(n - 1, -1, -1), *(range(n + 1, len(found)) if known == "others" else ())]
+        if not newest:
+            continue
+        fastest = min(actual[k] / flops[k] for k in newest)
+        late = Lateness.of(
+            [Timing(said_s={"steps": 100 * fastest * flops[k]}, taken_s={"steps": 100 * actual[k]}) for k in newest]
+        )
+        mid, spread = fastest * flops[n], LEAST_SPREAD["cpu"]
+        said = late.steps.factored(Interval(mid / (1 + spread), mid, mid / (1 - spread)))
+        forecasts.append(
+            Forecast(
+                run=str(n), name="", device="cpu", corpus=run["corpus"], depth=run["depth"], quantity="step_s",
+                stage="funding", **said.to_dict(), actual=actual[n],
+            )
+        )  # fmt: skip
+    return forecasts
 
 
 def curve_ends(found: list[dict[str, Any]], kind: str, share: float) -> list[tuple[bool, float]]:
