@@ -249,7 +249,7 @@ def test_a_burst_measures_everything_and_the_next_one_goes_on(trainer: Trainer, 
 BURST_KEYS = (
     "step_s", "step_s_iqr", "first_step_s", "tokens_per_s", "mfu", "peak_memory_bytes", "eval_s_per_token", "eval_s",
     "checkpoint_s", "checkpoint_stall_s", "checkpoint_bytes", "data_s", "tokenizer_s", "model_s", "compile_s",
-    "start_s", "train_tokens_available", "train_tokens_needed", "val_loss", "val_bpb_burst", "steps",
+    "start_s", "core_share", "train_tokens_available", "train_tokens_needed", "val_loss", "val_bpb_burst", "steps",
 )  # fmt: skip
 
 
