@@ -25,6 +25,7 @@ AROUND = "around"
 FACTORS = ("steps", "evals", "checkpoints", "recovery", "upload")
 BUSY = ("steps", "evals")  # what waits for cores
 NONE_RUNS = 0.25  # that a shift of none counts for beside one run
+NONE_RUNS_OF_BURSTS = 0.03  # the same where no run is finished yet: what a burst saw is what its plan is made for
 OWN_RUNS = 2.0  # that an interval's own width counts for
 MOST_RUNS = 20  # the newest
 HALF_LIFE_RUNS = 4.0
@@ -61,13 +62,13 @@ class Shift:
     runs: float = 0.0  # that count, old ones less
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Shift:
+    def of(cls, values: Sequence[float], *, none_runs: float = NONE_RUNS) -> Shift:
         """The newest first."""
         weights = [0.5 ** (age / HALF_LIFE_RUNS) for age in range(len(values))]
         runs = math.fsum(weights)
         mean = math.fsum(w * value for w, value in zip(weights, values, strict=True)) / runs if values else 0.0
         squares = math.fsum(w * (value - mean) ** 2 for w, value in zip(weights, values, strict=True))
-        return cls(mean=mean, squares=squares + (NONE_RUNS * mean**2 / runs if values else 0.0), runs=runs)
+        return cls(mean=mean, squares=squares + (none_runs * mean**2 / runs if values else 0.0), runs=runs)
 
     def half(self, own: float) -> float:
         """Half the 90 % interval, where it was `own` without any run."""
@@ -101,14 +102,18 @@ class Lateness:
     def of(cls, timings: Sequence[Timing]) -> Lateness:
         """The newest first."""
         newest = timings[:MOST_RUNS]
-        factors = {name: _shift([f for each in newest if (f := _factor(each, name)) is not None]) for name in FACTORS}
+        seen = sum(bool(each.away) or AROUND in each.taken_s for each in newest)
+        none_runs = NONE_RUNS if any(each.said_s.keys() - BUSY for each in newest) else NONE_RUNS_OF_BURSTS
+        factors = {
+            name: _shift([f for each in newest if (f := _factor(each, name)) is not None], none_runs)
+            for name in FACTORS
+        }
         late = [each.taken_s[AROUND] - each.said_s[AROUND] for each in newest if AROUND in each.taken_s]
         scores: dict[str, list[float]] = {}
         for each in timings[:STRETCHED_BY]:
             for quantity, away in each.away.items():
                 scores.setdefault(quantity, []).append(away)
         stretches = {quantity: widening(of) for quantity, of in scores.items()}
-        seen = sum(bool(each.away) or AROUND in each.taken_s for each in newest)
         return cls(around=Shift.of(late), **factors, seen=seen, stretch=stretches)
 
     def started(self, phases: Mapping[str, Interval]) -> dict[str, Interval]:
@@ -143,10 +148,10 @@ class Lateness:
 ON_TIME = Lateness()
 
 
-def _shift(factors: Sequence[float]) -> Shift:
+def _shift(factors: Sequence[float], none_runs: float) -> Shift:
     """One that hung, or was asleep, pulls no further than FARTHEST."""
     middle = statistics.median(factors) if factors else 0.0
-    return Shift.of([max(middle - FARTHEST, min(middle + FARTHEST, factor)) for factor in factors])
+    return Shift.of([max(middle - FARTHEST, min(middle + FARTHEST, factor)) for factor in factors], none_runs=none_runs)
 
 
 def _factor(timing: Timing, name: str) -> float | None:

@@ -112,7 +112,9 @@ def test_a_burst_on_a_busy_machine_says_what_steps_take_undisturbed_and_here():
     alone = estimate(spec, device, price=price, calibration=quarter)
     assert alone.step_s.mid == pytest.approx(4.0)
     assert alone.said_s["steps"] == pytest.approx(100.0)
-    assert alone.step_s.high / alone.step_s.mid > 1.5  # one burst does not know how long others go on
+    assert 1.3 < alone.step_s.high / alone.step_s.mid < 2.0  # one burst does not know how long others go on
+    barely = replace(quarter, core_share=0.9)
+    assert estimate(spec, device, price=price, calibration=barely).step_s.high < 1.4 * 4.0
     idle = replace(quarter, late=Lateness.of([took()] * 12 + [Timing.of_burst(0.25)]))
     assert estimate(spec, device, price=price, calibration=idle).step_s.mid == pytest.approx(1.0, rel=0.06)
 
