@@ -125,10 +125,18 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A read-only transaction: everything it reads is of one moment."""
+        """A read-only transaction: everything it reads is of one moment. One inside another of its thread joins it."""
         self._forget_inherited()
+        outer: tuple[Engine, Connection] | None = getattr(self._local, "reading", None)
+        if outer is not None and outer[0] is self._reads:
+            yield outer[1]
+            return
         with self._transaction(self._reads) as conn:
-            yield conn
+            self._local.reading = (self._reads, conn)
+            try:
+                yield conn
+            finally:
+                self._local.reading = outer
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Connection]:
@@ -154,6 +162,7 @@ class Store:
     def _forget_inherited(self) -> None:
         if self._pid != os.getpid():  # connections must not be shared with the process that forked this one
             self._engine.dispose(close=False)
+            self._local.reading = None
             self._pid = os.getpid()
 
 

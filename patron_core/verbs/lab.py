@@ -143,25 +143,27 @@ def project_to_show(store: Store, asked: str = "") -> str:
 
 
 def lab(store: Store, project: str = DEFAULT_PROJECT, *, limit: int = SHOWN_RUNS) -> Lab:
-    waiting, attention = waiting_runs(store, project)
-    machines = hosts.everybody(store)
-    return Lab(
-        lab=labs.lab_id(store),
-        project=project,
-        projects=runs.projects(store),
-        rows=run_table(store, project=project, limit=limit),
-        waiting=waiting,
-        attention=attention,
-        searches=searches.list_searches(store, project=project, limit=10),
-        wallet=ledger.wallet(store, project),
-        burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
-        statement=ledger.statement(store, project, 50),
-        late=lags(store),
-        hosts=machines,
-        supervisors=_supervisors(store, machines),
-        approvals=approvals.waiting(store, project=project),
-        problems=books.problems(store),
-    )
+    rows = run_table(store, project=project, limit=limit)  # looks into run directories
+    with store.read():
+        waiting, attention = waiting_runs(store, project)
+        machines = hosts.everybody(store)
+        return Lab(
+            lab=labs.lab_id(store),
+            project=project,
+            projects=runs.projects(store),
+            rows=rows,
+            waiting=waiting,
+            attention=attention,
+            searches=searches.list_searches(store, project=project, limit=10),
+            wallet=ledger.wallet(store, project),
+            burn_usd_micros_per_hour=burn_usd_micros_per_hour(store),
+            statement=ledger.statement(store, project, 50),
+            late=lags(store),
+            hosts=machines,
+            supervisors=_supervisors(store, machines),
+            approvals=approvals.waiting(store, project=project),
+            problems=books.problems(store),
+        )
 
 
 def _supervisors(store: Store, machines: Iterable[str]) -> dict[str, str]:

@@ -87,12 +87,14 @@ def run_table(
     limit: int | None = MOST_RUNS,
 ) -> list[RunRow]:
     """Pinned ones first, then newest first; of one project, or of all."""
-    found = runs.list_facts(store, project=project, ids=ids, states=states, limit=limit)
-    if ids is None and limit is not None and len(found) == limit:  # a pin is seen however old its run is
-        pinned = set(tags.run_ids(store, [PINNED])) - {run.id for run in found}
-        found += runs.list_facts(store, project=project, ids=pinned, states=states, limit=MOST_RUNS) if pinned else []
-    money = ledger.runs_money(store, [run.id for run in found])
-    words = tags.of_runs(store, [run.id for run in found])
+    with store.read():
+        found = runs.list_facts(store, project=project, ids=ids, states=states, limit=limit)
+        if ids is None and limit is not None and len(found) == limit:  # a pin is seen however old its run is
+            pinned = set(tags.run_ids(store, [PINNED])) - {run.id for run in found}
+            if pinned:
+                found += runs.list_facts(store, project=project, ids=pinned, states=states, limit=MOST_RUNS)
+        money = ledger.runs_money(store, [run.id for run in found])
+        words = tags.of_runs(store, [run.id for run in found])
     labels = distinct_names({run.id: run.name for run in found})
     live = [run for run in found if run.state in _ON_ITS_WAY][:MOST_LIVE]
     now = {run.id: _position(run) for run in live}

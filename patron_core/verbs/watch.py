@@ -113,8 +113,12 @@ class RunView:
 
 def view(store: Store, run_id: str) -> RunView:
     """Raises NotFound for a run that does not exist; a run directory that is missing is shown as such."""
-    run = runs.get_run(store, run_id)
-    made = attempts.for_run(store, run.id)
+    with store.read():
+        run = runs.get_run(store, run_id)
+        made = attempts.for_run(store, run.id)
+        around = health(store, run)
+        history = runs.events(store, run.id)
+        money = ledger.run_money(store, run.id)
     directory = shown_directory(run, made)
     record = record_of(directory)
     newest, damaged = directory.look_for_checkpoint()
@@ -122,19 +126,17 @@ def view(store: Store, run_id: str) -> RunView:
     num_steps = next((start.data.get("num_steps") for start in reversed(record.marks("start"))), None)
     warnings = [str(said.data.get("message", "")) for said in record.marks("warning")]
     warnings += [f"the checkpoint of step {step} is damaged, and passed over" for step in damaged[:3]]
-    around = health(store, run)
     if not directory.exists() and (run.result is not None or (around.is_elsewhere and made)):
         where = f"on {around.host.name}" if around.host and around.is_elsewhere else "missing"
         warnings.append(f"the run directory {run.run_dir} is {where}")
     place = _place(run, around)
-    history = runs.events(store, run.id)
     if (noted := trouble.standing(history)) is not None:
         warnings.append(noted.message)
     step_s = latest.get("train/step_s")
     running = run.state is RunState.RUNNING and num_steps and step_s
     return RunView(
         run=run,
-        money=ledger.run_money(store, run.id),
+        money=money,
         attempts=made,
         history=history,
         step=step,

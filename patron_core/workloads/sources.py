@@ -114,12 +114,12 @@ def _of_git(url: str, ref: str, *, as_nobody: bool = False) -> Snapshot:
     refused = " without the git credentials of this account, which no token acts with" if as_nobody else ""
     if not (clone / "HEAD").exists():
         clone.parent.mkdir(parents=True, exist_ok=True)
-        words = ("clone", "--quiet", "--bare", "--no-hardlinks", "--", url, str(clone))
-        _git(*words, why=f"{url} cannot be cloned{refused}", as_nobody=as_nobody)
+        cloned = ("clone", "--quiet", "--bare", "--no-hardlinks", "--", url, str(clone))
+        _git(*cloned, why=f"{url} cannot be cloned{refused}", as_nobody=as_nobody)
     else:
         heads = "+refs/heads/*:refs/heads/*"
-        words = ("fetch", "--quiet", "--tags", "--", url, heads)
-        _git(*words, at=clone, why=f"{url} cannot be fetched{refused}", as_nobody=as_nobody)
+        fetched = ("fetch", "--quiet", "--tags", "--", url, heads)
+        _git(*fetched, at=clone, why=f"{url} cannot be fetched{refused}", as_nobody=as_nobody)
     asked = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"]
     commit = _git(*asked, at=clone, why=f"{url} has no commit, branch or tag {ref!r}").decode().strip()
     content = _git("archive", "--format=tar", commit, at=clone, why="its files cannot be read")
