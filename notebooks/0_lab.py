@@ -81,8 +81,7 @@ def choose(args, params, session, store):
     _asked = args.project or (verbs.DEFAULT_PROJECT if args.deposit else "")  # money goes where it always did
     _first = verbs.project_to_show(store, _asked)
     _known = {*verbs.lab(store).projects, _first}
-    _wanted = params.get("project")
-    _value = _wanted if _wanted in _known else _first  # an address names a project, it makes none
+    _value = params.get("project") if params.get("project") in _known else _first  # an address makes no project
     _names = {show.one_line(name, 100): name for name in sorted(_known)}
     project = mo.ui.dropdown(
         _names,
@@ -91,7 +90,8 @@ def choose(args, params, session, store):
         on_change=lambda name: params.set("project", name),
     )
     ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
-    None if session.is_script else mo.hstack([project, ticker], justify="start", gap=1.5)
+    _none = mo.md(onward.no_such_project(params, _known, shown=_value))
+    None if session.is_script else mo.vstack([_none, mo.hstack([project, ticker], justify="start", gap=1.5)])
     return project, ticker
 
 

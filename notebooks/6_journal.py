@@ -19,7 +19,7 @@ with app.setup(hide_code=True):
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, files, inert, notes, show
+    from patron_core.ui import background, files, inert, notes, onward, show
     from patron_core.ui.script import Arguments, open_session
 
     ANY = "any kind"
@@ -80,7 +80,9 @@ def about(args, params, session, store):
     _asked = args.project or (_named if _named in verbs.projects(store) else "")  # an address makes no project
     run_id = run.id if run is not None else None
     shown_project = _asked or (run.project if run is not None else verbs.project_to_show(store))
-    mo.callout(mo.md(about_run.error_markdown()), kind="warn") if about_run and about_run.failed else None
+    _none = onward.no_such_project(params, {*verbs.projects(store), shown_project}, shown=shown_project)
+    _said = onward.problem(params, about_run.error) if about_run and about_run.failed else _none
+    mo.md(_said) if not session.is_script else None
     return run, run_id, shown_project
 
 

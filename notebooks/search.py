@@ -18,7 +18,7 @@ with app.setup(hide_code=True):
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, inert, show, spec_flags, target_flags
+    from patron_core.ui import background, inert, onward, show, spec_flags, target_flags, unattended
     from patron_core.ui.script import NOT_SUCCEEDED, Usd, open_session
 
     ASKED = verbs.Question()
@@ -149,7 +149,8 @@ def form(args, session, store):
 
 
 @app.cell(hide_code=True)
-def the_question(args, asked, fields, others, session):
+def the_question(args, asked, fields, others, page, session):
+    page.question = None  # until it can be read
     _given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
     mo.stop(_given.failed, mo.callout(mo.md(_given.error_markdown()), kind="danger"))
     question = verbs.Question(
@@ -169,30 +170,42 @@ def the_question(args, asked, fields, others, session):
         min_gain_bpb=asked.value["min_gain_bpb"],
         spec=_given.value,
     )
-    project = asked.value["project"]
-    return project, question
+    page.question, page.project = question, asked.value["project"]
+    _words = inert.md("It may spend at most {} in all.", show.usd(question.budget_usd_micros))
+    None if session.is_script else mo.md(inert.paragraphs([_words]))
+    return (question,)
 
 
 @app.cell(hide_code=True)
 def identity(args, session, store):
-    params = mo.query_params()
-    _asked = params.get("key") or ""
+    _params = mo.query_params()
+    address, set_address = _params.to_dict(), _params.set  # as it was opened: nothing is drawn anew where it changes
+    _asked = address.get("key") or ""
     # an address finds a search, it names none
-    _is_known = bool(_asked) and (background.find(_asked) is not None or verbs.has_search(store, _asked))
+    _is_known = bool(_asked) and (unattended.work_of(_asked) is not None or verbs.has_search(store, _asked))
     key = _asked if _is_known and not args.key else session.key
-    actor = session.actor
-    get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
-    get_refused, set_refused = mo.state(False)  # then it can be asked for again
-    return actor, get_refused, get_work, key, params, set_refused, set_work
+    page = unattended.Unattended(verb=verbs.search, store=store, actor=session.actor, key=key)
+    get_work, set_work = mo.state(unattended.work_of(key), allow_self_loops=True)
+    get_busy, set_busy = mo.state(background.is_busy(get_work()))
+    _unknown = bool(_asked) and not _is_known
+    _said = inert.md("No search has the key {}. What is asked below begins a new one.", _asked)
+    mo.callout(mo.md(inert.paragraphs([_said])), kind="warn") if _unknown else None
+    return address, get_busy, get_work, key, page, set_address, set_busy, set_work
 
 
 @app.cell(hide_code=True)
-def run_as_script(actor, key, project, question, session, store):
+def run_as_script(page, question, session, store):
     def ask():
         session.on_interrupt = "its runs go on"
-        session.look_again = session.command("--key", key)
+        session.look_again = session.command("--key", page.key)
         return session.call(
-            verbs.search, store, question, project=project, actor=actor, key=key, on_progress=session.follow
+            verbs.search,
+            store,
+            question,
+            project=page.project,
+            actor=page.actor,
+            key=page.key,
+            on_progress=session.follow,
         ).value
 
     script_report = ask() if session.is_script else None
@@ -200,46 +213,43 @@ def run_as_script(actor, key, project, question, session, store):
 
 
 @app.cell(hide_code=True)
-def press(actor, get_refused, get_work, key, params, project, question, session, set_refused, set_work, store):
+def press(get_busy, page, session, set_address, set_busy, set_work):
+    # it reads what is in the fields then: nothing of it is drawn anew while somebody types
     def begin(_):
-        set_refused(False)
-        params["key"] = key
-        set_work(
-            background.start(
-                key,
-                lambda work: verbs.search(store, question, project=project, actor=actor, key=key, on_progress=work.say),
-            )
-        )
+        set_address("key", page.key)
+        set_busy(True)
+        set_work(page.begin())
 
-    _spend = show.usd(question.budget_usd_micros)
-    _is_on = get_work() is not None and not get_refused()
     button = mo.ui.button(
-        label="Search started" if _is_on else inert.md("Search, spending at most {}", _spend),
-        kind="success",
-        disabled=_is_on,
-        on_click=begin,
+        label="Under way ..." if get_busy() else "Search", kind="success", disabled=get_busy(), on_click=begin
     )
     None if session.is_script else button
     return
 
 
 @app.cell(hide_code=True)
-def ticking(get_work):
+def ticking(get_busy):
     ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
-    ticker if background.is_busy(get_work()) else None
+    ticker if get_busy() else None
     return (ticker,)
 
 
 @app.cell(hide_code=True)
-def progress(get_refused, get_work, set_refused, ticker):
+def progress(address, get_busy, get_work, page, set_address, set_busy, set_work, ticker):
     ticker
-    work = get_work()
-    if work is not None and work.done and work.error and not get_refused():
-        set_refused(True)
+    work = page.followed(get_work())
+    if work is not get_work():
+        page.key = work.key
+        set_address("key", work.key)
+        set_work(work)
+    if background.is_busy(work) != get_busy():
+        set_busy(background.is_busy(work))
     _view = mo.md("")
     if work is not None:
         _said, _now = map(mo.md, background.told(work))
-        _error = work.error and mo.callout(mo.md(inert.error(work.error["error"])), kind="danger")
+        _error = work.error and mo.callout(
+            mo.md(inert.paragraphs([onward.problem(address, work.error)])), kind="danger"
+        )
         _view = mo.vstack([_said, _error or _now])
     report_now = work.value if work is not None and work.done else None
     _view

@@ -16,7 +16,7 @@ with app.setup(hide_code=True):
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import background, inert, show, spec_flags, tables, target_flags
+    from patron_core.ui import background, inert, onward, show, spec_flags, tables, target_flags, unattended
     from patron_core.ui.script import NOT_SUCCEEDED, Usd, open_session
 
 
@@ -69,12 +69,7 @@ def where(args, session):
 
 
 @app.cell(hide_code=True)
-def form(args, place, session, store):
-    target = target_flags.target_of(place.value)
-    _device = session.call(verbs.device_named, store, target.device)
-    mo.stop(_device.failed, mo.callout(mo.md(_device.error_markdown()), kind="danger"))
-    device = _device.value
-    _fields = spec_flags.form(args, verbs.defaults_for(device))
+def asking(args):
     asked = mo.ui.dictionary(
         {
             "grid": mo.ui.text_area(
@@ -87,13 +82,27 @@ def form(args, place, session, store):
             "max_parallel": mo.ui.number(1, 100, value=args.max_parallel, label="At once"),
         }
     )
+    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
+    return asked, others
+
+
+@app.cell(hide_code=True)
+def form(args, asked, others, page, place, session, store):
+    page.question = None  # until it can be read
+    target = target_flags.target_of(place.value)
+    _device = session.call(verbs.device_named, store, target.device)
+    mo.stop(_device.failed, mo.callout(mo.md(_device.error_markdown()), kind="danger"))
+    device = _device.value
+    _fields = spec_flags.form(args, verbs.defaults_for(device))
     plan = mo.ui.dictionary(
         {
-            name: mo.ui.text(one.text, label=inert.md("{}", one.label), placeholder=inert.vega(one.default))
+            name: mo.ui.text(
+                page.texts.get(name, one.text), label=inert.md("{}", one.label), placeholder=inert.vega(one.default)
+            )
             for name, one in _fields.items()
-        }
+        },
+        on_change=page.texts.update,  # another machine changes no word that was typed
     )
-    others = mo.ui.text_area("\n".join(args.set_fields), label="Any other field, key=value a line", rows=2)
     _first = [asked[name] for name in ("depth", "seeds", "name", "budget", "max_parallel")]
     _spec = mo.hstack([plan[name] for name in _fields], justify="start", wrap=True, align="end")
     mo.vstack(
@@ -103,11 +112,13 @@ def form(args, place, session, store):
             mo.accordion({"Spec": mo.vstack([_spec, others])}),
         ]
     )
-    return asked, device, others, plan, target
+    return device, plan, target
 
 
 @app.cell(hide_code=True)
-def the_question(args, asked, device, others, plan, session, target):
+def the_question(args, asked, device, others, page, plan, session, target):
+    page.question = None  # until it can be read
+
     def ask():
         given = spec_flags.of_form(plan.value, others.value, file=args.spec)
         given = spec_flags.with_depth(given, args.depth, asked.value["depth"])
@@ -125,7 +136,7 @@ def the_question(args, asked, device, others, plan, session, target):
 
     _question = session.call(ask)
     mo.stop(_question.failed, mo.callout(mo.md(_question.error_markdown()), kind="danger"))
-    question = _question.value
+    question = page.question = _question.value
     return (question,)
 
 
@@ -134,30 +145,43 @@ def estimate(question, session, store):
     _estimated = session.call(verbs.estimate_sweep, store, question)
     mo.stop(_estimated.failed, mo.callout(mo.md(_estimated.error_markdown()), kind="danger"))
     estimated = _estimated.value
-    mo.md(inert.md("{}", estimated.sentence))
+    _most = show.usd(question.budget_usd_micros)
+    mo.md(inert.md("{} It may spend at most {} in all.", estimated.sentence, _most))
     return (estimated,)
 
 
 @app.cell(hide_code=True)
 def identity(args, session, store):
-    params = mo.query_params()
-    _asked = params.get("key") or ""
-    _is_known = bool(_asked) and (background.find(_asked) is not None or verbs.has_search(store, _asked))
+    _params = mo.query_params()
+    address, set_address = _params.to_dict(), _params.set  # as it was opened: nothing is drawn anew where it changes
+    _asked = address.get("key") or ""
+    # an address finds a sweep, it names none
+    _is_known = bool(_asked) and (unattended.work_of(_asked) is not None or verbs.has_search(store, _asked))
     key = _asked if _is_known and not args.key else session.key
-    get_work, set_work = mo.state(background.find(key), allow_self_loops=True)
-    get_refused, set_refused = mo.state(False)  # then it can be asked for again
-    return get_refused, get_work, key, params, set_refused, set_work
+    page = unattended.Unattended(verb=verbs.sweep, store=store, actor=session.actor, key=key, project=args.project)
+    get_work, set_work = mo.state(unattended.work_of(key), allow_self_loops=True)
+    get_busy, set_busy = mo.state(background.is_busy(get_work()))
+    _unknown = bool(_asked) and not _is_known
+    _said = inert.md("No sweep has the key {}. What is asked below begins a new one.", _asked)
+    mo.callout(mo.md(inert.paragraphs([_said])), kind="warn") if _unknown else None
+    return address, get_busy, get_work, key, page, set_address, set_busy, set_work
 
 
 @app.cell(hide_code=True)
-def run_as_script(args, estimated, key, question, session, store):
+def run_as_script(args, estimated, page, question, session, store):
     def make():
         session.say(estimated.sentence)
         session.confirm(args.yes, f"at most {show.usd(question.budget_usd_micros)} would be spent", "--yes")
         session.on_interrupt = "its runs go on"
-        session.look_again = session.command("--key", key)
+        session.look_again = session.command("--key", page.key)
         return session.call(
-            verbs.sweep, store, question, project=args.project, actor=session.actor, key=key, on_progress=session.follow
+            verbs.sweep,
+            store,
+            question,
+            project=page.project,
+            actor=page.actor,
+            key=page.key,
+            on_progress=session.follow,
         ).value
 
     script_report = make() if session.is_script else None
@@ -165,48 +189,43 @@ def run_as_script(args, estimated, key, question, session, store):
 
 
 @app.cell(hide_code=True)
-def press(args, get_refused, get_work, key, params, question, session, set_refused, set_work, store):
+def press(get_busy, page, session, set_address, set_busy, set_work):
+    # it reads what is in the fields then: nothing of it is drawn anew while somebody types
     def begin(_):
-        set_refused(False)
-        params["key"] = key
-        set_work(
-            background.start(
-                key,
-                lambda work: verbs.sweep(
-                    store, question, project=args.project, actor=session.actor, key=key, on_progress=work.say
-                ),
-            )
-        )
+        set_address("key", page.key)
+        set_busy(True)
+        set_work(page.begin())
 
-    _spend = show.usd(question.budget_usd_micros)
-    _is_on = get_work() is not None and not get_refused()
     button = mo.ui.button(
-        label="Sweep started" if _is_on else inert.md("Sweep, spending at most {}", _spend),
-        kind="success",
-        disabled=_is_on,
-        on_click=begin,
+        label="Under way ..." if get_busy() else "Sweep", kind="success", disabled=get_busy(), on_click=begin
     )
     None if session.is_script else button
     return
 
 
 @app.cell(hide_code=True)
-def ticking(get_work):
+def ticking(get_busy):
     ticker = mo.ui.refresh(options=["2s", "10s"], default_interval="2s")
-    ticker if background.is_busy(get_work()) else None
+    ticker if get_busy() else None
     return (ticker,)
 
 
 @app.cell(hide_code=True)
-def progress(get_refused, get_work, set_refused, ticker):
+def progress(address, get_busy, get_work, page, set_address, set_busy, set_work, ticker):
     ticker
-    work = get_work()
-    if work is not None and work.done and work.error and not get_refused():
-        set_refused(True)
+    work = page.followed(get_work())
+    if work is not get_work():
+        page.key = work.key
+        set_address("key", work.key)
+        set_work(work)
+    if background.is_busy(work) != get_busy():
+        set_busy(background.is_busy(work))
     _view = mo.md("")
     if work is not None:
         _said, _now = map(mo.md, background.told(work))
-        _error = work.error and mo.callout(mo.md(inert.error(work.error["error"])), kind="danger")
+        _error = work.error and mo.callout(
+            mo.md(inert.paragraphs([onward.problem(address, work.error)])), kind="danger"
+        )
         _view = mo.vstack([_said, _error or _now])
     report_now = work.value if work is not None and work.done else None
     _view

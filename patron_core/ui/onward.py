@@ -8,7 +8,7 @@ Nothing is done by following one: a page begins with what the command says, and 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,15 @@ def problem(params: Mapping[str, Any], error: Mapping[str, Any] | None) -> inert
     """An error in its one shape, with its advice as a button where a page can take it."""
     shape = (error or {}).get("error", {})
     return inert.error(shape, buttons(params, str(shape.get("next", ""))))
+
+
+def no_such_project(params: Mapping[str, Any], known: Iterable[str], *, shown: str) -> inert.Markdown:
+    """What a page says where its address names a project that nobody made; nothing where it names none."""
+    asked = str(params.get("project") or "")
+    if not asked or asked in known:
+        return inert.md("")
+    said = inert.md("There is no project {} yet: its first run or note makes it. What is shown is of {}.", asked, shown)
+    return inert.paragraphs([said, buttons(params, shlex.join(["patron", "dryrun", "--project", asked]), "patron lab")])
 
 
 def dollars(params: Mapping[str, Any], name: str) -> float:

@@ -59,6 +59,7 @@ from patron_core.verbs.run_table import (
     whose,
 )
 from patron_core.verbs.search import search
+from patron_core.verbs.search_log import goes_on
 from patron_core.verbs.shared import shared_view
 from patron_core.verbs.spec_door import LOCAL_SPEC, asked_fields, by_fields, defaults_for, grid_of, spec_on
 from patron_core.verbs.start import Offer, fund_and_launch, offer
@@ -166,6 +167,7 @@ __all__ = [
     "fund",
     "fund_and_launch",
     "give_feedback",
+    "goes_on",
     "grid_of",
     "group_runs",
     "has_search",

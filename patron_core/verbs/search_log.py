@@ -91,6 +91,16 @@ class SearchLog:
         )
 
 
+def goes_on(store: Store, question: Any, *, project: str, key: str) -> bool:
+    """Whether this question can be asked under this key: nobody asked another one under it."""
+    known = searches.find(store, project=project, key=key)
+    try:
+        _check_same(known, question) if known is not None else None
+    except Conflict:
+        return False
+    return True
+
+
 def _check_same(known: Search, question: Any) -> None:
     """Raises Conflict where the key belongs to another question. Stored as JSON, so both are compared as that."""
     asked: dict[str, Any] = json.loads(dumps(asdict(question)))
