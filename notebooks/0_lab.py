@@ -90,7 +90,7 @@ def choose(args, params, session, store):
         on_change=lambda name: params.set("project", name),
     )
     ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
-    _none = mo.md(onward.no_such_project(params, _known, shown=_value))
+    _none = mo.md(inert.paragraphs([onward.no_such_project(params, _known, shown=_value)]))
     None if session.is_script else mo.vstack([_none, mo.hstack([project, ticker], justify="start", gap=1.5)])
     return project, ticker
 

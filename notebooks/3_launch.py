@@ -74,7 +74,9 @@ def choose(args, params, session, set_address, store):
         on_change=lambda run_id: set_address("run", run_id),
     )
     _problem = (
-        [mo.callout(mo.md(onward.problem(params, _choice.problem.error)), kind="warn")] if _choice.problem else []
+        [mo.callout(mo.md(inert.paragraphs([onward.problem(params, _choice.problem.error)])), kind="warn")]
+        if _choice.problem
+        else []
     )
     _fund = args.fund or onward.dollars(params, "fund")
     _typed = {"amount": _fund, "deposit": args.deposit}

@@ -79,7 +79,9 @@ def choose(args, get_listed, opened_on, opened_with, params, session, store):
         on_change=lambda run_id: params.set("run", run_id),
     )
     _problem = (
-        [mo.callout(mo.md(onward.problem(opened_with, _choice.problem.error)), kind="warn")] if _choice.problem else []
+        [mo.callout(mo.md(inert.paragraphs([onward.problem(opened_with, _choice.problem.error)])), kind="warn")]
+        if _choice.problem
+        else []
     )
     _start = onward.buttons(opened_with, "patron lab", "patron estimate")
     _none = [mo.md(inert.md("No run is chosen.\n\n{}", _start))] if _choice.value is None else []

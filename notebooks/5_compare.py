@@ -65,7 +65,7 @@ def choose_project(args, params, session, store):
     _names = {ALL: ALL, **{show.one_line(name, 100): name for name in verbs.projects(store)}}
     _value = _first if _first in _names.values() else ALL
     project = mo.ui.dropdown(_names, value=show.one_line(_value, 100), label="Project")
-    _none = mo.md(onward.no_such_project(params, _names.values(), shown=_value))
+    _none = mo.md(inert.paragraphs([onward.no_such_project(params, _names.values(), shown=_value)]))
     None if session.is_script else mo.vstack([_none, project])
     return (project,)
 
@@ -84,7 +84,11 @@ def candidates(args, params, project, session, store):
         candidates = [row for row in candidates if args.tag in row.tags]
     _done = [row.run.id for row in candidates if row.run.state.value == "succeeded"]
     first = asked or _done[: args.limit]
-    _missing = [mo.callout(mo.md(onward.problem(params, one.error)), kind="warn") for one in _asked if one.failed]
+    _missing = [
+        mo.callout(mo.md(inert.paragraphs([onward.problem(params, one.error)])), kind="warn")
+        for one in _asked
+        if one.failed
+    ]
     mo.vstack(_missing) if _missing else None
     return candidates, first, total
 

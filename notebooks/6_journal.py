@@ -82,7 +82,7 @@ def about(args, params, session, store):
     shown_project = _asked or (run.project if run is not None else verbs.project_to_show(store))
     _none = onward.no_such_project(params, {*verbs.projects(store), shown_project}, shown=shown_project)
     _said = onward.problem(params, about_run.error) if about_run and about_run.failed else _none
-    mo.md(_said) if not session.is_script else None
+    mo.md(inert.paragraphs([_said])) if not session.is_script else None
     return run, run_id, shown_project
 
 

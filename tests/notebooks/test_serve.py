@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,12 @@ def served(filled: tuple[Path, dict[str, Run]], tmp_path_factory: pytest.TempPat
     for each in (post.SUPERVISOR, post.MIRROR):
         leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
     secrets = {}
-    for name, scopes in {"reader": ("read",), "grace": ("run", "spend"), "boss": ("admin",)}.items():
+    for name, scopes in {
+        "reader": ("read",),
+        "grace": ("run", "spend"),
+        "boss": ("admin",),
+        "hopper": ("run", "note", "spend"),
+    }.items():
         allowance = Allowance(total_usd_micros=1_000_000) if "spend" in scopes else None
         secrets[name] = verbs.make_token(store, name=name, scopes=scopes, allowance=allowance, actor="ada")[1]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PATRON_", "MLFLOW_"))} | {"PATRON_HOME": str(home)}
@@ -83,6 +89,22 @@ def browser(served: Served) -> Iterator[Any]:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, rules])
         yield found
         found.close()
+
+
+@pytest.fixture
+def two(served: Served, browser: Any) -> Iterator[dict[str, Any]]:
+    """A page each of two who are signed in with tokens of their own."""
+    pages = {}
+    for name in ("hopper", "boss"):
+        page = pages[name] = browser.new_context().new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(f"{served.base}/login")
+        page.get_by_label("Token").fill(served.secrets[name])
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"{served.base}/")
+    yield pages
+    for page in pages.values():
+        page.context.close()
 
 
 def proven_run(served: Served, name: str, monkeypatch: pytest.MonkeyPatch) -> Run:
@@ -217,6 +239,53 @@ class TestBrowser:
         assert ("grace", "fund_and_launch", "done") in told
         verbs.revoke_token(served.store, "reader", actor="ada")
         assert pages["reader"].goto(f"{served.base}/lab/").status == 401
+
+    def test_two_at_once_see_each_other_and_a_second_press_is_ignored(
+        self, served: Served, two: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from playwright.sync_api import Error as PlaywrightError
+
+        run = proven_run(served, "d2-together", monkeypatch)
+        hopper, boss = two["hopper"], two["boss"]
+        for page in (hopper, boss):
+            page.goto(f"{served.base}/launch/?run={run.id}")
+            page.get_by_role("button", name="and launch").wait_for()
+        hopper.get_by_role("button", name="and launch").dblclick()
+        with suppress(PlaywrightError):  # in the same moment; or it is off already
+            boss.get_by_role("button", name="aunch").dblclick(timeout=3000)
+        for page in (hopper, boss):
+            page.get_by_text("is launching").wait_for()
+        assert [a.kind for a in attempts.for_run(served.store, run.id)] == ["dryrun", "train"]
+        holds = [e for e in ledger.statement(served.store, "lab", run_id=run.id) if e.kind == "hold"]
+        assert [e.actor for e in holds if ":dryrun" not in e.key] == ["hopper"]
+
+        for name, page in two.items():
+            page.goto(f"{served.base}/watch/?run={run.id}")
+            page.get_by_placeholder("What do you see?").fill(f"{name} was here")
+        boss.get_by_role("button", name="Keep note").dblclick()
+        hopper.locator(".patron-note", has_text="boss was here").wait_for()
+        assert hopper.get_by_placeholder("What do you see?").input_value() == "hopper was here"  # a tick takes nothing
+        hopper.get_by_role("button", name="Keep note").dblclick()
+        boss.locator(".patron-note", has_text="hopper was here").wait_for()
+        kept = verbs.read_notes(served.store, project="lab", run_id=run.id)
+        assert sorted((note.actor, note.body) for note in kept) == [(n, f"{n} was here") for n in sorted(two)]
+
+    def test_of_two_that_change_a_note_neither_overwrites_the_other(self, served: Served, two: dict[str, Any]) -> None:
+        note = verbs.write_note(served.store, project="lab", body="first", title="Together", actor="ada")
+        for name, page in two.items():
+            page.goto(f"{served.base}/journal/")
+            page.get_by_role("combobox", name="Open").select_option(label=f"Together ({note.id})")
+            page.get_by_role("heading", name="Revision 1, by ada").wait_for()
+            page.get_by_placeholder("What do you see?").fill(f"{name} wrote more")
+        two["boss"].get_by_role("button", name="Save").dblclick()
+        two["boss"].get_by_text("Saved as revision 2").wait_for()
+        hopper = two["hopper"]
+        hopper.get_by_role("button", name="Save").dblclick()
+        hopper.get_by_text("Saved meanwhile").wait_for()
+        hopper.locator(".patron-note", has_text="boss wrote more").first.wait_for()
+        assert hopper.get_by_placeholder("What do you see?").input_value() == "hopper wrote more"
+        now = verbs.read_note(served.store, note.id)
+        assert (now.body, now.revision, now.actor) == ("boss wrote more", 2, "boss")
 
     def test_a_hold_is_approved_with_a_word_and_an_alert_stands_above(self, served: Served, browser: Any) -> None:
         run = labs.proven(served.store, depth=2, name="d2-dear", at=labs.START + 9500)
