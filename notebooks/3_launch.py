@@ -135,6 +135,7 @@ def terms(deposit, offered):
         ("run", f"{offered.run.name} ({offered.run.id})"),
         ("state", show.mark(offered.run.state.value)),
         *what_is_trained(_row),
+        ("machine", verbs.target_of(offered.run).words),
         ("wall time", show.between(_row.wall_s, show.seconds)),
         ("expected cost", show.between(_row.cost_usd_micros, show.usd)),
         ("price", f"{show.usd(_row.price.usd_micros_per_hour)} an hour"),

@@ -3,6 +3,7 @@
 patron search                                  one minute of training a run, at most $0.05
 patron search --minutes 5 --budget 0.5 --depths 2,4,6 --json
 patron search --on sky --devices A100-40GB,H100 --spot --hours 1 --budget 42
+patron search --on sky --devices H100 --gpus 1,8 --spot --hours 1 --budget 42
 marimo run notebooks/search.py
 """
 
@@ -59,6 +60,10 @@ class SearchArguments(spec_flags.SpecArguments):
     hours: float | None = Field(default=None, gt=0, le=168, description="the same in hours")
     on: Literal["local", "sky"] = Field(default="local", description="this machine, or ones that SkyPilot finds")
     devices: tuple[str, ...] = Field(default=(), description="GPUs to choose from with --on sky: A100-40GB,H100")
+    gpus: tuple[Annotated[int, Field(ge=1, le=verbs.MOST_GPUS)], ...] = Field(
+        default=ASKED.gpus, min_length=1, description="GPUs of each machine, to choose from: 1,8"
+    )
+    nodes: int = Field(default=1, ge=1, le=verbs.MOST_NODES, description="machines that train together")
     spot: bool = Field(default=False, description="machines that may be taken away, at a fraction of the price")
     where: str = Field(default="", description="only there, as SkyPilot writes it: gcp/us-central1, slurm/lab/gpu")
     fallback_prices: bool = Field(default=False, description="the dated table of list prices, and no catalog")
@@ -110,6 +115,12 @@ def form(args, session, store):
             "devices": mo.ui.multiselect(
                 list(dict.fromkeys([*target_flags.rentable(), *args.devices])), value=list(args.devices), label="GPUs"
             ),
+            "gpus": mo.ui.multiselect(
+                [str(n) for n in range(1, verbs.MOST_GPUS + 1)],
+                value=[str(n) for n in args.gpus],
+                label="GPUs of each machine",
+            ),
+            "nodes": mo.ui.number(1, verbs.MOST_NODES, value=args.nodes, label="Machines"),
             "spot": mo.ui.switch(value=args.spot, label="Spot"),
             "where": mo.ui.text(args.where, label="Only in", placeholder="gcp/us-central1"),
             "windows": mo.ui.text(",".join(args.windows), label="Windows to choose from", placeholder="SSSL,L"),
@@ -130,7 +141,13 @@ def form(args, session, store):
     mo.vstack(
         [
             mo.hstack([asked[n] for n in ("minutes", "budget", "depths")], justify="start", gap=1.5, align="end"),
-            mo.hstack([asked[n] for n in ("on", "devices", "spot", "where")], justify="start", gap=1.5, align="end"),
+            mo.hstack(
+                [asked[n] for n in ("on", "devices", "gpus", "nodes", "spot", "where")],
+                justify="start",
+                gap=1.5,
+                align="end",
+                wrap=True,
+            ),
             mo.accordion(
                 {
                     "Limits": mo.hstack(
@@ -158,6 +175,8 @@ def the_question(args, asked, fields, others, page, session):
         budget_usd_micros=verbs.from_usd(asked.value["budget"]),
         depths=tuple(int(depth) for depth in asked.value["depths"]),
         devices=tuple(asked.value["devices"]) or (verbs.LOCAL_DEVICE,),
+        gpus=tuple(int(count) for count in asked.value["gpus"]),
+        nodes=asked.value["nodes"],
         on=asked.value["on"],
         spot=asked.value["spot"],
         where=asked.value["where"],

@@ -97,6 +97,7 @@ def fit_to_budget(
     bound: Literal["mid", "high"] = "high",
     max_train_tokens: int | None = None,
     max_ratio: float | None = None,
+    world: WorldSize = ONE,
 ) -> BudgetFit:
     """The longest run of the spec's model whose UPPER estimate fits; its evaluations cost at most a twentieth of it.
 
@@ -119,6 +120,7 @@ def fit_to_budget(
             fit=fit,
             local=local,
             prepared=prepared,
+            world=world,
         )
 
     recipe = spec.recipe()

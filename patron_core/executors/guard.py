@@ -186,7 +186,7 @@ class Guard:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {JOB_VARIABLE: self.job_name},
+            env=os.environ | {JOB_VARIABLE: self.job_name} | world_size().rendezvous(self.key),
             start_new_session=True,
             preexec_fn=processes.dying_with(os.getpid()),
         )

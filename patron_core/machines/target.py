@@ -55,6 +55,18 @@ class Target:
     def world(self) -> WorldSize:
         return WorldSize(per_node=self.num_gpus, nodes=self.num_nodes)
 
+    @property
+    def name(self) -> str:
+        """In short, and without a space: H100, 8xH100, 2x8xH100 for two machines with eight of them each."""
+        return self.device if self.world.ranks == 1 else f"{self.world}x{self.device}"
+
+    @property
+    def words(self) -> str:
+        """As people read it."""
+        if self.is_local:
+            return "this machine" if self.world.ranks == 1 else f"this machine, {self.world} processes"
+        return f"{self.name}{' spot' if self.spot else ''}"
+
     def check(self) -> None:
         """Raises InvalidInput with every problem at once."""
         problems = []

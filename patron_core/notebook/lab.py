@@ -41,14 +41,19 @@ class Lab:
         on: str = "local",
         device: str = verbs.LOCAL_DEVICE,
         spot: bool = False,
+        gpus: int = 1,
+        nodes: int = 1,
+        where: str = "",
         **fields: Any,
     ) -> SweepHandle:
         """A grid over any fields of a spec, times seeds. `fields`: depth and whatever else is not the device's default.
 
+        Where they run is said as by the flags: on `nodes` machines with so many `gpus` each, only at `where`.
+
         The same name and question are the same sweep, also after a restart. Raises InvalidInput with every problem of
         every cell at once; nothing is planned yet.
         """
-        target = verbs.Target(executor=on, device=device, spot=spot)
+        target = verbs.Target(executor=on, device=device, spot=spot, num_gpus=gpus, num_nodes=nodes, only=where)
         target.check()
         given = verbs.by_fields(fields)
         depth = {"depth": 2} if "depth" not in given and "depth" not in grid else {}

@@ -9,7 +9,7 @@ plain typed data and raises a PatronError that says what to do next.
 from patron_core.estimate.accuracy import accuracy
 from patron_core.lifecycle.supervisor import ensure_running
 from patron_core.machines.catalog import CLOUDS, PRICED_CLOUDS
-from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target
+from patron_core.machines.target import LOCAL_DEVICE, MOST_GPUS, MOST_NODES, Target, target_of
 from patron_core.money import from_usd, to_usd
 from patron_core.states import ACTIVE, TERMINAL, AlertKind, RunState
 from patron_core.store.finding import projects
@@ -228,6 +228,7 @@ __all__ = [
     "stop_all",
     "sweep",
     "tag",
+    "target_of",
     "threads",
     "to_usd",
     "tracked",

@@ -1,4 +1,5 @@
-"""What a search can try: every device, depth, window and micro-batch, each fitted to the time and the money."""
+"""What a search can try: every device and number of it, depth, window and micro-batch, each fitted to the time and the
+money."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 from patron_core.errors import Refused
 from patron_core.estimate import BudgetFit, fit_to_budget
 from patron_core.estimate.wall import REMOTE_SHARD_BYTES, bytes_per_token
-from patron_core.machines.target import Target
+from patron_core.machines.target import LOCAL_DEVICE, Target
 from patron_core.prices import Price
 from patron_core.scaling import Candidate as Forecast
 from patron_core.scaling import regime
@@ -22,7 +23,7 @@ from patron_core.verbs.measured import fit_of, proven_calibration
 from patron_core.verbs.question import Question
 from patron_core.verbs.spec_door import defaults_for, spec_on
 from trainer.contract.devices import Device
-from trainer.contract.spec import PATH, TrainSpec
+from trainer.contract.spec import PATH, SpecError, TrainSpec
 
 MICRO_BATCHES = (8, 16, 32, 64, 128)  # sequences; the larger, the fuller a GPU, as far as its memory goes
 MEMORY_SHARE = 0.92  # of a device's memory that a measured peak may be expected to take
@@ -34,19 +35,23 @@ class Candidate:
     """One way to answer: a spec on a device. `label` names it in keys."""
 
     label: str
-    device: str
+    device: str  # a name of Question.machines
     target: Target
     spec: TrainSpec
 
     @property
     def words(self) -> str:
         """As people read it."""
-        where = "" if self.target.is_local else f" on {self.device}{' spot' if self.target.spot else ''}"
+        where = "" if self.device == LOCAL_DEVICE else f" on {self.target.words}"
         return f"Depth {self.spec.depth}{where}"
 
     @property
+    def micro_batch_size(self) -> int:
+        return self.spec.micro_batch_size(self.target.world.ranks)
+
+    @property
     def shape_words(self) -> str:
-        return f"micro-batch {self.spec.micro_batch_size()}, windows {self.spec.window_pattern}"
+        return f"micro-batch {self.micro_batch_size}, windows {self.spec.window_pattern}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,30 +87,32 @@ class Candidates:
     def device(self, name: str) -> tuple[Device, Price]:
         """Looked up once. Raises Refused for a price that is not known or not plausible."""
         if name not in self._devices:
-            target = self.question.target(name)
+            target = self.question.machines[name]
             self._devices[name] = (target.find_device(self.store), target.find_price())
         return self._devices[name]
 
     def each(self) -> Iterator[tuple[str, int, list[Candidate]]]:
         """(device, depth, all windows and micro-batches of it)"""
-        for name, depth in itertools.product(self.question.devices, self.question.all_depths):
-            device = self.question.target(name).find_device(self.store)
+        machines = self.question.machines
+        for name, depth in itertools.product(machines, self.question.all_depths):
+            device = machines[name].find_device(self.store)
             base = spec_on(device, self.question.spec | {"depth": depth})
             base = replace(base, batch_tokens=base.recipe().batch_tokens)
-            yield name, depth, [self.of(name, each) for each in self._shapes(base)]
+            yield name, depth, [self.of(name, each) for each in self._shapes(base, machines[name].world.ranks)]
 
     def of(self, device: str, spec: TrainSpec) -> Candidate:
-        target = self.question.target(device)
-        short = "" if target.is_local else f"{device} "
-        label = f"{short}d{spec.depth} {spec.window_pattern} b{spec.micro_batch_size()}"
+        target = self.question.machines[device]
+        short = "" if device == LOCAL_DEVICE else f"{device} "
+        label = f"{short}d{spec.depth} {spec.window_pattern} b{spec.micro_batch_size(target.world.ranks)}"
         return Candidate(label=label, device=device, target=target, spec=spec)
 
-    def _shapes(self, base: TrainSpec) -> list[TrainSpec]:
+    def _shapes(self, base: TrainSpec, ranks: int) -> list[TrainSpec]:
+        """None where a step cannot be divided over so many ranks."""
         windows = self.question.windows or (base.window_pattern,)
-        rows = base.recipe().batch_tokens // base.sequence_len
         sizes: tuple[int | None, ...] = (base.device_batch_size,)
         if not self.question.is_local and base.device_batch_size is None:
-            sizes = tuple(size for size in MICRO_BATCHES if rows % size == 0) or (None,)
+            sizes = tuple(size for size in MICRO_BATCHES if _divides(base, size, ranks)) or (None,)
+        sizes = tuple(size for size in sizes if _divides(base, size, ranks))
         return [
             replace(base, window_pattern=window, device_batch_size=size)
             for window, size in itertools.product(windows, sizes)
@@ -118,9 +125,9 @@ class Candidates:
         memory = self.device(best.candidate.device)[0].memory_bytes
         found: list[TrainSpec] = []
         if self.question.spec.get("device_batch_size") is None and peak and 2 * peak <= MEMORY_SHARE * memory:
-            doubled = replace(spec, device_batch_size=2 * spec.micro_batch_size())
-            if spec.recipe().batch_tokens % (2 * spec.micro_batch_size() * spec.sequence_len) == 0:
-                found.append(doubled)
+            size = 2 * best.candidate.micro_batch_size
+            if _divides(spec, size, best.candidate.target.world.ranks):
+                found.append(replace(spec, device_batch_size=size))
         found += [replace(spec, window_pattern=w) for w in self.question.windows if w != spec.window_pattern]
         return [self.of(best.candidate.device, each) for each in found[: self.question.variants]]
 
@@ -141,12 +148,17 @@ class Candidates:
             prepared=candidate.target.is_local,  # by the first dryrun: data is made once for all depths
             bound="high" if calibration else "mid",
             max_train_tokens=self._available(candidate.spec) if found is None else found,
+            world=candidate.target.world,
         )
         return Fitted(candidate=candidate, fit=fit, run=run)
 
     def best_of(self, candidates: list[Candidate], budget_usd_micros: int) -> Fitted:
         """The one with the lowest expected val_bpb of a device and depth; of equals the smaller memory. Raises the last
         Refused where none fits."""
+        if not candidates:
+            raise Refused(
+                "its step cannot be divided over so many GPUs", next="take other --gpus, or another --batch-tokens"
+            )
         found: list[Fitted] = []
         why: Refused | None = None
         for candidate in candidates:
@@ -170,7 +182,7 @@ class Candidates:
 
     def corpora(self) -> list[str]:
         """The data of each device, as measurements name it."""
-        found = [self.question.corpus(defaults_for(self.device(name)[0])) for name in self.question.devices]
+        found = [self.question.corpus(defaults_for(self.device(name)[0])) for name in self.question.machines]
         return list(dict.fromkeys(found))
 
     def _available(self, spec: TrainSpec) -> int | None:
@@ -180,6 +192,14 @@ class Candidates:
                 self._say(f"counting the tokens of {spec.data}")
             self._tokens[spec.data] = free_checks.train_tokens(spec)
         return self._tokens[spec.data]
+
+
+def _divides(spec: TrainSpec, micro_batch_size: int | None, ranks: int) -> bool:
+    try:
+        replace(spec, device_batch_size=micro_batch_size).micro_batch_size(ranks)
+    except SpecError:
+        return False
+    return True
 
 
 def _measured(run: Run | None) -> dict[str, Any]:

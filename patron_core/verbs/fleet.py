@@ -118,7 +118,7 @@ class Fleet:
                     f"{self._more_words(needed)}",
                     next="allow more money",
                 )
-            self.log.progress(f"{run.name}: dryrun on {where(run)}", None)
+            self.log.progress(f"{run.name}: dryrun on {target_of(run).words}", None)
             dryrun(self.store, run.id, actor=self.log.actor)
         except (Refused, Busy, Unavailable) as error:
             self.log.decide("skip", f"{run.name}: {error.message}.", label=label, run=run.id)
@@ -175,7 +175,7 @@ class Fleet:
             if run.state is RunState.PAUSED and run.reason is EndReason.OUT_OF_FUNDS:
                 return self._go_on(label)
             if run.state is RunState.FUNDED:
-                self.log.progress(f"{run.name}: training on {where(run)}", None)
+                self.log.progress(f"{run.name}: training on {target_of(run).words}", None)
                 launch(self.store, run.id, actor=self.log.actor)
                 return True
         except (Refused, Busy, Unavailable) as error:
@@ -274,14 +274,6 @@ class Fleet:
             budget_usd_micros=self.budget_usd_micros,
             added_usd_micros=added,
         )
-
-
-def where(run: Run) -> str:
-    """The machine that it runs on, in words."""
-    target = target_of(run)
-    if target.is_local:
-        return "this machine"
-    return f"{target.device}{' spot' if target.spot else ''}"
 
 
 def labelled(values: Mapping[str, Any]) -> str:

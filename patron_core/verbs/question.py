@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -30,6 +31,8 @@ class Question:
     budget_usd_micros: int = 50_000
     depths: tuple[int, ...] = ()  # none: by where it runs
     devices: tuple[str, ...] = (LOCAL_DEVICE,)
+    gpus: tuple[int, ...] = (1,)  # of each machine
+    nodes: int = 1  # machines that train one run together
     on: str = "local"
     spot: bool = False
     where: str = ""
@@ -66,8 +69,22 @@ class Question:
     def variants(self) -> int:
         return (0 if self.is_local else 2) if self.max_variants is None else self.max_variants
 
-    def target(self, device: str) -> Target:
-        return Target(executor=self.on, device=device, spot=self.spot, only=self.where, fallback=self.fallback_prices)
+    @property
+    def machines(self) -> dict[str, Target]:
+        """Every device with every number of GPUs, by the target's name."""
+        found = [
+            Target(
+                executor=self.on,
+                device=device,
+                spot=self.spot,
+                num_gpus=count,
+                num_nodes=self.nodes,
+                only=self.where,
+                fallback=self.fallback_prices,
+            )
+            for device, count in itertools.product(self.devices, self.gpus)
+        ]
+        return {target.name: target for target in found}
 
     def check(self) -> None:
         """Raises InvalidInput with every problem at once."""
@@ -80,6 +97,8 @@ class Question:
             problems += error.problems
         if not self.devices:
             problems.append(f"devices: none; for instance {LOCAL_DEVICE}")
+        if not self.gpus:
+            problems.append("gpus: none; for instance 1,8")
         counts = {"max_runs": self.max_runs, "max_dryruns": self.max_dryruns, "max_parallel": self.parallel}
         problems += [f"{name}: {count}; allowed 1 to 100" for name, count in counts.items() if not 1 <= count <= 100]
         if self.limit_s < 60 * self.minutes:
@@ -91,13 +110,13 @@ class Question:
     def _spec_problems(self) -> list[str]:
         problems: list[str] = []
         _, low, high = RANGES["depth"]
-        for name in self.devices:
+        for target in self.machines.values():
             try:
-                self.target(name).check()
+                target.check()
             except InvalidInput as error:
                 problems += error.problems
                 continue
-            device = cpu_device() if name == LOCAL_DEVICE else find_device(name)
+            device = cpu_device() if target.is_local else find_device(target.device)
             for depth in self.all_depths:
                 try:
                     spec_on(device, self.spec | {"depth": depth}) if device and low <= depth <= high else None
@@ -162,7 +181,7 @@ def result_text(report: SearchReport) -> str:
     """What was asked, measured and decided, what came out beside what was expected, its cost, and what to try next."""
     asked = report.question
     lines = [
-        f"Asked: the lowest val_bpb in {asked.minutes:g} min of training a run on {', '.join(asked.devices)}, for at "
+        f"Asked: the lowest val_bpb in {asked.minutes:g} min of training a run on {', '.join(asked.machines)}, for at "
         f"most {format_usd(asked.budget_usd_micros)}.",
         "",
         *(f"1. {decision['sentence']}" for decision in report.decisions),

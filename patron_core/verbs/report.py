@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -129,7 +130,7 @@ class SearchReportOfRuns:
             grid = ", ".join(f"{name} of {', '.join(map(str, values))}" for name, values in asked["grid"].items())
             return f"Which {grid} is best, over {asked.get('seeds', 1)} seeds, for at most {most}?"
         depths = ", ".join(map(str, asked.get("depths") or ())) or "any"
-        where = ", ".join(asked.get("devices") or ("this machine",))
+        where = _machines(asked)
         return (
             f"Which depth ({depths}) gives the lowest val_bpb on {where} in {asked.get('minutes', 0):g} min of "
             f"training, for at most {most}?"
@@ -268,9 +269,20 @@ def _command_of_search(search: Search, kind: str) -> str:
     words += ["--minutes", f"{asked['minutes']:g}", "--on", asked["on"]]
     words += ["--devices", ",".join(asked["devices"])] if asked["on"] != "local" else []
     words += ["--depths", ",".join(map(str, asked["depths"]))] if asked["depths"] else []
+    words += ["--gpus", ",".join(map(str, asked["gpus"]))] if list(asked["gpus"]) != [1] else []
+    words += ["--nodes", str(asked["nodes"])] if asked["nodes"] > 1 else []
     words += ["--spot"] if asked["spot"] else []
+    words += ["--where", asked["where"]] if asked["where"] else []
     words += ["--max-runs", str(asked["max_runs"]), "--max-dryruns", str(asked["max_dryruns"])]
     return shlex.join([*words, *_fields(asked["spec"])])
+
+
+def _machines(asked: Mapping[str, Any]) -> str:
+    """What a search chose from, in words."""
+    counts, nodes = " or ".join(map(str, asked.get("gpus") or (1,))), int(asked.get("nodes") or 1)
+    each = f", {counts} GPUs each" if counts != "1" else ""
+    together = f", {nodes} machines together" if nodes > 1 else ""
+    return ", ".join(asked.get("devices") or ("this machine",)) + each + together
 
 
 def _fields(spec: dict[str, Any]) -> list[str]:

@@ -1,9 +1,10 @@
 """Search: which depth, on which device, gives the lowest val_bpb within a training time, for at most a budget?
 
-enumerate device x depth x window x micro-batch -> estimate -> dryrun the best few in waves -> other micro-batches and
-windows of the best -> fit steps and evaluations to what was measured -> fund -> train, and stop what is hopeless ->
-compare, and again while money, time and predicted gain last. On this machine or on rented ones it is the same. Every
-decision is written down with its numbers; killed and started again with the same key, a search goes on where it was.
+enumerate device x number of GPUs x depth x window x micro-batch -> estimate -> dryrun the best few in waves -> other
+micro-batches and windows of the best -> fit steps and evaluations to what was measured -> fund -> train, and stop what
+is hopeless -> compare, and again while money, time and predicted gain last. On this machine or on rented ones it is
+the same. Every decision is written down with its numbers; killed and started again with the same key, a search goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import suppress
 from patron_core.errors import Refused
 from patron_core.estimate import TooLittleText
 from patron_core.machines import this_machine
-from patron_core.machines.target import LOCAL_DEVICE
+from patron_core.machines.target import LOCAL_DEVICE, target_of
 from patron_core.scaling import recommend
 from patron_core.states import RunState
 from patron_core.store import Store, attempts, runs
@@ -23,7 +24,7 @@ from patron_core.store.records import Run
 from patron_core.verbs.access import asks
 from patron_core.verbs.candidates import Candidate, Candidates, Fitted
 from patron_core.verbs.compare import compare, where_next
-from patron_core.verbs.fleet import Fleet, where
+from patron_core.verbs.fleet import Fleet
 from patron_core.verbs.measured import fit_of
 from patron_core.verbs.money import DEFAULT_PROJECT
 from patron_core.verbs.question import Question, SearchReport, hypothesis_text, result_text
@@ -159,7 +160,7 @@ class _Search:
         evaluations that its measured speed allows."""
         since = len(self.log.decisions)
         proven = self._measure(self._chosen(fits))
-        for device in self.question.devices if self.question.variants else ():
+        for device in self.question.machines if self.question.variants else ():
             mine = [one for one in proven if one.candidate.device == device]
             varied = self.candidates.variants(min(mine, key=lambda one: one.bpb)) if mine else []
             for candidate in varied:
@@ -321,7 +322,7 @@ class _Search:
             question=self.question,
             decisions=self.log.decisions,
             rows=rows,
-            devices={row.run: where(runs.get_run(self.store, row.run)) for row in rows},
+            devices={row.run: target_of(runs.get_run(self.store, row.run)).words for row in rows},
             best_run=min(done, key=lambda row: row.val_bpb or 0.0).run if done else None,
             spent_usd_micros=self.fleet.spent_usd_micros(),
             elapsed_s=time.monotonic() - self.started if elapsed_s is None else elapsed_s,

@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any, Protocol
 
 from patron_core.errors import Conflict
@@ -104,11 +104,14 @@ def goes_on(store: Store, question: Any, *, project: str, key: str) -> bool:
 def _check_same(known: Search, question: Any) -> None:
     """Raises Conflict where the key belongs to another question. Stored as JSON, so both are compared as that."""
     asked: dict[str, Any] = json.loads(dumps(asdict(question)))
-    differs = [name for name in sorted({*asked, *known.question}) if known.question.get(name) != asked.get(name)]
-    if differs == [BUDGET] and known.state != "done" and asked[BUDGET] > known.question[BUDGET]:
+    # what could not be asked when it was, was at its default
+    usual = {f.name: json.loads(dumps(f.default)) for f in fields(question) if f.default is not MISSING}
+    was = usual | known.question
+    differs = [name for name in sorted({*asked, *was}) if was.get(name) != asked.get(name)]
+    if differs == [BUDGET] and known.state != "done" and asked[BUDGET] > was[BUDGET]:
         return  # the same question goes on with more money
     if differs:
-        said = ", ".join(f"{name} {known.question.get(name)}, now {asked.get(name)}" for name in differs)
+        said = ", ".join(f"{name} {was.get(name)}, now {asked.get(name)}" for name in differs)
         raise Conflict(
             f"key {known.key!r} of project {known.project!r} asked another question in search {known.id}: {said}",
             next="use a new key for a new search, or ask the old question to go on with the old one",

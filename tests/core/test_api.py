@@ -77,6 +77,9 @@ def error(answer: httpx.Response) -> str:
 def test_estimate_plan_dryrun_and_what_happened(agent: httpx.Client, lab: Lab) -> None:
     rows = agent.post("/api/estimate?fields=depth,wall_s,cost_usd_micros", json={"depths": [1, 2]}).json()["rows"]
     assert [set(row) for row in rows] == [{"depth", "wall_s", "cost_usd_micros"}] * 2
+    eight = {"depths": [12], "devices": ["H100"], "num_gpus": 8}
+    (row,) = agent.post("/api/estimate?fields=num_gpus,num_nodes", json=eight | {"num_nodes": 2}).json()["rows"]
+    assert row == {"num_gpus": 8, "num_nodes": 2}
     run = planned(agent, "loop")["run"]
     assert planned(agent, "loop")["run"] == run
     other = agent.post("/api/runs", json={"spec": {"depth": 2}, "name": "loop"}, headers=key("loop"))

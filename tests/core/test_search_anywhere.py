@@ -6,23 +6,26 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from scripted import World
 
 from patron_core import verbs
-from patron_core.errors import InvalidInput
+from patron_core.errors import Conflict, InvalidInput
 from patron_core.executors.base import Job
 from patron_core.executors.fake import FakeExecutor, Script
 from patron_core.machines.target import target_of
 from patron_core.scaling.stopping import Curve, expected_end, is_hopeless
 from patron_core.states import EndReason, RunState
 from patron_core.store import Store, attempts, ledger, runs
+from patron_core.store.schema import searches as searches_table
 from patron_core.verbs import fleet
 from patron_core.verbs.question import Question
+from patron_core.verbs.report import report_of_search
 from patron_core.verbs.search_training import wave_size
 from trainer.contract.devices import find_device
 from trainer.contract.spec import TrainSpec
@@ -58,11 +61,11 @@ class Machines:
     def _run(self, job: Job) -> Any:
         return runs.get_run(self.store, job.key.split("-")[0])
 
-    def step_s(self, spec: TrainSpec, device: str) -> float:
+    def step_s(self, spec: TrainSpec, device: str, ranks: int = 1) -> float:
         found = find_device(device)
         assert found is not None
-        share = SPEED[device] * (1.0 if spec.micro_batch_size() >= 32 else 0.9)
-        return spec.recipe().flops_per_token * spec.recipe().batch_tokens / (share * found.bf16_flops)
+        share = SPEED[device] * (1.0 if (spec.device_batch_size or 16) >= 32 else 0.9)
+        return spec.recipe().flops_per_token * spec.recipe().batch_tokens / (share * found.bf16_flops * ranks)
 
     def begin(self, job: Job) -> None:
         run = self._run(job)
@@ -86,9 +89,10 @@ class Machines:
         folder, spec, device = Path(job.run_dir), TrainSpec.from_dict(run.spec), target_of(run).device
         found = find_device(device)
         assert found is not None
+        ranks = target_of(run).world.ranks
         burst = {
-            "step_s": self.step_s(spec, device), "step_s_iqr": 0.001, "eval_s": 6.0, "start_s": 60.0,
-            "peak_memory_bytes": int(0.012 * found.memory_bytes * spec.micro_batch_size()),
+            "step_s": self.step_s(spec, device, ranks), "step_s_iqr": 0.001, "eval_s": 6.0, "start_s": 60.0,
+            "peak_memory_bytes": int(0.012 * found.memory_bytes * spec.micro_batch_size(ranks)),
             "train_tokens_available": 10**11,
         }  # fmt: skip
         word: dict[str, Any] = {"attempt": job.key, "exit_code": 0, "reason": "completed", "step": 8, "wall_s": 60.0}
@@ -218,6 +222,47 @@ def test_trainings_that_the_time_leaves_no_turn_of_their_own_run_beside_each_oth
     assert "beside 1 that the time leaves no turn of its own" in kinds(report, "train")[1]["sentence"]
     assert len(kinds(report, "result")) == 2
     assert report.spent_usd_micros <= BUDGET
+
+
+def test_the_number_of_gpus_is_chosen_where_more_than_one_is_asked_for(world: World) -> None:
+    asked = replace(ASKED, devices=("H100",), gpus=(1, 8), max_dryruns=2, max_variants=0, depths=(10,), max_runs=1)
+    asked = replace(asked, budget_usd_micros=1_000_000_000)
+    report = verbs.search(world.store, asked, actor="ada", key="night")
+    assert {d["device"] for d in kinds(report, "estimate")} == {"H100", "8xH100"}
+    best = runs.get_run(world.store, report.best_run or "")
+    assert (target_of(best).num_gpus, report.devices[best.id]) == (8, "8xH100 spot")
+    steps = {target_of(runs.get_run(world.store, d["run"])).name: d["num_steps"] for d in kinds(report, "fit")}
+    assert 2 * steps["H100"] < steps["8xH100"], steps
+    (trained,) = kinds(report, "train")
+    assert "Depth 10 on 8xH100 spot" in trained["sentence"]
+    assert "Depth 10 on H100 spot would reach" in trained["sentence"]
+    assert (best.estimate or {})["wall_s"]["high"] <= 3600
+    assert verbs.search(world.store, asked, actor="ada", key="night").to_dict() == report.to_dict()
+    together = replace(asked, gpus=(8,), nodes=2, depths=(6, 10))
+    report = verbs.search(world.store, together, actor="ada", key="two")
+    assert {run.estimate["num_nodes"] for run in runs.list_runs(world.store) if run.name.startswith("2x8xH100")} == {2}
+    said = report_of_search(world.store, "two")
+    assert "on H100, 8 GPUs each, 2 machines together" in said.question
+    assert "--gpus 8 --nodes 2" in said.commands[0]
+
+
+def test_a_number_of_gpus_that_divides_no_step_is_dropped_with_its_reason(world: World) -> None:
+    asked = replace(ASKED, devices=("H100",), gpus=(1, 7), max_dryruns=2, max_variants=0, depths=(10,), max_runs=1)
+    report = verbs.search(world.store, asked, actor="ada", key="night")
+    (dropped,) = kinds(report, "drop")
+    assert (dropped["device"], dropped["sentence"]) == ("7xH100", "Its step cannot be divided over so many GPUs.")
+    assert target_of(runs.get_run(world.store, report.best_run or "")).num_gpus == 1
+
+
+def test_a_search_from_before_the_number_of_gpus_could_be_chosen_goes_on(world: World) -> None:
+    asked = replace(ASKED, max_dryruns=1, max_variants=0, depths=(10,), max_runs=1)
+    report = verbs.search(world.store, asked, actor="ada", key="night")
+    before = {name: value for name, value in asdict(asked).items() if name not in ("gpus", "nodes")}
+    with world.store.begin() as conn:
+        conn.execute(sa.update(searches_table).values(question=before))
+    assert verbs.search(world.store, asked, actor="ada", key="night").to_dict() == report.to_dict()
+    with pytest.raises(Conflict, match=r"gpus \[1\], now \[1, 8\]"):
+        verbs.search(world.store, replace(asked, gpus=(1, 8)), actor="ada", key="night")
 
 
 def test_how_many_at_once() -> None:

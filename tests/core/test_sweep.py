@@ -231,6 +231,10 @@ def test_a_notebook_of_ones_own_sweeps_waits_and_compares(world: World, home: Pa
         lab.runs("nobody")
     with pytest.raises(InvalidInput, match=r"evl_every: unknown key; did you mean eval_every"):
         lab.sweep("x", grid={"lr_scale": [1]}, evl_every=3)
+    two = lab.sweep("two", grid={"lr_scale": [1]}, gpus=2, **asked)  # here without GPUs: processes
+    assert {(row.world.ranks, row.to_dict()["num_gpus"]) for _, row in two.estimate().rows} == {(2, 2)}
+    with pytest.raises(InvalidInput, match=r"nodes: 2; this machine is one"):
+        lab.sweep("x", grid={"lr_scale": [1]}, nodes=2)
 
 
 def test_students_t_is_the_tables() -> None:

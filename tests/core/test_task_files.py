@@ -18,6 +18,7 @@ import yaml
 from patron_core.executors.records import Records
 from trainer.contract.exits import EXIT_KILLED, EXIT_RESUME, EXIT_SIGKILL, EXIT_STOPPED
 from trainer.contract.grace import STOP_WITHIN_S
+from trainer.contract.ranks import WorldSize
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "skypilot").glob("*.yaml"))
@@ -210,7 +211,8 @@ def test_without_a_command_it_trains_what_the_spec_says(path: Path, tmp_path: Pa
 
 
 def test_every_node_has_a_guard_that_tells_torchrun_where_it_stands(tmp_path: Path) -> None:
-    says = "import os; print(*(os.environ['PET_' + name] for name in ('NPROC_PER_NODE', 'NNODES', 'NODE_RANK')))"
+    names = ("NPROC_PER_NODE", "NNODES", "NODE_RANK", "MASTER_PORT")
+    says = f"import os; print(*(os.environ['PET_' + name] for name in {names}))"
     nodes = {"SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2"}
     for node in ("0", "1"):
         done = run_task(
@@ -222,7 +224,8 @@ def test_every_node_has_a_guard_that_tells_torchrun_where_it_stands(tmp_path: Pa
             **nodes,
         )
         assert done.returncode == 0, done.stderr
-        assert f"2 2 {node}" in done.stdout
+        port = WorldSize(nodes=2).rendezvous("train-1")["PET_MASTER_PORT"]
+        assert f"2 2 {node} {port}" in done.stdout
     assert sorted(path.name for path in (tmp_path / "run" / "machines").iterdir()) == [
         "train-1-1.json",  # what a machine costs is counted once, by the first
         "train-1-node1-1.json",

@@ -9,6 +9,7 @@ import platform
 import signal
 import socket
 import subprocess
+import sys
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,6 +188,29 @@ def test_torchrun_passes_signals_on_and_what_the_ranks_say_is_how_it_ended(train
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode not in (0, 75), stderr  # its own says nothing
     assert last_word.exit_code(process.returncode, result(run_dir)) == 75
+
+
+@pytest.mark.parametrize("world", [WorldSize(per_node=2), WorldSize(nodes=2)], ids=["here", "two machines"])
+def test_two_attempts_on_the_same_machines_do_not_meet(world: WorldSize, tmp_path: Path) -> None:
+    """Each rank says that it is there, and waits until all of both attempts have."""
+    (tmp_path / "rank.py").write_text(
+        "import os, pathlib, time\n"
+        "here = pathlib.Path(os.environ['MEET'])\n"
+        "(here / (os.environ['ATTEMPT'] + os.environ['RANK'])).write_text(os.environ['WORLD_SIZE'])\n"
+        "end = time.monotonic() + 60\n"
+        "while len(list(here.iterdir())) < 4: assert time.monotonic() < end; time.sleep(0.05)\n"
+    )
+    (meet := tmp_path / "meet").mkdir()
+    command = torchrun([sys.executable, "-m", "rank"])
+    starts = []
+    for attempt in ("a-train-1", "b-train-1"):
+        environ = os.environ | world.environ() | world.rendezvous(attempt) | {"ATTEMPT": attempt, "MEET": str(meet)}
+        environ |= {"PET_MASTER_ADDR": "127.0.0.1"} if world.nodes > 1 else {}
+        for node in range(world.nodes):
+            starts.append(subprocess.Popen(command, cwd=tmp_path, env=environ | {"PET_NODE_RANK": str(node)}))
+    assert [start.wait(PATIENCE_S) for start in starts] == [0] * len(starts)
+    said = {path.name: path.read_text() for path in meet.iterdir()}
+    assert said == dict.fromkeys(["a-train-10", "a-train-11", "b-train-10", "b-train-11"], "2")
 
 
 def test_of_torchrun_only_what_this_start_said_counts() -> None:

@@ -7,6 +7,7 @@ machine itself knows which of several it is. It ends with 1 however its ranks en
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from trainer.contract import grace
 from trainer.contract.exits import EXIT_DONE, EXIT_SIGKILL
 
 TORCHRUN = "torch.distributed.run"
+_FIRST_PORT, _NUM_PORTS = 20_000, 10_000
 _PER_NODE, _NODES, _NODE = "PET_NPROC_PER_NODE", "PET_NNODES", "PET_NODE_RANK"
 
 
@@ -33,8 +35,18 @@ class WorldSize:
         """What tells torchrun, on every machine the same."""
         if self.ranks == 1:
             return {}
-        found = {_PER_NODE: str(self.per_node), _NODES: str(self.nodes)}
-        return found | ({"PET_STANDALONE": "1"} if self.nodes == 1 else {})
+        return {_PER_NODE: str(self.per_node), _NODES: str(self.nodes)} | self._meeting_here()
+
+    def rendezvous(self, attempt: str) -> dict[str, str]:
+        """Where the ranks of an attempt meet. On one machine torchrun takes a port that is free; of several machines
+        each must know it before: it is made of the attempt's key, so that two of them on the same machines do not meet
+        at one. Below what Linux gives to connections (32768 and up)."""
+        if self.nodes == 1:
+            return self._meeting_here()
+        return {"PET_MASTER_PORT": str(_FIRST_PORT + zlib.crc32(attempt.encode()) % _NUM_PORTS)}
+
+    def _meeting_here(self) -> dict[str, str]:
+        return {"PET_STANDALONE": "1"} if self.nodes == 1 < self.ranks else {}
 
     def __str__(self) -> str:
         return str(self.per_node) if self.nodes == 1 else f"{self.nodes}x{self.per_node}"

@@ -15,12 +15,15 @@ from patron_core.store import Run
 router = APIRouter(tags=["runs"])
 
 
-class Where(Body):
+class Machines(Body):
+    num_gpus: Annotated[int, Field(ge=1, le=verbs.MOST_GPUS, description="of each machine")] = 1
+    num_nodes: Annotated[int, Field(ge=1, le=verbs.MOST_NODES, description="machines")] = 1
+
+
+class Where(Machines):
     on: Word = Field(default="local", description="executor")
     device: Word = Field(default="local", description="local, or a GPU by its name")
     spot: bool = False
-    num_gpus: Annotated[int, Field(ge=1, le=verbs.MOST_GPUS, description="of each machine")] = 1
-    num_nodes: Annotated[int, Field(ge=1, le=verbs.MOST_NODES, description="machines")] = 1
 
     def target(self) -> verbs.Target:
         return verbs.Target(
@@ -59,7 +62,7 @@ class NewRun(Where):
     try_anyway: bool = Field(default=False, description="also where it may run out of memory: the dryrun tells")
 
 
-class Estimate(Body):
+class Estimate(Machines):
     depths: list[Annotated[int, Field(ge=1, le=64)]] = Field(min_length=1, max_length=64)
     devices: list[Word] = Field(default=["local"], min_length=1, max_length=20)
     spec: dict[str, Any] = Field(default_factory=dict)
@@ -94,6 +97,7 @@ def estimate(body: Estimate, caller: Asker, fields: Fields = "") -> Answer:
         budget_s=body.budget_s,
         budget_usd_micros=body.budget_usd_micros,
         spot=body.spot,
+        world=verbs.WorldSize(per_node=body.num_gpus, nodes=body.num_nodes),
     )
     return Answer({"rows": [cut(row.to_dict(), fields) for row in rows]})
 
