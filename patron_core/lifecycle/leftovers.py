@@ -3,15 +3,17 @@
 controller   the machine on which SkyPilot keeps its jobs: ended where nobody's job lives on it; the next launch makes
              another
 scratch      folders of this machine in which ended runs of a bucket were worked on: what they hold is in the bucket
-bucket       what `patron doctor` left beside the runs; and the runs that failed or were cancelled, which stay: their
-             record is a result, too, and only their owner can say that it is not
+bucket       what `patron doctor` left beside the runs
+checkpoints  of ended runs, in the bucket: removed only where that is asked for too, since only their owner can say that
+             nobody wants to look at that model any more. The last one of a run that came to its end stays, as does the
+             record of every run, which is a result, too
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,27 +25,29 @@ from patron_core import settings
 from patron_core.errors import Busy
 from patron_core.market import transfer
 from patron_core.money import format_usd, from_usd
+from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, RunState
 from patron_core.store import Store
 from patron_core.store.schema import attempts as attempts_table
 from patron_core.store.schema import runs as runs_table
 from trainer.contract.keys import dryrun_folder, kind_and_number
-from trainer.contract.layout import scratch_name
+from trainer.contract.layout import CHECKPOINTS, MANIFEST, checkpoint_name, is_of_checkpoint, scratch_name
 from trainer.contract.remote import Remote, RemoteError, is_url, join
 
 DOCTOR = "doctor"  # the folder beside the runs in which `patron doctor` tries things
-MOST_RUNS = 200  # the newest that ended badly: listing their objects takes a request each
+MOST_RUNS = 1000  # the newest that ended: listing their objects takes a request each
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leftover:
-    kind: str  # controller, scratch, bucket
+    kind: str  # controller, scratch, bucket, checkpoints
     name: str
     why: str
     num_bytes: float | None = None
     usd_micros_per_hour: int | None = None  # of a machine while it is up
     usd_micros_per_month: int | None = None  # of what is kept
     removable: bool  # by `patron gc --yes`
+    keeps_last: bool = False  # of checkpoints: all but the last whole one of the run
 
     @property
     def sentence(self) -> str:
@@ -62,9 +66,13 @@ class Site(Protocol):
     def down(self, cluster: str) -> None: ...
 
 
-def find_leftovers(store: Store, site: Site | None) -> list[Leftover]:
-    """`site`: None where SkyPilot was never used. Raises Unavailable or Busy where SkyPilot or a bucket is silent."""
-    return [*(_controller(site) if site is not None else ()), *_scratch(store), *_bucket(store)]
+def find_leftovers(store: Store, site: Site | None, *, checkpoints: bool = False) -> list[Leftover]:
+    """`site`: None where SkyPilot was never used. `checkpoints`: those of ended runs are to be removed, too.
+
+    Raises Unavailable or Busy where SkyPilot or a bucket is silent.
+    """
+    found = [*(_controller(site) if site is not None else ()), *_scratch(store)]
+    return [*found, *(_bucket(store, checkpoints=checkpoints) if is_url(settings.runs_place()) else ())]
 
 
 def remove_leftovers(site: Site | None, found: Sequence[Leftover]) -> None:
@@ -80,6 +88,9 @@ def remove_leftovers(site: Site | None, found: Sequence[Leftover]) -> None:
             with _asking(one.name):
                 remote = Remote(one.name)
                 remote.delete(list(remote.sizes()))
+        elif one.kind == "checkpoints":
+            with _asking(one.name):
+                Remote(one.name).delete(list(_unneeded(one.name, keeps_last=one.keeps_last)))
 
 
 def _controller(site: Site) -> Iterator[Leftover]:
@@ -121,30 +132,44 @@ def _worked_on(attempt_id: str, run_dir: str) -> str:
     return join(run_dir, dryrun_folder(number)) if kind == "dryrun" else run_dir
 
 
-def _bucket(store: Store) -> Iterator[Leftover]:
+def _bucket(store: Store, *, checkpoints: bool) -> Iterator[Leftover]:
     place = settings.runs_place()
-    if not is_url(place):
-        return
     where_it_is = transfer.bucket_place(place, os.environ) or transfer.Place(cloud="")
     monthly = transfer.storage_usd_micros_per_gb_month(where_it_is)
 
-    def kept(where: str, why: str, *, removable: bool) -> Iterator[Leftover]:
-        with _asking(where):
-            size = float(sum(Remote(where).sizes().values()))
+    def kept(kind: str, where: str, why: str, sizes: Mapping[str, int], **more: bool) -> Iterator[Leftover]:
+        size = float(sum(sizes.values()))
         if size:
             cost = transfer.keep_usd_micros(size, transfer.MONTH_S, monthly)
-            yield Leftover(
-                kind="bucket", name=where, why=why, num_bytes=size, usd_micros_per_month=cost, removable=removable
-            )
+            yield Leftover(kind=kind, name=where, why=why, num_bytes=size, usd_micros_per_month=cost, **more)
 
-    yield from kept(join(place, DOCTOR), "what `patron doctor` tried", removable=True)
-    badly = [str(state) for state in (RunState.FAILED, RunState.CANCELLED)]
+    tried = join(place, DOCTOR)
+    with _asking(tried):
+        yield from kept("bucket", tried, "what `patron doctor` tried", Remote(tried).sizes(), removable=True)
     with store.read() as conn:
-        query = sa.select(runs_table.c.run_dir, runs_table.c.state).where(runs_table.c.state.in_(badly))
+        ended = runs_table.c.state.in_([str(state) for state in TERMINAL]) & runs_table.c.run_dir.contains("://")
+        count = conn.scalar(sa.select(sa.func.count()).select_from(runs_table).where(ended)) or 0
+        query = sa.select(runs_table.c.run_dir, runs_table.c.state).where(ended)
         rows = conn.execute(query.order_by(runs_table.c.created_at.desc()).limit(MOST_RUNS)).all()
     for row in rows:
-        if is_url(row.run_dir):
-            yield from kept(row.run_dir, f"of a run that is {row.state}, and stays", removable=False)
+        finished = row.state == RunState.SUCCEEDED
+        why = f"of a run that {'succeeded, without its last' if finished else f'is {row.state}'}"
+        with _asking(row.run_dir):
+            sizes = _unneeded(row.run_dir, keeps_last=finished)
+        yield from kept("checkpoints", row.run_dir, why, sizes, removable=checkpoints, keeps_last=finished)
+    if count > MOST_RUNS:
+        why = f"the newest {MOST_RUNS} of its {count} ended runs were looked at"
+        yield Leftover(kind="bucket", name=place, why=why, removable=False)
+
+
+def _unneeded(run_dir: str, *, keeps_last: bool) -> dict[str, int]:
+    """Files of an ended run's checkpoints with their sizes, the manifests first: half removed, none looks whole."""
+    found = {name: size for name, size in Remote(run_dir).sizes().items() if is_of_checkpoint(name)}
+    if found and keeps_last:
+        last = RunDir(run_dir).newest_checkpoint()
+        mine = checkpoint_name(last.step) if last is not None else CHECKPOINTS
+        found = {name: size for name, size in found.items() if not name.startswith(f"{mine}/")}
+    return dict(sorted(found.items(), key=lambda item: not item[0].endswith(f"/{MANIFEST}")))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from patron_core import verbs
 from patron_core.commands import gc
@@ -19,6 +20,7 @@ from patron_core.executors.sky_task import job_name
 from patron_core.lifecycle import orphans, supervisor
 from patron_core.states import EndReason
 from patron_core.store import Run, Store, attempts, labs, runs
+from patron_core.store.schema import runs as runs_table
 from trainer.contract.layout import scratch_name
 from trainer.contract.remote import Remote
 
@@ -214,7 +216,7 @@ def test_leftovers_are_named_with_their_cost_and_removed_only_when_asked(
     assert not folder_of(tmp_path / "scratch", made["ended"]).exists()
     assert folder_of(tmp_path / "scratch", made["living"]).exists()
     assert found["bucket", True]["name"] == f"{bucket}/runs/doctor"
-    assert found["bucket", False]["num_bytes"] == 1000
+    assert found["checkpoints", False]["num_bytes"] == 1000
     assert list(remote.sizes()) == [f"{made['ended'].id}/checkpoints/step-000010/model.pt"]
 
     one_skypilot.found = []
@@ -223,10 +225,59 @@ def test_leftovers_are_named_with_their_cost_and_removed_only_when_asked(
     assert [one["sentence"] for one in left] == [
         "controller sky-jobs-controller-1: SkyPilot keeps its jobs there, it is UP; no job lives on it, and its disk "
         "is paid for; $0.19 an hour while it is up",
-        f"bucket {bucket}/runs/{made['ended'].id}: of a run that is cancelled, and stays; 0.00 GB, $0.000001 a month",
+        f"checkpoints {bucket}/runs/{made['ended'].id}: of a run that is cancelled; 0.00 GB, $0.000001 a month",
     ]
     assert collect("--yes")[0] == 0
     assert one_skypilot.downed == ["sky-jobs-controller-1"]
+
+
+def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_records_never(
+    sqlite_store: Store, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{bucket}/runs"
+    monkeypatch.setenv("PATRON_RUNS", place)
+    states = {"failed": "failed", "finished": "succeeded", "damaged": "succeeded", "living": "paused"}
+    made = {name: in_bucket(sqlite_store, place, name, tmp_path / "scratch").id for name in states}
+    record = ["events/train-1-000001.jsonl", "logs/train-1.log", "result.json", "spec.json"]
+    manifest = json.dumps({"files": {"model.pt": {"bytes": 3, "sha256": "0" * 64}}}).encode()
+    remote = Remote(place)
+    for name, run_id in made.items():
+        for each in record:
+            remote.put(f"{run_id}/{each}", b"{}")
+        for step in (10, 20):
+            content = b"a" if name == "damaged" else b"abc"
+            remote.put(f"{run_id}/checkpoints/step-{step:06d}/model.pt", content)
+            remote.put(f"{run_id}/checkpoints/step-{step:06d}/manifest.json", manifest)
+        remote.put(f"{run_id}/dryrun-1/checkpoints/step-000004/model.pt", b"abc")
+    remote.put(f"{made['finished']}/checkpoints/step-000030/model.pt", b"abc")  # was never written to its end
+    with sqlite_store.begin() as conn:
+        for name, state in states.items():
+            conn.execute(sa.update(runs_table).where(runs_table.c.id == made[name]).values(state=state))
+    before = set(remote.sizes())
+
+    def collect(*flags: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "stdout", sys.__stdout__)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            code = gc.main([*flags, "--json"])
+        return {"code": code, **json.loads(said.getvalue())}
+
+    for flags, code, then in (((), 0, "--checkpoints"), (("--checkpoints",), 4, "--checkpoints --yes")):
+        listed = collect(*flags)
+        assert (listed["code"], listed["next"]) == (code, f"patron gc {then}")
+        assert {Path(one["name"]).name for one in listed["leftovers"]} == {made[n] for n in states if n != "living"}
+    assert collect("--yes")["code"] == 0
+    assert set(remote.sizes()) == before
+
+    assert collect("--checkpoints", "--yes")["code"] == 0
+    kept = {
+        "failed": [],
+        "finished": ["checkpoints/step-000020/manifest.json", "checkpoints/step-000020/model.pt"],
+        "damaged": [f"checkpoints/step-0000{n}/{each}" for n in (10, 20) for each in ("manifest.json", "model.pt")],
+        "living": sorted(name.partition("/")[2] for name in before if name.startswith(made["living"])),
+    }
+    for name, run_id in made.items():
+        assert sorted(Remote(f"{place}/{run_id}").sizes()) == sorted({*record, *kept[name]}), name
+    assert collect("--checkpoints")["leftovers"] == []
 
 
 def in_bucket(store: Store, place: str, name: str, scratch: Path) -> Run:

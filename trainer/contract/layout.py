@@ -91,6 +91,12 @@ def checkpoint_name(step: int) -> str:
     return f"{CHECKPOINTS}/step-{step:06d}"
 
 
+def is_of_checkpoint(name: str) -> bool:
+    """Whether a file of a run directory belongs to a checkpoint, of the run or of one of its dryruns."""
+    first, _, rest = name.partition("/")
+    return (rest if _DRYRUN_FOLDER.fullmatch(first) else name).startswith(f"{CHECKPOINTS}/")
+
+
 def data_place(run_dir: str) -> str:
     """What runs share, beside the folder or URL of this one; of a dryrun, which lies in its run's, beside the run."""
     scheme, found, path = run_dir.rstrip("/").rpartition("://")
