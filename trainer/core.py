@@ -24,6 +24,7 @@ from trainer.contract.files import read_json, write_json
 from trainer.contract.layout import CORE, EVENTS, SPEC
 from trainer.contract.spec import TrainSpec
 from trainer.contract.words import printable
+from trainer.runtime.console import say
 
 SAVE_EVERY_S = 20.0
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     except (LoadError, BundleError) as error:
         if args.json:
             print(json.dumps({"error": {"code": error.code, "message": error.problem, "next": error.next}}))
-        _say(f"core: {error}")
+        say(f"core: {error}")
         return EXIT_ERROR
 
 
@@ -51,7 +52,7 @@ def _measure(args: argparse.Namespace) -> int:
 
     tasks = read_bundle(args.bundle, args.max_per_task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    talker = load_talker(args.run_dir, which=args.step, device=device, warn=lambda text: _say(f"warning: {text}"))
+    talker = load_talker(args.run_dir, which=args.step, device=device, warn=lambda text: say(f"warning: {text}"))
     path = args.run_dir / CORE / f"step-{talker.checkpoint.step:06d}.json"
     asked = {"step": talker.checkpoint.step, "max_per_task": args.max_per_task, "bundle": fingerprint(tasks)}
     found = read_json(path) or {}
@@ -69,13 +70,13 @@ def _measure(args: argparse.Namespace) -> int:
                     write_json(path, found)
                     saved_at = time.monotonic()
                 if stopped:
-                    _say(f"interrupted in {task.label} after {row['done']} of {len(task.items)}; start again to go on")
+                    say(f"interrupted in {task.label} after {row['done']} of {len(task.items)}; start again to go on")
                     return EXIT_RESUME
                 row["right"] += is_right(talker.model, talker.tokenizer, task, row["done"])
                 row["done"] += 1
             accuracy = row["right"] / row["done"]
             row |= {"accuracy": accuracy, "centred": task.centred(accuracy)}
-            _say(f"{task.label}: {accuracy:.4f}, centred {row['centred']:+.4f}, of {row['done']}")
+            say(f"{task.label}: {accuracy:.4f}, centred {row['centred']:+.4f}, of {row['done']}")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -115,10 +116,6 @@ def _note(stopped: list[int]) -> Any:
         stopped.append(number)
 
     return note
-
-
-def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

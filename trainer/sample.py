@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.contract.words import printable
+from trainer.runtime.console import say
 
 if TYPE_CHECKING:  # torch comes with them: imported once the arguments are good
     from trainer.sampling.generate import Generation, Sampling
@@ -52,10 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     except (BadPrompt, LoadError) as error:
         if args.json:
             print(json.dumps({"error": {"code": error.code, "message": error.problem, "next": error.next}}))
-        _say(f"sample: {error}")
+        say(f"sample: {error}")
         return EXIT_BAD_ARGUMENTS if isinstance(error, BadPrompt) else EXIT_ERROR
     except KeyboardInterrupt:
-        _say("\nsample: interrupted")
+        say("\nsample: interrupted")
         return 130
     except BrokenPipeError:  # whoever read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -79,9 +80,9 @@ def _talk(args: argparse.Namespace) -> int:
         max_tokens=args.max_tokens, temperature=args.temperature, top_k=args.top_k or None, seed=args.seed
     )
     start = time.perf_counter()
-    talker = load_talker(args.run_dir, which=args.step, device=device, warn=lambda text: _say(f"warning: {text}"))
+    talker = load_talker(args.run_dir, which=args.step, device=device, warn=lambda text: say(f"warning: {text}"))
     val_bpb = talker.checkpoint.state.get("val_bpb_here")
-    _say(
+    say(
         f"{talker.checkpoint.path} ({'not evaluated' if val_bpb is None else f'val_bpb {val_bpb:.4f}'}) on {device} "
         f"in {_dtype(talker)}, loaded in {time.perf_counter() - start:.1f} s"
     )
@@ -115,7 +116,7 @@ def _sample(
     seconds = time.perf_counter() - start
     speed = generation.num_tokens / seconds
     ends = ", ".join(str(end) for end in generation.ends)
-    _say(f"[{ends}; {generation.num_tokens} tokens in {seconds:.2f} s, {speed:.0f} tokens/s]")
+    say(f"[{ends}; {generation.num_tokens} tokens in {seconds:.2f} s, {speed:.0f} tokens/s]")
     return [
         {"prompt": prompt, "text": text, "end": end, "tokens_per_s": speed}
         for text, end in zip(generation.texts, generation.ends, strict=True)
@@ -140,12 +141,12 @@ def _show(generation: Generation, prompt: str, title: str) -> None:
 
 
 def _lines_of_terminal() -> Iterator[str]:
-    _say("Each line is a prompt; Ctrl-D ends.")
+    say("Each line is a prompt; Ctrl-D ends.")
     while True:
         print("> ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
-            _say("")
+            say("")
             return
         if line.strip():
             yield line.removesuffix("\n")
@@ -163,10 +164,6 @@ def _checked(prompt: str) -> str:
 
 def _dtype(talker: Talker) -> str:
     return str(talker.model.compute_dtype).removeprefix("torch.")
-
-
-def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

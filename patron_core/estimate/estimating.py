@@ -21,7 +21,7 @@ from patron_core.money import cost_usd_micros
 from patron_core.prices import Price, checked_price
 from patron_core.scaling import Fit, corpus_fit, predict, regime
 from trainer.contract.devices import Device
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.recipe import Recipe, make_recipe
 from trainer.contract.spec import TrainSpec
 from trainer.contract.storage import checkpoint_bytes, disk_bytes
@@ -206,7 +206,7 @@ def estimate(
     local: bool | None = None,
     prepared: bool = False,
     egress_usd_micros_per_gb: int = 0,
-    world: WorldSize = wall.ONE,
+    world: WorldSize = ONE,
 ) -> Estimate:
     """What a run of `spec` on `device` will take.
 

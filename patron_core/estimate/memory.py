@@ -11,12 +11,11 @@ from patron_core.interval import Interval
 from patron_core.scaling.law import Z90
 from trainer.contract.devices import Device
 from trainer.contract.footprint import FRAGMENTATION, memory_parts
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.storage import checkpoint_bytes
 
 CUDA_CONTEXT_BYTES = 0.8e9  # not in torch's own count, but gone
-ONE = WorldSize()
 SPREAD = (0.85, 1.0, 1.20)
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 from patron_core.errors import InvalidInput, Refused
 from patron_core.estimate.calibration import Calibration
 from patron_core.estimate.estimating import Estimate, estimate
-from patron_core.estimate.wall import ONE, corpus_train_tokens
+from patron_core.estimate.wall import corpus_train_tokens
 from patron_core.money import format_usd
 from patron_core.prices import Price
 from patron_core.scaling import Fit
 from trainer.contract.devices import Device
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 

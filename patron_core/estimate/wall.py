@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from patron_core.estimate.calibration import START, STARTUP_PHASES, Calibration
 from patron_core.interval import ZERO, Interval, total
 from trainer.contract.devices import Device
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 from trainer.contract.storage import checkpoint_bytes
@@ -44,7 +44,6 @@ UPLOAD_SPREAD = Interval(0.7, 1.0, 1.5)  # of a bucket's speed, measured once
 # fp8's times as fast as bfloat16: upstream's 740 against 630 thousand tokens/s at depth 26 on eight H100, slower at 12
 FP8_GAIN = ((12, 0.97), (26, 1.17))
 FP8_ON_CPU, FP8_SPREAD = 0.5, 0.10
-ONE = WorldSize()
 SPOT_MTBF_S = Interval(math.inf, 6 * 3600, 2 * 3600)
 STDLIB_BYTES = 31.5e6  # CPython 3.11's, as read by trainer.data
 STDLIB_TRAIN_TOKENS = 8.5e6  # at 4096 ids; 7.2 M at 16384, 6.9 M at 32768

@@ -17,12 +17,11 @@ from patron_core.store.records import Run
 from trainer.contract.devices import describe_cpu
 from trainer.contract.foreign import SOURCES, ForeignSpec, is_foreign
 from trainer.contract.grace import stop_within_s
-from trainer.contract.ranks import WorldSize, torchrun
+from trainer.contract.ranks import ONE, WorldSize, torchrun
 from trainer.contract.remote import join
 from trainer.contract.spec import SpecError, TrainSpec, canonical_json
 
 WORKLOAD = "trainer"
-ONE = WorldSize()
 FOREIGN = "foreign"  # training code of others (patron_core.workloads)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -102,7 +101,7 @@ def _add_pages(app: FastAPI, store: Store, entry: Entry, notebooks: Sequence[Not
 
     @app.post("/login", **page)
     async def by_token(request: Request) -> Response:
-        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
+        given = (await pages.form_of(request)).get("token", "")
         try:
             return signed_in(await run_in_threadpool(entry.by_token, given.strip()))
         except Unauthorised as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse
 from patron_core import verbs
 from patron_core.errors import PatronError
 from patron_core.server.entry import Visitor
-from patron_core.server.pages import page
+from patron_core.server.pages import form_of, page
 from patron_core.store import Store
 from patron_core.store.alerts import Alert
 from patron_core.store.audit import AuditEntry
@@ -35,7 +35,7 @@ def add_lists(app: FastAPI, store: Store) -> None:
 
     @app.post("/alerts", **_PAGE)
     async def on_alerts(request: Request) -> HTMLResponse:
-        form = await _form(request)
+        form = await form_of(request)
         return await run_in_threadpool(_act_on_alerts, _caller(store, request), form)
 
     @app.get("/feedback", **_PAGE)
@@ -44,7 +44,7 @@ def add_lists(app: FastAPI, store: Store) -> None:
 
     @app.post("/feedback", **_PAGE)
     async def on_feedback(request: Request) -> HTMLResponse:
-        form = await _form(request)
+        form = await form_of(request)
         return await run_in_threadpool(_act_on_feedback, _caller(store, request), form)
 
     @app.get("/audit", **_PAGE)
@@ -61,10 +61,6 @@ class _Caller:
 
 def _caller(store: Store, request: Request) -> _Caller:
     return _Caller(store, request.state.visitor, request.client.host if request.client else "?")
-
-
-async def _form(request: Request) -> dict[str, str]:
-    return {name: values[0] for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()}
 
 
 def _alerts(caller: _Caller, said: str = "") -> HTMLResponse:

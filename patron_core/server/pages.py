@@ -7,7 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs
 
+from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from patron_core.server import switch
@@ -109,6 +111,11 @@ def _step(note: Notebook) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """What was posted by a form, by field."""
+    return {name: values[0] for name, values in parse_qs((await request.body()).decode("utf-8", "replace")).items()}
 
 
 def page(title: str, body: str, *, head: str = "", status: int = 200) -> HTMLResponse:

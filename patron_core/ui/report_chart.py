@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from patron_core.ui import inert
 from patron_core.ui.inert import Html
 
 WIDTH, HEIGHT = 760, 260  # pixels, with room for the axes
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 96, 26, 34
+Position = Callable[[float], float]  # in pixels, of a step or a value
 _MOST_DOTS = 40  # points that are drawn one by one
 
 
@@ -65,9 +66,7 @@ def _span(values: Sequence[float], expected: Sequence[float] | None) -> tuple[fl
     return min(known) - room, max(known) + room
 
 
-def _axes(low: float, high: float, last: int, x: object, y: object) -> list[Html]:
-    assert callable(x)
-    assert callable(y)
+def _axes(low: float, high: float, last: int, x: Position, y: Position) -> list[Html]:
     parts = [_rule(_LEFT, HEIGHT - _BOTTOM, WIDTH - _RIGHT, HEIGHT - _BOTTOM, "axis")]
     for value in _ticks(low, high):
         parts += [_rule(_LEFT, y(value), WIDTH - _RIGHT, y(value), "axis")]

@@ -96,7 +96,8 @@ def formats(
 
     def run(label: Any) -> Any:
         row = by_label.get(str(label))
-        return as_html(inert.page(_link(row, page) if row else inert.html("{}", label)))
+        cell = tables.run_mark(row.run.state.value, row.label, row.run.id, page) if row else str(label)
+        return as_html(show.html_cell(cell))
 
     def curve(run_id: Any) -> Any:
         row = by_id.get(str(run_id))
@@ -151,12 +152,6 @@ def sparkline(values: Sequence[float]) -> Html:
         height,
         points,
     )
-
-
-def _link(row: RunRow, page: tables.Page) -> Html:
-    href = page(tables.GOES_ON_IN.get(row.run.state.value, "4_watch"), row.run.id)
-    text = inert.html("{}", row.label)
-    return inert.html("<a href='{}' target='_self'>{}</a>", inert.address(href), text) if href else text
 
 
 def _bar(share: float | None) -> Html:

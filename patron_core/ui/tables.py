@@ -23,7 +23,7 @@ Page = Callable[[str, str], "str | None"]  # (notebook, run id) -> the address o
 def runs(page: Page, whose: Mapping[str, str]) -> list[Column]:
     """Runs of a lab. `whose` says of each, where it is not always the same, who planned it and where it runs."""
     return [
-        Column("run", lambda r: _run(r.run.state.value, r.label, r.run.id, page), "left"),
+        Column("run", lambda r: run_mark(r.run.state.value, r.label, r.run.id, page), "left"),
         Column("id", lambda r: r.run.id, "left"),
         Column("state", lambda r: show.mark(r.run.state.value), "left"),
         Column("why", lambda r: show.plain(r.run.reason.value) if r.run.reason else show.DASH, "left"),
@@ -42,7 +42,7 @@ def runs(page: Page, whose: Mapping[str, str]) -> list[Column]:
 def waiting(page: Page) -> list[Column]:
     """What waits for a person."""
     return [
-        Column("run", lambda w: _run(w.run.state.value, w.run.name, w.run.id, page), "left"),
+        Column("run", lambda w: run_mark(w.run.state.value, w.run.name, w.run.id, page), "left"),
         Column("state", lambda w: show.mark(w.run.state.value), "left"),
         Column("what it waits for", lambda w: show.one_line(w.words, 160), "left", wraps=True),
         Column("or, in a shell", lambda w: show.one_line(w.next, 90), "left", wraps=True),
@@ -51,7 +51,7 @@ def waiting(page: Page) -> list[Column]:
 
 def under_way(page: Page) -> list[Column]:
     return [
-        Column("run", lambda r: _run(r.run.state.value, r.label, r.run.id, page), "left"),
+        Column("run", lambda r: run_mark(r.run.state.value, r.label, r.run.id, page), "left"),
         Column("state", lambda r: show.mark(r.run.state.value), "left"),
         Column("step", lambda r: show.DASH if r.step is None else f"{r.step:,} of {r.run.num_steps or 0:,}"),
         Column("val_bpb", lambda r: show.bpb(r.val_bpb)),
@@ -73,7 +73,7 @@ def run_groups(by: str) -> list[Column]:
     ]
 
 
-def _run(state: str, name: str, run_id: str, page: Page) -> show.Mark:
+def run_mark(state: str, name: str, run_id: str, page: Page) -> show.Mark:
     """Its name, which leads to where a run in this state goes on."""
     return show.Mark(name, href=page(GOES_ON_IN.get(state, "4_watch"), run_id))
 

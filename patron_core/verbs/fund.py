@@ -18,7 +18,7 @@ from patron_core.estimate import Estimate
 from patron_core.executors.sky_task import setup_of_machines
 from patron_core.lifecycle import holds
 from patron_core.lifecycle.deadline import hold_usd_micros, terms_of
-from patron_core.lifecycle.workload import ONE, WORKLOAD, environment_command, spec_of, workload_env
+from patron_core.lifecycle.workload import WORKLOAD, environment_command, spec_of, workload_env
 from patron_core.machines.target import target_of
 from patron_core.money import check_usd_micros, format_usd
 from patron_core.rundir.rundir import RunDir
@@ -34,7 +34,7 @@ from patron_core.verbs.next_steps import next_step
 from patron_core.verbs.refusals import kept_with_the_run
 from patron_core.workloads.forecast import ForeignEstimate
 from trainer.contract.keys import dryrun_folder, kind_and_number
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.remote import join
 
 _FUNDABLE = frozenset({RunState.AWAITING_FUNDING, RunState.PAUSED})

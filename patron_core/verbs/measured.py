@@ -10,12 +10,11 @@ from patron_core.estimate import Calibration, micro_batch_size
 from patron_core.estimate.accuracy import STRETCHED_BY, widening, widths_away
 from patron_core.estimate.lateness import Lateness, Timing
 from patron_core.lifecycle.learned import machine_of
-from patron_core.lifecycle.workload import ONE
 from patron_core.machines import this_machine
 from patron_core.scaling import Fit, Observation, refit, regime
 from patron_core.store import Store, calibrations
 from patron_core.store.records import Run
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.spec import TrainSpec
 
 

@@ -14,7 +14,7 @@ from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estim
 from patron_core.estimate.core_price import CorePrice, core_price
 from patron_core.estimate.verdict import judge
 from patron_core.lifecycle import ownership
-from patron_core.lifecycle.workload import ONE, WORKLOAD, check_spec
+from patron_core.lifecycle.workload import WORKLOAD, check_spec
 from patron_core.machines import this_machine
 from patron_core.machines.host import this_host
 from patron_core.machines.target import GIVEN_SOURCE, LOCAL_DEVICE, Target
@@ -29,7 +29,7 @@ from patron_core.verbs.moving import egress_usd_micros_per_gb
 from patron_core.verbs.spec_door import spec_on
 from trainer.contract.core_tasks import BundleError, read_bundle
 from trainer.contract.devices import DEVICES, KNOWN_GPUS, Device, find_device
-from trainer.contract.ranks import WorldSize
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.spec import TrainSpec
 
 

@@ -74,7 +74,7 @@ def snapshot(where: str, *, patch: str | None = None, as_nobody: bool = False) -
     if folder is not None and ref is None:
         found = _of_folder(folder)
     else:
-        url, _, named = (str(folder), "", ref) if folder is not None else _url_and_ref(where)
+        url, named = (str(folder), ref) if folder is not None else _url_and_ref(where)
         found = _of_git(url, named or "HEAD", as_nobody=as_nobody)
     return _patched(found, patch) if patch else found
 
@@ -93,12 +93,12 @@ def _folder_and_ref(where: str) -> tuple[Path | None, str | None]:
     return (path.resolve(), ref) if at and before and ref and path.is_dir() else (None, None)
 
 
-def _url_and_ref(where: str) -> tuple[str, str, str]:
+def _url_and_ref(where: str) -> tuple[str, str]:
     before, at, ref = where.rpartition("@")
     if at and _URL.fullmatch(before) and "/" not in ref.split(":")[0]:
-        return before, at, ref
+        return before, ref
     if _URL.fullmatch(where):
-        return where, "", ""
+        return where, ""
     raise InvalidInput(
         [f"workload: {where!r:.200} is neither a folder here nor a git repository"],
         next="give a folder, or https://HOST/OWNER/NAME@COMMIT",

@@ -37,7 +37,7 @@ from trainer.contract.files import cache_folder, read_json
 from trainer.contract.layout import RESULT, scratch_name
 from trainer.contract.remote import Remote, RemoteError
 from trainer.contract.shapes import object_of
-from trainer.contract.words import printable
+from trainer.runtime.console import say
 
 WRITER = ".writer.json"
 RECORDS_EVERY_S = 5.0
@@ -90,7 +90,7 @@ class Bucket:
     def start(self, attempt: str, events: EventWriter | None, say: Callable[[str], None] | None) -> None:
         """Begin to upload, and to tell of it."""
         self._emit = events.emit if events else _emit_nothing
-        self._say = say or _print
+        self._say = say or _say_alone
         self._events = events
         for code, message in self.restored.warnings:
             self._emit("warning", code=code, message=message)
@@ -118,7 +118,7 @@ class Bucket:
             result["message"] = f"{said}; {why}; the newest whole checkpoint in {self._remote.url}: {newest}"
             if result["exit_code"] == EXIT_DONE and durable_step != step:
                 result |= {"exit_code": EXIT_RESUME, "reason": "notice"}  # started again it brings up the rest
-        self._emit, self._say, self._events = _emit_nothing, _print, None
+        self._emit, self._say, self._events = _emit_nothing, _say_alone, None
         return result
 
     def bring_up_the_rest(self) -> bool:
@@ -253,5 +253,5 @@ def _emit_nothing(_kind: str, **_: Any) -> None:
     pass
 
 
-def _print(text: str) -> None:
-    print(printable(f"trainer: {text}"), file=sys.stderr)
+def _say_alone(text: str) -> None:
+    say(f"trainer: {text}")

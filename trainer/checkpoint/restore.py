@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,7 @@ from trainer.contract.layout import (
 )
 from trainer.contract.remote import Remote
 from trainer.contract.shapes import number, object_of, stated_files
-from trainer.contract.words import printable
+from trainer.runtime.console import say
 
 SMALL_FILES = (SPEC, ENVIRONMENT, RESULT)
 SEQ_GAP = 1000  # what a machine that is still dying may number after we looked must not meet our numbers
@@ -118,7 +117,7 @@ def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
             return
         step = steps[0]
         size = sum(num_bytes for num_bytes, _ in (stated_files(manifests[step]) or {}).values())
-        _say(f"fetching the checkpoint of step {step}, {size:,} bytes, from {remote.url}")
+        say(f"trainer: fetching the checkpoint of step {step}, {size:,} bytes, from {remote.url}")
         start = time.monotonic()
         try:
             _download(remote, folder, step, manifests[step])
@@ -133,7 +132,7 @@ def _restore_checkpoint(remote: Remote, folder: Path, found: Restored) -> None:
 def _pass_over(remote: Remote, found: Restored, step: int, why: str) -> None:
     message = f"step {step} in {remote.url} is not used: {why}"
     found.warnings.append(("checkpoint_damaged", message))
-    _say(f"warning: {message}")
+    say(f"trainer: warning: {message}")
 
 
 def _download(remote: Remote, folder: Path, step: int, manifest: dict[str, Any]) -> None:
@@ -198,7 +197,3 @@ def _bring_small_file(remote: Remote, folder: Path, name: str, *, keep_local: bo
 
 def _get_json(remote: Remote, name: str) -> dict[str, Any] | None:
     return object_of(remote.get(name))
-
-
-def _say(text: str) -> None:
-    print(printable(f"trainer: {text}"), file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ Pure standard library, as `spec` is: whoever prepares a run checks it with the v
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shlex
@@ -18,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from trainer.contract.spec import SpecError, canonical_json, unknown_field
+from trainer.contract.spec import SpecError, canonical_json, json_object, unknown_field
 
 KIND = "foreign"
 SOURCES = "sources.tar.gz"  # in the run directory
@@ -113,10 +112,7 @@ class ForeignSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ForeignSpec:
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SpecError([f"spec is not JSON: {error}"]) from error
+        values = json_object(text)
         if not is_foreign(values):
             raise SpecError([f"spec is not of kind {KIND}"])
         return cls.from_dict(values)

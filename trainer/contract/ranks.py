@@ -52,6 +52,9 @@ class WorldSize:
         return str(self.per_node) if self.nodes == 1 else f"{self.nodes}x{self.per_node}"
 
 
+ONE = WorldSize()
+
+
 def world_size() -> WorldSize:
     """As the environment says it; one process where it says nothing."""
     return WorldSize(per_node=int(os.environ.get(_PER_NODE) or 1), nodes=int(os.environ.get(_NODES) or 1))

@@ -120,13 +120,7 @@ class TrainSpec:
 
     @classmethod
     def from_json(cls, text: str) -> TrainSpec:
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise SpecError([f"spec is not JSON: {error}"]) from error
-        if not isinstance(values, dict):
-            raise SpecError([f"spec must be a JSON object, not {type(values).__name__}"])
-        return cls.from_dict(values)
+        return cls.from_dict(json_object(text))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON. A field that came later is left out at its default: earlier runs keep their hash."""
@@ -207,6 +201,17 @@ def unknown_field(name: str, known: Iterable[str] = ()) -> str:
     return f"{name}: unknown key; " + (
         f"did you mean {' or '.join(near)}?" if near else f"known keys are {', '.join(names)}"
     )
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Of a spec's file. Raises SpecError for anything else."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SpecError([f"spec is not JSON: {error}"]) from error
+    if not isinstance(values, dict):
+        raise SpecError([f"spec must be a JSON object, not {type(values).__name__}"])
+    return values
 
 
 def canonical_json(value: Any) -> str:

@@ -89,7 +89,7 @@ class Command:
             time.sleep(LOOK_EVERY_S)
         ended_at = time.time()
         reader.join(LAST_LINES_S)
-        self._hear()
+        self._hear(is_end=True)
         if self._saved:
             self._record.checkpoints(self._saved.take(quiet_s=0.0 if code == 0 else 1.0))
         self._record.close_open()
@@ -135,10 +135,10 @@ class Command:
             print(printable(text), flush=True)
             self._lines.put(printable(text))
 
-    def _hear(self) -> None:
+    def _hear(self, *, is_end: bool = False) -> None:
         while not self._lines.empty():
             self._log.hear(self._lines.get())
-        self._record.take()
+        self._record.take(is_end=is_end)
 
     def _tell(self, child: subprocess.Popen[bytes]) -> None:
         """SIGTERM to all of it, once; SIGKILL when the time to stop in is nearly over."""

@@ -7,6 +7,7 @@ read, so that a crash between reading and recording neither loses a point nor br
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from trainer.foreign.logs import Log
 from trainer.foreign.tracked import Logged, TrackedRun
 
 READ = "read"  # of a metrics event: {"run": id of the store's run, key: bytes of its file that are on record}
+DESCRIBE_EVERY_S = 2.0
 _PACE = "train/step_s"
 _SETTLED = 2  # steps of a burst that compile and warm up
 
@@ -36,6 +38,7 @@ class Record:
         self._step: int | None = None
         self._times: dict[str, list[tuple[int, float, float]]] = {}  # of a burst: key -> (step, time, value)
         self.checkpoint_step: int | None = None
+        self._describe_at = 0.0
 
     def begin(self, step: int | None, *, knows_resume: bool) -> None:
         self._emit(self._tracked.left_behind(self._seen.bytes))
@@ -45,8 +48,8 @@ class Record:
         else:
             self._waiting = []
 
-    def take(self) -> None:
-        """Everything that is new."""
+    def take(self, *, is_end: bool = False) -> None:
+        """Everything that is new; what it says of itself is looked for now and then, since that walks its files."""
         points = self._tracked.new_points() + self._log.points
         self._log.points = []
         evals, self._log.evals = self._log.evals, []
@@ -61,6 +64,9 @@ class Record:
         for step, val_bpb, at in evals:
             self._step = max(step, self._step or 0)
             self._events.emit("eval", step=step, time=at, val_bpb=val_bpb)
+        if not is_end and time.monotonic() < self._describe_at:
+            return
+        self._describe_at = time.monotonic() + DESCRIBE_EVERY_S
         described = self._tracked.description()
         if described is not None:
             self._events.emit("logged", **described)

@@ -84,6 +84,11 @@ class Console:
             pass  # nobody reads any more
 
 
+def say(text: str) -> None:
+    """One line for a person, where no training keeps a line up to date."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
 def short_duration(seconds: float) -> str:
     """12s, 3m20s, 2h05m."""
     whole = max(0, round(seconds))
