@@ -1,6 +1,6 @@
 """Search: which depth, on which device, gives the lowest val_bpb within a training time, for at most a budget?
 
-enumerate device x GPUs x depth x window x micro-batch -> estimate -> dryrun the best few in waves -> other micro-batches
+enumerate device x GPUs x depth x windows x micro-batch: estimate -> dryrun the best few in waves -> other micro-batches
 and windows of the best -> fit steps and evaluations to what was measured -> fund -> train, and stop what is hopeless ->
 compare, and again while money, time and predicted gain last. On this machine or on rented ones it is the same. Every
 decision is written down with its numbers; killed and started again with the same key, a search goes on where it was.
