@@ -19,8 +19,10 @@ with app.setup(hide_code=True):
     from pydantic import Field
 
     from patron_core import verbs
-    from patron_core.ui import charts, inert, onward, price_view, show, spec_flags, tables
+    from patron_core.ui import estimate_points, inert, onward, price_view, show, spec_flags, tables
     from patron_core.ui.script import Usd, open_session
+
+    MOST_ROWS = 100  # in the table; the chart has all
 
 
 @app.cell(hide_code=True)
@@ -66,7 +68,7 @@ class EstimateArguments(spec_flags.SpecArguments):
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="nothing that costs more an hour")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
-    FROM_ADDRESS = spec_flags.FROM_ADDRESS | {"depths", "devices", "minutes", "budget", "spot", "gpus", "nodes"}
+    FROM_ADDRESS = spec_flags.FROM_ADDRESS | set("depths devices minutes budget spot gpus nodes usd_per_hour".split())
 
 
 @app.cell(hide_code=True)
@@ -117,26 +119,44 @@ def lab(session):
 
 
 @app.cell(hide_code=True)
-def estimate(args, budget, depths, devices, fields, gpus, minutes, nodes, others, session, spot, store):
+def ask(args, budget, depths, devices, fields, gpus, minutes, nodes, others, session, spot, store):
     budget_s = 60 * minutes.value
-    given = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
-    mo.stop(given.failed, mo.callout(mo.md(given.error_markdown()), kind="danger"))
-    outcome = session.call(
-        verbs.estimates,
-        store,
-        depths=sorted(int(depth) for depth in depths.value),
-        devices=devices.value,
-        spec=given.value,
-        budget_s=budget_s,
-        budget_usd_micros=verbs.from_usd(budget.value),
-        spot=spot.value,
-        usd_micros_per_hour=verbs.from_usd(args.usd_per_hour) if args.usd_per_hour else None,
-        world=verbs.WorldSize(per_node=gpus.value, nodes=nodes.value),
-    )
+    outcome = session.call(spec_flags.of_form, fields.value, others.value, file=args.spec)
+    if not outcome.failed:
+        outcome = session.call(
+            verbs.estimates,
+            store,
+            depths=sorted(int(depth) for depth in depths.value),
+            devices=devices.value,
+            spec=outcome.value,
+            budget_s=budget_s,
+            budget_usd_micros=verbs.from_usd(budget.value),
+            spot=spot.value,
+            usd_micros_per_hour=verbs.from_usd(args.usd_per_hour) if args.usd_per_hour else None,
+            world=verbs.WorldSize(per_node=gpus.value, nodes=nodes.value),
+        )
+    return budget_s, outcome
+
+
+@app.cell(hide_code=True)
+def chart(session):
+    # built once: a budget that moves only tells it what is new
+    board = None if session.is_script else estimate_points.board()
+    board
+    return (board,)
+
+
+@app.cell(hide_code=True)
+def draw(board, budget_s, outcome):
+    None if board is None else board.show([estimate_points.points(outcome.value or [], budget_s=budget_s)])
+    return
+
+
+@app.cell(hide_code=True)
+def estimate(outcome):
     mo.stop(outcome.failed, mo.callout(mo.md(outcome.error_markdown()), kind="danger"))
     rows = outcome.value
-    plans = [verbs.plan_of(row) for row in rows]
-    return budget_s, plans, rows
+    return (rows,)
 
 
 @app.cell(hide_code=True)
@@ -186,38 +206,44 @@ def price_columns():
 
 
 @app.cell(hide_code=True)
-def answer(cores, placed, plans, price_table, prices, rows, session, table):
-    _all = list(zip(rows, plans, cores, strict=True))
+def answer(cores, placed, price_table, prices, rows, session, table):
+    mo.stop(not session.is_script)
+    _plans = [verbs.plan_of(row) for row in rows]
+    _all = list(zip(rows, _plans, cores, strict=True))
     _answer = {
         "estimates": [row.to_dict() | {"plan": plan, "core": core and core.to_dict()} for row, plan, core in _all]
     }
     _lines = [show.text_table(rows, table), ""]
     for row, _, core in _all:
         _lines += [f"d{row.recipe.depth}: {row.sentence}", *([f"  {core.sentence}"] if core else [])]
-    _lines += ["", "to plan and prove one:", *filter(None, plans)] if any(plans) else []
+    _lines += ["", "to plan and prove one:", *filter(None, _plans)] if any(_plans) else []
     if prices is not None and not prices.failed:
         _answer |= {"prices": prices.value.to_dict(), "placements": [one.to_dict() for one in placed]}
         _lines += ["", show.text_table(prices.value.by_region(), price_table), price_view.source_line(prices.value)]
         _lines += ["", *(one.sentence for one in placed)]
     session.emit(_answer, "\n".join(_lines))
-    mo.Html(show.html_table(rows, table))
     return
 
 
 @app.cell(hide_code=True)
-def chart(budget_s, rows, session):
-    None if session.is_script else charts.estimate_chart(rows, budget_s=budget_s)
+def candidates(rows, session, table):
+    mo.stop(session.is_script)
+    _parts = [mo.Html(show.html_table(rows[:MOST_ROWS], table))]
+    if len(rows) > MOST_ROWS:
+        _parts.append(mo.md(inert.md("The first {} of {} candidates; the chart has all.", MOST_ROWS, f"{len(rows):,}")))
+    mo.vstack(_parts)
     return
 
 
 @app.cell(hide_code=True)
-def reasons(cores, rows):
+def reasons(cores, rows, session):
+    mo.stop(session.is_script)
     mo.accordion(
         {
             inert.md("d{} on {}: {}", row.recipe.depth, row.device.name, row.sentence): mo.md(
                 inert.bullets([*row.assumptions, *([core.sentence] if core else [])])
             )
-            for row, core in zip(rows, cores, strict=True)
+            for row, core in list(zip(rows, cores, strict=True))[:MOST_ROWS]
         }
     )
     return
@@ -274,9 +300,10 @@ def choice_of_plan(rows, session):
 
 
 @app.cell(hide_code=True)
-def plan_this(address, budget, plans, wanted):
-    mo.stop(not plans[wanted.value], mo.hstack([wanted, mo.md("Only estimated: Patron rents no such card.")]))
-    _way_on = onward.buttons(address, f"{plans[wanted.value]} --max-usd {budget.value:.15g}")
+def plan_this(address, budget, rows, wanted):
+    _plan = verbs.plan_of(rows[wanted.value])
+    mo.stop(not _plan, mo.hstack([wanted, mo.md("Only estimated: Patron rents no such card.")]))
+    _way_on = onward.buttons(address, f"{_plan} --max-usd {budget.value:.15g}")
     mo.hstack([wanted, mo.md(inert.paragraphs([_way_on]))], justify="start", align="end", wrap=True)
     return
 

@@ -1,9 +1,9 @@
-"""From estimates to plans: a table over depths and devices, and a spec cut to a budget. Pure."""
+"""From estimates to plans: a spec cut to a budget. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from patron_core.money import format_usd
 from patron_core.prices import Price
 from patron_core.scaling import Fit
 from trainer.contract.devices import Device
-from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 
@@ -47,40 +46,6 @@ class BudgetFit:
             "limit": self.limit,
             "sentence": self.sentence,
         }
-
-
-def estimate_table(
-    depths: Iterable[int],
-    devices: Iterable[Device],
-    *,
-    price_of: Callable[[Device], Price],
-    spec: TrainSpec | None = None,
-    budget_s: float | None = None,
-    budget_usd_micros: int | None = None,
-    calibrations: Mapping[str, Calibration] | None = None,
-    fit: Fit | None = None,
-    world: WorldSize = ONE,
-) -> list[Estimate]:
-    """Every depth on every device, depth by depth. `spec` gives all but depth; calibrations are by device name."""
-    devices = list(devices)
-    prices = {device.name: price_of(device) for device in devices}
-    rows = []
-    for depth in depths:
-        one = TrainSpec(depth=depth) if spec is None else replace(spec, depth=depth)
-        for device in devices:
-            rows.append(
-                estimate(
-                    one,
-                    device,
-                    price=prices[device.name],
-                    budget_s=budget_s,
-                    budget_usd_micros=budget_usd_micros,
-                    calibration=(calibrations or {}).get(device.name),
-                    fit=fit,
-                    world=world,
-                )
-            )
-    return rows
 
 
 def fit_to_budget(

@@ -1,7 +1,7 @@
 """Charts: pure functions from frames and records to altair charts of a fixed size, in one calm look.
 
-altair and polars are imported inside the functions, so that a script that draws nothing does not pay for them. Curves
-of runs, which are long and grow, are drawn by `plot` instead.
+altair and polars are imported inside the functions, so that a script that draws nothing does not pay for them. What is
+long or many, and changes while somebody looks at it, is drawn by `plot` instead.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from patron_core.money import to_usd
-from patron_core.ui import inert, show, theme
+from patron_core.ui import inert, theme
 
 if TYPE_CHECKING:
     import altair as alt
 
-    from patron_core.estimate import Estimate
     from patron_core.store import LedgerEntry
     from patron_core.verbs import Comparison
 
@@ -23,76 +22,6 @@ WIDTH, HEIGHT = 620, 280
 COLOURS = theme.SERIES_ON_BOTH
 INK = COLOURS[0]
 IN_INK = "guide-label"  # the style of words beside points: the ink of the page's theme, light or dark
-_VERDICT_COLOURS = {
-    "sweet spot": "#2f855a",
-    "undersized": "#2b6cb0",
-    "too small": "#718096",
-    "over budget": "#c53030",
-    "out of memory": "#822727",
-    "no budget": "#718096",
-}
-
-
-def estimate_chart(rows: Sequence[Estimate], *, budget_s: float | None = None) -> alt.LayerChart:
-    """Predicted val_bpb with its interval against wall time: what time buys, and what is too much of it."""
-    import altair as alt
-    import polars as pl
-
-    frame = pl.DataFrame(
-        [
-            {
-                "model": f"d{row.recipe.depth}",
-                "device": inert.vega(row.device.name),
-                "verdict": str(row.verdict).replace("_", " "),
-                "minutes": row.wall_s.mid / 60,
-                "shortest": row.wall_s.low / 60,
-                "longest": row.wall_s.high / 60,
-                "bpb": row.val_bpb.mid,
-                "low": row.val_bpb.low,
-                "high": row.val_bpb.high,
-                "dollars": to_usd(row.cost_usd_micros.mid),
-            }
-            for row in rows
-        ]
-    )
-    colour = alt.Color(
-        "verdict:N",
-        scale=alt.Scale(domain=list(_VERDICT_COLOURS), range=list(_VERDICT_COLOURS.values())),
-        legend=alt.Legend(title=None, values=frame["verdict"].unique(maintain_order=True).to_list(), orient="top"),
-    )
-    key = alt.Legend(title=None, orient="top") if frame["device"].n_unique() > 1 else None
-    shape = alt.Shape("device:N", legend=key)
-    axis = alt.X("minutes:Q", title="wall time, min", scale=alt.Scale(type="log", nice=False, padding=20))
-    bits = alt.Scale(domain=span([*frame["low"], *frame["high"]]), nice=False)
-    base = alt.Chart(frame).encode(x=axis, color=colour)
-    tooltip = [
-        "model",
-        "device",
-        alt.Tooltip("minutes:Q", title="wall time, min", format=",.3~g"),
-        alt.Tooltip("bpb:Q", title="predicted val_bpb", format=".3f"),
-        alt.Tooltip("low:Q", format=".3f"),
-        alt.Tooltip("high:Q", format=".3f"),
-        alt.Tooltip("dollars:Q", title="cost", format="$,.3~r"),
-        "verdict",
-    ]
-    layers = [
-        base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=alt.Y("low:Q", scale=bits), y2="high:Q"),
-        base.mark_rule(strokeWidth=2, opacity=0.35).encode(x=alt.X("shortest:Q"), x2="longest:Q", y="bpb:Q"),
-        base.mark_point(size=90, filled=True, opacity=1).encode(
-            y=alt.Y("bpb:Q", title="predicted val_bpb", scale=bits),
-            shape=shape,
-            tooltip=tooltip,
-        ),
-        base.mark_text(align="left", dx=9, dy=-9, fontWeight="bold").encode(y="bpb:Q", text="model:N"),
-    ]
-    if budget_s is not None:
-        limit = pl.DataFrame({"minutes": [budget_s / 60], "label": [f"budget, {show.seconds(budget_s)}"]})
-        ruler = alt.Chart(limit).encode(x="minutes:Q")
-        layers += [
-            ruler.mark_rule(strokeDash=[4, 4], color="#a0aec0"),
-            ruler.mark_text(align="left", dx=5, y=8, color="#718096", fontSize=11).encode(text="label:N"),
-        ]
-    return finish(alt.layer(*layers), "Predicted loss against time, with the interval of nine runs in ten")
 
 
 def outcome_chart(rows: Sequence[Comparison]) -> alt.LayerChart:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from patron_core import settings
 from patron_core.errors import InvalidInput
-from patron_core.estimate import Calibration, Estimate, Verdict, estimate, estimate_table, size_of_checkpoints
+from patron_core.estimate import Calibration, Estimate, Verdict, estimate, size_of_checkpoints
 from patron_core.estimate.core_price import CorePrice, core_price
-from patron_core.estimate.verdict import judge
+from patron_core.estimate.verdict import Budget, check_budget, judge
 from patron_core.lifecycle import ownership
 from patron_core.lifecycle.workload import WORKLOAD, check_spec
 from patron_core.machines import this_machine
@@ -20,6 +22,7 @@ from patron_core.machines.host import this_host
 from patron_core.machines.target import GIVEN_SOURCE, LOCAL_DEVICE, Target
 from patron_core.money import check_usd_micros
 from patron_core.prices import Price, fallback_price
+from patron_core.scaling import Fit
 from patron_core.store import Store, hosts, runs
 from patron_core.store.records import Run
 from patron_core.verbs.access import asks
@@ -85,28 +88,23 @@ def estimates(
     """
     if not depths or not devices:
         raise InvalidInput(["depths and devices: at least one of each"], next="--depths 6,8,10,12 --devices A100-40GB")
-    rows: list[Estimate] = []
+    check_budget(budget_s, budget_usd_micros)
+    rows, given = [], dict(spec or {})
+    fit_on = cache(lambda corpus: fit_of(store, corpus))
     for name in devices:
         device, local = device_named(store, name), name == LOCAL_DEVICE
-        base, *_ = [spec_on(device, {**(spec or {}), "depth": depth}) for depth in depths]
-        fit = fit_of(store, base.data)
+        base = spec_on(device, given | {"depth": depths[0]})
         key = Target(num_gpus=world.per_node).machine_key() if local else None
         calibration = calibration_for(store, base, machine_key=key, world=world) if local else None
-        known = {device.name: calibration} if calibration else {}
-        rows += estimate_table(
-            depths,
-            [device],
-            price_of=lambda d, local=local: price_for(  # type: ignore[misc]
-                d, local=local, spot=spot, ranks=world.ranks, usd_micros_per_hour=usd_micros_per_hour
-            ),
-            spec=base,
-            budget_s=budget_s,
-            budget_usd_micros=budget_usd_micros,
-            calibrations=known,
-            fit=fit,
-            world=world,
-        )
-    return [_within_hourly_cap(row) for row in rows]
+        price = price_for(device, local=local, spot=spot, ranks=world.ranks, usd_micros_per_hour=usd_micros_per_hour)
+        fit = fit_on(base.data)
+        known = _known(device, json.dumps(given, sort_keys=True, default=repr), price, calibration, fit, world)
+        for depth in depths:
+            if depth not in known:
+                one = spec_on(device, given | {"depth": depth})
+                known[depth] = estimate(one, device, price=price, calibration=calibration, fit=fit, world=world)
+            rows.append(known[depth])
+    return [_judged(row, budget_s, budget_usd_micros) for row in rows]
 
 
 def core_prices(rows: Sequence[Estimate], folder: str) -> list[CorePrice]:
@@ -118,12 +116,23 @@ def core_prices(rows: Sequence[Estimate], folder: str) -> list[CorePrice]:
     return [core_price(row, tasks) for row in rows]
 
 
-def _within_hourly_cap(row: Estimate) -> Estimate:
-    """The verdict with the cap that placement and launching obey; this machine costs what it costs."""
-    cap = settings.max_usd_micros_per_hour()
-    if cap is None or row.local:
-        return row
-    budget = replace(row.budget, max_usd_micros_per_hour=cap, usd_micros_per_hour=row.price.usd_micros_per_hour)
+@lru_cache(maxsize=64)
+def _known(
+    device: Device, given: str, price: Price, calibration: Calibration | None, fit: Fit, world: WorldSize
+) -> dict[int, Estimate]:
+    """What was estimated before of exactly this, by depth: a page asks anew at each move of a slider."""
+    return {}
+
+
+def _judged(row: Estimate, budget_s: float | None, budget_usd_micros: int | None) -> Estimate:
+    """The verdict by a budget, with the cap that placement and launching obey; this machine costs what it costs."""
+    cap = None if row.local else settings.max_usd_micros_per_hour()
+    budget = Budget(
+        s=budget_s,
+        usd_micros=budget_usd_micros,
+        max_usd_micros_per_hour=cap,
+        usd_micros_per_hour=row.price.usd_micros_per_hour,
+    )
     return replace(row, budget=budget, verdict=judge(row.memory, row.wall_s, row.cost_usd_micros, budget))
 
 

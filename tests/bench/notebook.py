@@ -1,6 +1,8 @@
 """How fast the face is: python -m tests.bench.notebook prints one JSON object. Writes only to a scratch home.
 
 scripts    seconds of wall and processor time of what people and agents call most
+estimate   Estimate with 1,024 candidates, of which the budget of time is moved: processor time in the kernel for them
+           and their chart, milliseconds of the redraw in the browser, and seconds from the key to the last pixel
 watch      Watch in a real browser, of a run with ten metrics of 100,000 points each: first paint, first chart, and the
            longest task of the page's thread in a tick that brings 50 steps
 """
@@ -23,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 REPEATS = 5
 NUM_POINTS, NUM_METRICS, SEGMENTS, TICKS = 100_000, 10, 50, 5
+USD_PER_HOUR, TOO_CHEAP = 3, ("L4", "RTX4090", "L40S", "L40", "A40", "A10", "A10G", "A30", "A6000")  # for that price
 LONG_TASKS = """
     window.longest = 0;
     new PerformanceObserver((list) => {
@@ -65,6 +68,54 @@ def write_steps(run: Any, attempt: str, first: int, last: int, *, number: int) -
         lines.append(shared | event)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / f"{attempt}-{number:06d}.jsonl").write_text(text)
+
+
+def estimated() -> dict[str, Any]:
+    """Estimate of many candidates: in this process for the kernel's part, and in Chromium."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "notebooks")]
+    from browser import chromium, served
+
+    from patron_core import verbs
+    from patron_core.ui import estimate_points
+    from trainer.contract.devices import KNOWN_GPUS
+
+    depths, devices = range(1, 65), [name for name in KNOWN_GPUS if name not in TOO_CHEAP][:16]
+    board = estimate_points.board()
+    kernel_s = []
+    for minutes in range(60, 60 + 1 + REPEATS):  # the first computes them all
+        start_s = time.process_time()
+        rows = verbs.estimates(
+            None,
+            depths=depths,
+            devices=devices,
+            budget_s=60 * minutes,
+            usd_micros_per_hour=verbs.from_usd(USD_PER_HOUR),
+        )
+        board.show([estimate_points.points(rows, budget_s=60 * minutes)])
+        kernel_s.append(time.process_time() - start_s)
+    query = f"depths={','.join(map(str, depths))}&devices={','.join(devices)}&usd_per_hour={USD_PER_HOUR}"
+    redraws_ms, walls_s = [], []
+    with served(NOTEBOOKS / "1_estimate.py") as address, chromium() as page:
+        page.goto(f"{address}/?{query}")
+        chart = page.locator(f".pb-panel[data-points='{len(rows)}']")
+        chart.wait_for(timeout=120_000)
+        budget = page.get_by_role("textbox", name="Budget, min")
+        for minutes in range(100, 100 + REPEATS):
+            chart.evaluate("chart => { delete chart.dataset.drawnMs }")
+            budget.fill(str(minutes))
+            start_s = time.perf_counter()
+            budget.press("Enter")
+            page.locator(".pb-panel[data-drawn-ms]").wait_for(timeout=60_000)
+            walls_s.append(time.perf_counter() - start_s)
+            redraws_ms.append(float(chart.get_attribute("data-drawn-ms")))
+            page.wait_for_timeout(2000)
+    return {
+        "candidates": len(rows),
+        "all_anew_processor_s": round(kernel_s[0], 3),
+        "moved_processor_s": round(statistics.median(kernel_s[1:]), 3),
+        "redraw_ms": [round(one, 1) for one in redraws_ms],
+        "key_to_redraw_s": [round(one, 2) for one in walls_s],
+    }
 
 
 def watched() -> dict[str, Any]:
@@ -122,6 +173,7 @@ def main() -> None:
             "import_marimo": measured("-c", "import marimo"),
             "estimate_json": measured(str(NOTEBOOKS / "1_estimate.py"), "--json"),
             "estimate_help": measured(str(NOTEBOOKS / "1_estimate.py"), "--help"),
+            "estimate": estimated(),
             "watch": watched(),
             "load_average": round(os.getloadavg()[0], 1),
             "cores": len(os.sched_getaffinity(0)),

@@ -9,13 +9,9 @@ from typing import Any
 
 import pytest
 
-from patron_core.estimate import estimate_table
-from patron_core.prices import fallback_price
 from patron_core.store import LedgerEntry
 from patron_core.ui import charts, show
 from patron_core.verbs import Comparison
-from trainer.contract.devices import DEVICES
-from trainer.contract.spec import TrainSpec
 
 
 def spec_of(chart: Any) -> dict[str, Any]:
@@ -26,25 +22,6 @@ def spec_of(chart: Any) -> dict[str, Any]:
 
 def num_rows(chart: Any) -> int:
     return max((len(rows) for rows in spec_of(chart).get("datasets", {}).values()), default=0)
-
-
-def estimates() -> list[Any]:
-    return estimate_table(
-        [6, 12],
-        [DEVICES["A100-40GB"], DEVICES["H100"]],
-        price_of=lambda device: fallback_price(device.name, spot=False),
-        spec=TrainSpec(depth=6, data="climbmix"),
-        budget_s=3600,
-        budget_usd_micros=10_000_000,
-    )
-
-
-def test_estimates_draw_with_their_intervals_and_the_budget() -> None:
-    chart = spec_of(charts.estimate_chart(estimates(), budget_s=30))
-    assert [{"minutes": 0.5, "label": "budget, 30 s"}] in chart["datasets"].values()
-    (rows,) = [rows for rows in chart["datasets"].values() if "low" in rows[0]]
-    assert len(rows) == 4
-    assert all(row["low"] < row["bpb"] < row["high"] for row in rows)
 
 
 def comparison(**changes: Any) -> Comparison:

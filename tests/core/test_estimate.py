@@ -17,7 +17,6 @@ from patron_core.estimate import (
     compute_dtype,
     count_evals,
     estimate,
-    estimate_table,
     eval_cadence,
     eval_steps,
     fit_to_budget,
@@ -373,12 +372,6 @@ def test_empty_budgets_are_invalid(budgets):
 def test_implausible_price_is_refused():
     with pytest.raises(Refused, match="plausible"):
         estimate(d10(), A100, price=replace(A100_PRICE, usd_micros_per_hour=10_000))
-
-
-def test_table_is_depth_by_depth():
-    rows = estimate_table([6, 10], DEVICES.values(), price_of=price_of, spec=TrainSpec(depth=1, data="climbmix"))
-    assert [row.recipe.depth for row in rows] == [6] * len(DEVICES) + [10] * len(DEVICES)
-    assert [row.device.name for row in rows[: len(DEVICES)]] == list(DEVICES)
 
 
 @pytest.mark.parametrize("depth", [6, 10, 12])

@@ -32,9 +32,20 @@ def test_estimate_draws_a_table_and_a_chart_and_follows_the_form(
 ) -> None:
     page.goto(serve("1_estimate"))
     page.get_by_role("cell", name="over budget").wait_for(timeout=PATIENCE_MS)
-    page.locator(".vega-embed canvas, .vega-embed svg").first.wait_for(timeout=PATIENCE_MS)
+    chart = page.locator(".pb-panel[data-points='4']")
+    chart.locator("canvas").evaluate("canvas => { canvas.isTheOneFromBefore = true }")
+    legend = chart.locator(".pb-readout")
+    legend.get_by_text("over budget").wait_for(timeout=PATIENCE_MS)
     budget = page.get_by_role("textbox", name="Budget, min")
     budget.fill("300")
     budget.press("Enter")
     page.get_by_role("cell", name="over budget").wait_for(state="detached", timeout=PATIENCE_MS)
+    legend.get_by_text("over budget").wait_for(state="detached", timeout=PATIENCE_MS)
+    assert chart.locator("canvas").evaluate("canvas => canvas.isTheOneFromBefore")
+    plot = chart.locator(".u-over").bounding_box()
+    for share in range(1, 100):  # somewhere on the way lies a point
+        page.mouse.move(plot["x"] + plot["width"] * share / 100, plot["y"] + plot["height"] / 2)
+        if "d8 on A100-40GB" in legend.inner_text():
+            break
+    assert "d8 on A100-40GB" in legend.inner_text()
     assert not (home / "patron.db").exists()

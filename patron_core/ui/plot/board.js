@@ -128,7 +128,7 @@ class Chart {
         y: { distr: board.log_y ? 3 : 1, range: () => this.yRange() },
       },
       axes: [
-        { ...axis((value) => (dollars ? `$${short(value)}` : short(value))), label: AXES[board.look.axis] || "step", labelSize: 16 * room, size: 30 * room },
+        { ...axis((value) => (dollars ? `$${short(value)}` : short(value))), label: this.xTitle(), labelSize: 16 * room, size: 30 * room },
         { ...axis(short), size: 52 * room },
       ],
       cursor: {
@@ -138,9 +138,13 @@ class Chart {
       hooks: {
         setSelect: [(u) => this.selected(u)],
         setCursor: [(u) => this.read(u.cursor.idx)],
-        draw: [(u) => this.drawMarks(u)],
+        draw: [(u) => this.draw(u)],
       },
     };
+  }
+
+  xTitle() {
+    return AXES[this.board.look.axis] || "step";
   }
 
   isMean(i) {
@@ -230,13 +234,19 @@ class Chart {
     return [low, high];
   }
 
-  drawMarks(u) {
-    const { ctx, bbox } = u, { theme } = this.board, scale = devicePixelRatio || 1;
-    const colours = theme.series;
+  draw(u) {
+    const { ctx, bbox } = u;
     ctx.save();
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
     ctx.clip();
+    this.drawMarks(u, ctx, bbox, devicePixelRatio || 1);
+    this.drawPoints(u, ctx, devicePixelRatio || 1);
+    ctx.restore();
+  }
+
+  drawMarks(u, ctx, bbox, scale) {
+    const { theme } = this.board;
     for (const mark of this.panel.marks) {
       const x = u.valToPos(mark.x, "x", true), foot = bbox.top + bbox.height;
       ctx.strokeStyle = ctx.fillStyle = mark.kind === "trouble" ? theme.bad : theme.quiet;
@@ -258,6 +268,10 @@ class Chart {
         ctx.setLineDash([]);
       }
     }
+  }
+
+  drawPoints(u, ctx, scale) {
+    const colours = this.board.theme.series;
     for (const line of this.panel.lines) {
       for (const [at, value] of line.spikes) {
         if (!this.board.fit_spikes && (value > this.panel.y_calm[1] || value < this.panel.y_calm[0])) continue;
@@ -268,7 +282,6 @@ class Chart {
         ctx.stroke();
       }
     }
-    ctx.restore();
   }
 }
 
@@ -315,13 +328,17 @@ class BoardView {
     smoothing.onchange = () => this.change({ smoothing: HALF_LIVES[smoothing.value] });
     say();
     this.all = made("button", { type: "button", textContent: "Show all", hidden: true, onclick: () => this.change({ low: null, high: null }) });
+    const against = made("label", {}, "against ", this.axis);
+    const spikes = check("spikes", true, (fit) => { this.fit_spikes = fit; this.update(); });
+    const smoother = made("label", {}, "smoothing ", smoothing, half);
+    this.ofCurves = [against, spikes, smoother];
     return made(
       "div", { className: "pb-controls" },
-      made("label", {}, "against ", this.axis),
+      against,
       check("log x", this.look.log_x, (log_x) => this.change({ log_x, low: null, high: null })),
       check("log y", false, (log_y) => { this.log_y = log_y; this.update(); }),
-      check("spikes", true, (fit) => { this.fit_spikes = fit; this.update(); }),
-      made("label", {}, "smoothing ", smoothing, half),
+      spikes,
+      smoother,
       this.all,
       made("span", { className: "pb-quiet" }, "drag to zoom, double click for all"),
     );
@@ -346,8 +363,10 @@ class BoardView {
     this.all.hidden = this.look.low === undefined || this.look.low === null;
     if (block.axis !== this.look.axis) return; // of before the change: its columns are on another axis
     while (this.charts.length > block.panels.length) this.charts.pop().element.remove();
+    for (const each of this.ofCurves) each.hidden = !block.panels.some((panel) => panel.lines.length);
     while (this.charts.length < block.panels.length) {
-      this.charts.push(new Chart(this, this.charts.length));
+      const OfIts = block.panels[this.charts.length].points ? PointsChart : Chart;
+      this.charts.push(new OfIts(this, this.charts.length));
       this.grid.append(this.charts.at(-1).element);
       this.seen.observe(this.charts.at(-1).element);
     }

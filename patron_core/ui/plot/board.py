@@ -11,7 +11,7 @@ import anywidget
 import traitlets
 
 from patron_core.ui import theme
-from patron_core.ui.plot.lines import Look, Panel, axes_of, packed
+from patron_core.ui.plot.lines import Drawn, Look, axes_of, packed
 
 HERE = Path(__file__).parent
 
@@ -24,19 +24,19 @@ def _text(*names: str) -> str:
 class Board(anywidget.AnyWidget):
     """Display it once, and call `show` whenever there is news: it is not built anew, and hover and zoom stay."""
 
-    _esm = f"const THEMES = {theme.for_charts()};\n" + _text("uplot/uPlot.iife.min.js", "board.js")
+    _esm = f"const THEMES = {theme.for_charts()};\n" + _text("uplot/uPlot.iife.min.js", "board.js", "points.js")
     _css = _text("uplot/uPlot.min.css", "board.css")
     axes = traitlets.List(["step"]).tag(sync=True)
     look = traitlets.Dict({}).tag(sync=True)  # written by the page
     block = traitlets.Bytes(b"").tag(sync=True)
 
-    def __init__(self, panels: Sequence[Panel] = (), **traits: Any):
+    def __init__(self, panels: Sequence[Drawn] = (), **traits: Any):
         super().__init__(**traits)
-        self._panels: Sequence[Panel] = ()
+        self._panels: Sequence[Drawn] = ()
         self.observe(lambda _: self._draw(), names="look")
         self.show(panels)
 
-    def show(self, panels: Sequence[Panel]) -> None:
+    def show(self, panels: Sequence[Drawn]) -> None:
         self._panels = panels
         self.axes = axes_of(panels)
         self._draw()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -65,6 +65,9 @@ class Panel:
     marks: Sequence[Mark] = ()
     last_step: float | None = None  # where the run will end; the axis goes to there
 
+    def put(self, block: Block, look: Look, columns: int) -> dict[str, Any]:
+        return _panel(self, look, block, columns)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
@@ -90,14 +93,24 @@ class Look:
         )
 
 
-def axes_of(panels: Sequence[Panel]) -> list[str]:
+def axes_of(panels: Sequence[Drawn]) -> list[str]:
     """Those that every line has."""
     had = [set(line.axes.names) if line.axes else {"step"} for panel in panels for line in panel.lines]
     return [axis for axis in AXES if all(axis in names for names in had)] if had else ["step"]
 
 
+class Drawn(Protocol):
+    """A chart that can lie on a board."""
+
+    @property
+    def lines(self) -> Sequence[Line]: ...
+
+    def put(self, block: Block, look: Look, columns: int) -> dict[str, Any]:
+        """What the page is told of it; its numbers go into the block."""
+
+
 @dataclass
-class _Block:
+class Block:
     """Numbers on their way: a header that names where each array begins, and the arrays."""
 
     arrays: list[Array] = field(default_factory=list)
@@ -115,13 +128,13 @@ class _Block:
         return len(text).to_bytes(4, "little") + text + b"".join(array.tobytes() for array in self.arrays)
 
 
-def packed(panels: Sequence[Panel], look: Look, *, columns: int = MAX_COLUMNS) -> bytes:
+def packed(panels: Sequence[Drawn], look: Look, *, columns: int = MAX_COLUMNS) -> bytes:
     """Four bytes with the length of a JSON header, the header, then 64-bit floats."""
-    block = _Block()
-    return block.packed({"panels": [_panel(panel, look, block, columns) for panel in panels], "axis": look.axis})
+    block = Block()
+    return block.packed({"panels": [panel.put(block, look, columns) for panel in panels], "axis": look.axis})
 
 
-def _panel(panel: Panel, look: Look, block: _Block, columns: int) -> dict[str, Any]:
+def _panel(panel: Panel, look: Look, block: Block, columns: int) -> dict[str, Any]:
     xs = [line.x(look.axis) for line in panel.lines]
     ys = [line.series.values for line in panel.lines]
     smooth = [smoothed(y, look.smoothing) for y in ys] if look.smoothing else [np.empty(0)] * len(ys)
@@ -183,7 +196,7 @@ def _within(x: Array, window: tuple[float, float] | None) -> slice:
     return slice(max(0, int(first) - 1), min(len(x), int(last) + 1))
 
 
-def _band(band: Band, block: _Block) -> dict[str, Any]:
+def _band(band: Band, block: Block) -> dict[str, Any]:
     return {
         "name": inert.vega(band.name),
         "colour": band.colour,
