@@ -91,8 +91,9 @@ def choose(args, params, session, store):
     )
     ticker = mo.ui.refresh(options=["5s", "60s"], default_interval="5s")
     _none = mo.md(inert.paragraphs([onward.no_such_project(params, _known, shown=_value)]))
-    None if session.is_script else mo.vstack([_none, mo.hstack([project, ticker], justify="start", gap=1.5)])
-    return project, ticker
+    presses = None if session.is_script else background.presses()  # a button goes off where it is pressed
+    None if session.is_script else mo.vstack([_none, mo.hstack([project, ticker, presses], justify="start", gap=1.5)])
+    return presses, project, ticker
 
 
 @app.cell(hide_code=True)
@@ -173,13 +174,14 @@ def ticking(get_work):
 
 
 @app.cell(hide_code=True)
-def came(beat, get_came, get_work, page, params):
+def came(beat, get_came, get_work, page, params, presses):
     beat
     if (_came := background.came(get_work, page.set_work)) is not None:
         page.presses += 1
         page.set_came(_came)
         page.set_pressed(page.presses)
     _busy, _last = get_work() is not None, get_came()
+    presses and presses.look(get_work())
     told = None
     if _busy or (_last is not None and (_last.error or _last.value)):
         _said = inert.md("Under way ...") if _busy else _last.value or onward.problem(params, _last.error)

@@ -72,8 +72,7 @@ class DryrunArguments(code_flags.CodeArguments, target_flags.TargetArguments, ta
 @app.cell(hide_code=True)
 def lab(args, session):
     store, _params = session.open_lab(), mo.query_params()
-    # `address` as it was opened: nothing is drawn anew where it changes. `typed` is what is in the fields now: a press
-    # reads it, and its button is not drawn anew while somebody types
+    # `address` as it was opened, `typed` as the fields are now, for a press: nothing is drawn anew where they change
     page = SimpleNamespace(address=_params.to_dict(), set_address=_params.set, typed={}, presses=0, unknown=None)
     page.keep = lambda name: lambda value: page.typed.update({name: value})
     _asked = args.run or page.address.get("run")
@@ -86,6 +85,8 @@ def lab(args, session):
     page.standing = lambda: background.standing(session, store, get_run(), get_work())
     get_state, page.set_state = mo.state(page.standing())
     get_error, page.set_error = mo.state(None)  # of a change
+    page.off = None if session.is_script else background.presses()  # a button goes off where it is pressed
+    page.off
     return get_error, get_run, get_state, get_work, page, store
 
 
@@ -200,14 +201,14 @@ def press(args, deposit, get_run, get_state, get_work, page, session, store):
         label=inert.md("{}", _words), kind="success", disabled=_is_busy, on_click=lambda _: begin(True)
     )
     only_plan = mo.ui.button(label="Only plan it", disabled=_is_busy, on_click=lambda _: begin(False))
-    _row = [deposit, button, *([] if get_run() else [only_plan])]
+    _row = [deposit, button] if get_run() else [deposit, button, only_plan]
     mo.hstack(_row, justify="start", align="end") if _is_waiting and not session.is_script else None
     return make, prove
 
 
 @app.cell(hide_code=True)
 def progress(get_error, get_state, get_work, page, ticker):
-    ticker, get_state()
+    ticker, get_state(), page.off and page.off.look(get_work())
     _work = get_work()
     _error = (_work and _work.error) or (get_error() and get_error().error)
     _is_busy = background.is_busy(_work)

@@ -112,6 +112,14 @@ def pressing(chosen, session, store):
 
 
 @app.cell(hide_code=True)
+def at_once(session):
+    # a button goes off where it is pressed, before the server has heard of it
+    presses = None if session.is_script else background.presses()
+    presses
+    return (presses,)
+
+
+@app.cell(hide_code=True)
 def offer(amount, chosen, get_state, params, session, store):
     get_state()
     mo.stop(
@@ -198,8 +206,9 @@ def act_as_script(actor, args, asked, chosen, facts, offered, session, store):
 
 
 @app.cell(hide_code=True)
-def progress(get_work, ticker):
+def progress(get_work, presses, ticker):
     ticker
+    presses and presses.look(get_work())
     mo.stop(not background.is_busy(get_work()))
     mo.callout(mo.md(inert.paragraphs([background.progress(get_work())])), kind="info")
     return

@@ -103,7 +103,7 @@ def act_as_script(actor, args, chosen, session, store):
 
 
 @app.cell(hide_code=True)
-def slow():
+def slow(session):
     # what a tick seldom changes: cells that hold what somebody types, or an open accordion, read only this
     page = SimpleNamespace()
     get_state, page.set_state = mo.state(("", verbs.RunState.RUNNING, 0))
@@ -112,7 +112,9 @@ def slow():
     get_pressed, page.set_pressed = mo.state(None)  # what came of the last one
     get_work, page.set_work = mo.state(None)  # a note on its way
     get_kept, page.set_kept = mo.state(None)  # what came of the last one
-    return get_kept, get_pressed, get_run, get_state, get_stop, get_work, page
+    presses = None if session.is_script else background.presses()  # a button goes off where it is pressed
+    presses
+    return get_kept, get_pressed, get_run, get_state, get_stop, get_work, page, presses
 
 
 @app.cell(hide_code=True)
@@ -270,10 +272,11 @@ def controls(actor, can_pause, page, run_id, run_name, store, sure):
 
 
 @app.cell(hide_code=True)
-def pressed(get_pressed, get_run, get_stop, opened_with, page, ticker):
+def pressed(get_pressed, get_run, get_stop, get_work, opened_with, page, presses, ticker):
     ticker
     if (_came := background.came(get_stop, page.set_stop)) is not None:
         page.set_pressed(_came)
+    presses and presses.look(get_stop(), get_work())
     mo.stop(get_stop() is not None, mo.md("Under way ..."))
     mo.stop(get_pressed() is None or not get_pressed().error or not get_pressed().key.endswith(f":{get_run()}"))
     mo.callout(mo.md(inert.paragraphs([onward.problem(opened_with, get_pressed().error)])), kind="danger")

@@ -237,10 +237,19 @@ def ticking(get_work):
 
 
 @app.cell(hide_code=True)
-def saved(get_saved, get_work, set_saved, set_work, ticker):
-    ticker
+def at_once(session):
+    # a button goes off where it is pressed, before the server has heard of it
+    presses = None if session.is_script else background.presses()
+    presses
+    return (presses,)
+
+
+@app.cell(hide_code=True)
+def saved(again, get_saved, get_work, presses, set_saved, set_work, ticker):
+    ticker, again.value
     if (_came := background.came(get_work, set_work)) is not None:
         set_saved(_came.value)
+    presses and presses.look(get_work())
     mo.stop(get_work() is not None, mo.md("Saving ..."))
     _outcome = get_saved()
     mo.stop(_outcome is None)

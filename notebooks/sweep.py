@@ -189,6 +189,14 @@ def run_as_script(args, estimated, page, question, session, store):
 
 
 @app.cell(hide_code=True)
+def at_once(session):
+    # a button goes off where it is pressed, before the server has heard of it
+    presses = None if session.is_script else background.presses()
+    presses
+    return (presses,)
+
+
+@app.cell(hide_code=True)
 def press(get_busy, page, session, set_address, set_busy, set_work):
     # it reads what is in the fields then: nothing of it is drawn anew while somebody types
     def begin(_):
@@ -211,7 +219,7 @@ def ticking(get_busy):
 
 
 @app.cell(hide_code=True)
-def progress(address, get_busy, get_work, page, set_address, set_busy, set_work, ticker):
+def progress(address, get_busy, get_work, page, presses, set_address, set_busy, set_work, ticker):
     ticker
     work = page.followed(get_work())
     if work is not get_work():
@@ -220,6 +228,7 @@ def progress(address, get_busy, get_work, page, set_address, set_busy, set_work,
         set_work(work)
     if background.is_busy(work) != get_busy():
         set_busy(background.is_busy(work))
+    presses and presses.look(work)
     _view = mo.md("")
     if work is not None:
         _said, _now = map(mo.md, background.told(work))

@@ -18,6 +18,7 @@ from patron_core.ui import inert, show
 
 if TYPE_CHECKING:
     from patron_core.store import Store
+    from patron_core.ui.plot.presses import Presses
     from patron_core.ui.script import Session
 
 BEAT_S = 2.0
@@ -67,6 +68,14 @@ def start(key: str, work: Callable[[Work], Any]) -> Work:
         handle = _WORK[key] = Work(key=key)
     threading.Thread(target=_run, args=(handle, work), daemon=True, name=f"patron-{key}").start()
     return handle
+
+
+def presses() -> Presses:
+    """For a page with buttons: they go off where they are pressed, and on again where none of its presses is under
+    way."""
+    from patron_core.ui.plot.presses import Presses
+
+    return Presses()
 
 
 class Refreshed(Generic[T]):
