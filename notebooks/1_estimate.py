@@ -68,7 +68,9 @@ class EstimateArguments(spec_flags.SpecArguments):
     clouds: tuple[str, ...] = Field(default=verbs.CLOUDS, min_length=1, description="clouds whose prices count")
     max_usd_per_hour: Usd | None = Field(default=None, gt=0, le=1e5, description="nothing that costs more an hour")
     fallback_prices: bool = Field(default=False, description="a dated table of list prices instead of a catalog's")
-    FROM_ADDRESS = spec_flags.FROM_ADDRESS | set("depths devices minutes budget spot gpus nodes usd_per_hour".split())
+    FROM_ADDRESS = (
+        spec_flags.FROM_ADDRESS | {"depths", "devices", "minutes", "budget", "spot"} | {"gpus", "nodes", "usd_per_hour"}
+    )
 
 
 @app.cell(hide_code=True)

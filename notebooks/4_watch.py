@@ -251,9 +251,8 @@ def details(get_state, session, store):
 @app.cell(hide_code=True)
 def confirmation(get_state, session, store):
     mo.stop(session.is_script or not get_state()[0] or get_state()[1] in verbs.TERMINAL)
-    run_id, _state, _ = get_state()
+    run_id, can_pause = get_state()[0], get_state()[1] in verbs.ACTIVE - {verbs.RunState.DRYRUN}
     run_name = verbs.find_run(store, run_id).name
-    can_pause = _state in verbs.ACTIVE and _state is not verbs.RunState.DRYRUN
     sure = mo.ui.text(placeholder=inert.vega(run_name), label="To confirm, type the name of the run")
     return can_pause, run_id, run_name, sure
 

@@ -15,6 +15,7 @@ from patron_core.money import format_usd
 from patron_core.prices import Price
 from patron_core.scaling import Fit
 from trainer.contract.devices import Device
+from trainer.contract.ranks import ONE, WorldSize
 from trainer.contract.recipe import Recipe
 from trainer.contract.spec import TrainSpec
 
