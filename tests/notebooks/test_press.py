@@ -57,7 +57,7 @@ def pressed_while_held(page: Any, name: str) -> Held:
 @pytest.mark.parametrize("path", labs.NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_page_with_a_press_has_it(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    has_press = any(words in text for words in ("background.pressed(", "background.start(", ".keep("))
+    has_press = any(words in text for words in ("background.pressed(", "unattended.Unattended(", ".keep("))
     assert has_press == ("background.presses()" in text) == (".look(get_" in text or ".look(work)" in text)
 
 
