@@ -253,7 +253,15 @@ print("\\x1b]0;title\\x07\\x1b[2Jgone\\r" + "bar" * 9000)
     assert logged["artifacts"] == {}
 
 
-@pytest.mark.parametrize("content", [archive({"../evil": "x"}), archive({}, link="/etc"), b"none", b""])
+HOSTILE = {
+    "above": archive({"../evil": "x"}),
+    "link": archive({}, link="/etc"),
+    "no archive": b"none",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)  # an archive's bytes tell the time: no name for it
 def test_an_archive_writes_nothing_outside_its_folder(tmp_path: Path, content: bytes) -> None:
     spec = prepared(tmp_path / "run", content, "echo {n}")
     with pytest.raises(BadSpec):
