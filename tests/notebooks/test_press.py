@@ -12,6 +12,7 @@ from browser import MARKS, PATIENCE_MS, chromium, served
 
 from patron_core import verbs
 from patron_core.store import Run, Store
+from patron_core.ui import background
 
 NOTEBOOKS = {path.stem: path for path in labs.NOTEBOOKS}
 
@@ -61,6 +62,15 @@ def test_every_page_with_a_press_has_it(path: Path) -> None:
     assert has_press == ("background.presses()" in text) == (".look(get_" in text or ".look(work)" in text)
 
 
+def test_a_look_is_told_as_one_value() -> None:
+    """A page hears of each value by itself, in an order that changes from process to process."""
+    presses, told = background.presses(), []
+    presses.observe(lambda change: told.append((change.name, change.new)))
+    presses.look(None, background.Work(key="k"))
+    presses.look(None, background.Work(key="k", done=True))
+    assert told == [("looked", [1, True]), ("looked", [2, False])]
+
+
 class TestInABrowser:
     pytestmark = MARKS
 
@@ -85,6 +95,9 @@ class TestInABrowser:
     ) -> None:
         run = labs.proven(store, depth=2, name="d2-pressed", at=labs.START + 9000)
         with served(NOTEBOOKS["3_launch"]) as address:
+            page.clock.install()
             page.goto(f"{address}/?run={run.id}")
             pressed_while_held(page, "Hold the money and launch")
             assert verbs.find_run(store, run.id).state == run.state
+            page.clock.fast_forward("00:31")  # nobody answers
+            page.locator("button:not([disabled])", has_text="Hold the money").wait_for(timeout=PATIENCE_MS)

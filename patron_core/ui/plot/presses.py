@@ -16,11 +16,9 @@ class Presses(anywidget.AnyWidget):
     """Display it once on a page with buttons, and call `look` wherever a press begins or may have come to its end."""
 
     _esm = (Path(__file__).parent / "presses.js").read_text(encoding="utf-8")
-    busy = traitlets.Bool(False).tag(sync=True)
-    looks = traitlets.Int(0).tag(sync=True)
+    # how often it looked, and whether anything was under way: in one, since a page hears of each value by itself
+    looked = traitlets.List([0, False]).tag(sync=True)
 
     def look(self, *works: Work | None) -> None:
         """`works`: the presses that the page's states hold."""
-        with self.hold_sync():
-            self.busy = any(work is not None and not work.done for work in works)
-            self.looks += 1
+        self.looked = [self.looked[0] + 1, any(work is not None and not work.done for work in works)]
