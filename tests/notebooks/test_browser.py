@@ -12,6 +12,15 @@ import pytest
 from browser import MARKS, PATIENCE_MS, chromium, served
 
 pytestmark = MARKS
+# what is written on canvases, and on which side of its place
+WORDS_OF_CHARTS = """
+    window.words = [];
+    const { fillText } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.fillText = function (said, ...where) {
+        words.push([said, this.textAlign]);
+        fillText.call(this, said, ...where);
+    };
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +39,7 @@ def serve() -> Iterator[Callable[[str], str]]:
 def test_estimate_draws_a_table_and_a_chart_and_follows_the_form(
     page: Any, serve: Callable[[str], str], home: Path
 ) -> None:
+    page.add_init_script(WORDS_OF_CHARTS)
     page.goto(serve("1_estimate"))
     page.get_by_role("cell", name="over budget").wait_for(timeout=PATIENCE_MS)
     chart = page.locator(".pb-panel[data-points='4']")
@@ -48,4 +58,14 @@ def test_estimate_draws_a_table_and_a_chart_and_follows_the_form(
         if "d8 on A100-40GB" in legend.inner_text():
             break
     assert "d8 on A100-40GB" in legend.inner_text()
+    assert page.evaluate("[...words].filter(([said]) => said === 'd12').every(([, align]) => align === 'left')")
+    right, middle = plot["x"] + plot["width"] - 5, plot["y"] + plot["height"] / 2
+    page.mouse.move(right - plot["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(right, middle, steps=3)
+    page.evaluate("words.length = 0")
+    page.mouse.up()
+    page.locator(".pb-panel[data-window]").wait_for(timeout=PATIENCE_MS)
+    page.wait_for_function("words.some(([said]) => said === 'd12')")
+    assert not page.evaluate("words.some(([said]) => said === 'd6')")  # left of the window
     assert not (home / "patron.db").exists()

@@ -55,7 +55,7 @@ class PointsChart extends Chart {
 
   drawPoints(u, ctx, scale) {
     const { x, x_low, x_high, y, y_low, y_high, kind, group, names, are_named } = this.points;
-    const { ink: text } = this.board.theme, right = u.bbox.left + u.bbox.width;
+    const { ink: text, font_px } = this.board.theme;
     const colour = (i) => this.board.theme.series[this.panel.kinds[kind[i]][1] % this.board.theme.series.length];
     const across = (value) => (this.board.look.log_x && value <= 0 ? u.bbox.left : u.valToPos(value, "x", true));
     const up = (value) => u.valToPos(value, "y", true);
@@ -72,26 +72,29 @@ class PointsChart extends Chart {
     }
     ctx.globalAlpha = 1;
     const radius = (are_named ? 4.5 : 3) * scale;
-    ctx.font = `600 ${12 * scale}px system-ui, sans-serif`;
+    ctx.textAlign = "left"; // the axes leave theirs
+    ctx.textBaseline = "alphabetic";
+    ctx.font = `600 ${(font_px + 1) * scale}px system-ui, sans-serif`;
     for (let i = 0; i < x.length; i++) {
       ctx.fillStyle = colour(i);
       ctx.beginPath();
       SHAPES[group[i] % SHAPES.length](ctx, across(x[i]), up(y[i]), radius);
       ctx.fill();
-      if (are_named) this.drawWords(ctx, names[i], across(x[i]) + 2 * radius, up(y[i]) - 2 * radius, right);
+      if (are_named) this.drawWords(u, ctx, names[i], across(x[i]), 2 * radius, up(y[i]) - 2 * radius);
     }
-    ctx.font = `${11 * scale}px system-ui, sans-serif`;
+    ctx.font = `${font_px * scale}px system-ui, sans-serif`;
     ctx.fillStyle = text;
     for (const mark of this.panel.marks) {
-      this.drawWords(ctx, mark.words, u.valToPos(mark.x, "x", true) + 5 * scale, u.bbox.top + 12 * scale, right);
+      this.drawWords(u, ctx, mark.words, u.valToPos(mark.x, "x", true), 5 * scale, u.bbox.top + (font_px + 1) * scale);
     }
     this.drawn();
   }
 
-  // To the right of where they begin; to the left where there is no room.
-  drawWords(ctx, words, x, y, right) {
-    const { width } = ctx.measureText(words);
-    ctx.fillText(words, Math.min(x, right - width), y);
+  // To the right of what they are of; less far where there is no room; not at all where that is out of the window.
+  drawWords(u, ctx, words, at, away, y) {
+    const right = u.bbox.left + u.bbox.width;
+    if (at < u.bbox.left || at > right) return;
+    ctx.fillText(words, Math.min(at + away, right - ctx.measureText(words).width), y);
   }
 
   read() {
