@@ -68,4 +68,5 @@ def test_estimate_draws_a_table_and_a_chart_and_follows_the_form(
     page.locator(".pb-panel[data-window]").wait_for(timeout=PATIENCE_MS)
     page.wait_for_function("words.some(([said]) => said === 'd12')")
     assert not page.evaluate("words.some(([said]) => said === 'd6')")  # left of the window
+    assert page.evaluate("words.some(([said]) => said === '200')")  # of the axis, whatever it begins with
     assert not (home / "patron.db").exists()

@@ -39,6 +39,21 @@ function short(value) {
   return size < 1e-3 ? value.toExponential(1) : String(+value.toPrecision(4));
 }
 
+// Where a log axis is named: at 1, 2 and 5 of each power of ten; in a narrow window as a linear one is.
+function logTicks(low, high) {
+  const ticks = [], powers = low > 0 ? Math.log10(high / low) : 0;
+  if (powers < 0.7) {
+    const power = 10 ** Math.floor(Math.log10((high - low) / 3));
+    const step = power * [5, 2, 1].find((each) => each * power <= (high - low) / 3);
+    for (let k = Math.ceil(low / step); k * step <= high; k++) ticks.push(+(k * step).toPrecision(12));
+    return ticks;
+  }
+  for (let power = Math.floor(Math.log10(low)); 10 ** power <= high; power++) {
+    for (const part of powers > 4 ? [1] : [1, 2, 5]) ticks.push(part * 10 ** power);
+  }
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
 function exact(value) {
   if (Number.isInteger(value)) return value.toLocaleString("en-US");
   return Math.abs(value) >= 1e4 ? short(value) : String(+value.toPrecision(5));
@@ -115,21 +130,22 @@ class Chart {
       series.push({ ...plain, stroke: ofLine || theme.quiet, width: theme.stroke_px, dash: [5, 4] });
     }
     const font = `${theme.font_px}px system-ui, sans-serif`, room = theme.font_px / 11;
-    const axis = (words) => ({
+    const axis = (words, isLog) => ({
       stroke: theme.quiet, grid: { stroke: theme.line + "99", width: 1 }, ticks: { stroke: theme.line, width: 1, size: 4 },
       font, labelFont: font,
       values: (u, ticks) => ticks.map((value) => (value === null ? "" : words(value))),
+      ...(isLog ? { splits: (u, at, low, high) => logTicks(low, high), filter: (u, ticks) => ticks } : {}),
     });
     const dollars = board.look.axis === "usd";
     return {
-      width: Math.max(200, this.canvas.clientWidth || 420), height: theme.chart_height_px, legend: { show: false }, series, bands,
+      width: Math.max(200, this.canvas.clientWidth || 420), height: this.height(), legend: { show: false }, series, bands,
       scales: {
         x: { time: false, distr: board.look.log_x ? 3 : 1, range: (u) => this.xRange(u) },
         y: { distr: board.log_y ? 3 : 1, range: () => this.yRange() },
       },
       axes: [
-        { ...axis((value) => (dollars ? `$${short(value)}` : short(value))), label: this.xTitle(), labelSize: 16 * room, size: 30 * room },
-        { ...axis(short), size: 52 * room },
+        { ...axis((value) => (dollars ? `$${short(value)}` : short(value)), board.look.log_x), label: this.xTitle(), labelSize: 16 * room, size: 30 * room },
+        { ...axis(short, board.log_y), size: 52 * room },
       ],
       cursor: {
         sync: { key: board.key, setSeries: false }, drag: { x: true, y: false, setScale: false },
@@ -150,6 +166,10 @@ class Chart {
   isMean(i) {
     const lines = this.panel.lines.length * PER_LINE;
     return i > 0 && i <= lines && (i - 1) % PER_LINE === 2;
+  }
+
+  height() {
+    return this.board.theme.chart_height_px;
   }
 
   xRange(u) {
@@ -392,7 +412,7 @@ class BoardView {
   fit() {
     for (const chart of this.charts) {
       const width = chart.canvas.clientWidth;
-      if (chart.plot && width && Math.abs(width - chart.plot.width) > 1) chart.plot.setSize({ width, height: this.theme.chart_height_px });
+      if (chart.plot && width && Math.abs(width - chart.plot.width) > 1) chart.plot.setSize({ width, height: chart.height() });
     }
   }
 

@@ -8,6 +8,7 @@ const SHAPES = [
 ];
 const SIGNS = ["●", "■", "▲", "◆"];
 const NEAR = 24; // CSS pixels from the mouse to the point that is read
+const SAME = 5; // from there to one that it hides
 
 function polygon(ctx, corners) {
   corners.forEach(([x, y], i) => (i ? ctx.lineTo(x, y) : ctx.moveTo(x, y)));
@@ -35,6 +36,10 @@ class PointsChart extends Chart {
     options.series = [{}, { paths: () => null, points: { show: false } }];
     options.cursor.points = { show: false };
     return options;
+  }
+
+  height() {
+    return 1.5 * super.height(); // it has the page's width
   }
 
   xTitle() {
@@ -98,15 +103,16 @@ class PointsChart extends Chart {
   }
 
   read() {
-    const { left, top } = this.plot.cursor, i = left >= 0 ? this.nearest(left, top) : -1;
+    const { left, top } = this.plot.cursor, [i, ...hidden] = left >= 0 ? this.nearest(left, top) : [];
     const swatch = (sign, colour) => {
       const made_ = made("span", { textContent: `${sign} ` });
       if (colour !== undefined) made_.style.color = this.board.theme.series[colour % this.board.theme.series.length];
       return made_;
     };
     const { kind, group, words } = this.points, { kinds, groups } = this.panel;
-    if (i >= 0) {
-      this.readout.replaceChildren(made("span", {}, swatch(SIGNS[group[i] % SIGNS.length], kinds[kind[i]][1]), words[i]));
+    if (i !== undefined) {
+      const also = hidden.length ? [made("span", { className: "pb-quiet" }, `and there: ${hidden.map((j) => words[j].split(",")[0]).join(", ")}`)] : [];
+      this.readout.replaceChildren(made("span", {}, swatch(SIGNS[group[i] % SIGNS.length], kinds[kind[i]][1]), words[i]), ...also);
       return;
     }
     const had = new Set(kind);
@@ -116,13 +122,17 @@ class PointsChart extends Chart {
     );
   }
 
+  // The point next to the mouse, and those that it hides.
   nearest(left, top) {
-    let found = -1, least = NEAR ** 2;
-    const { x, y } = this.points;
+    const { x, y } = this.points, { plot } = this;
+    const away = (i, left, top) => Math.hypot(plot.valToPos(x[i], "x") - left, plot.valToPos(y[i], "y") - top);
+    let found = -1, least = NEAR;
     for (let i = 0; i < x.length; i++) {
-      const away = (this.plot.valToPos(x[i], "x") - left) ** 2 + (this.plot.valToPos(y[i], "y") - top) ** 2;
-      if (away < least) [found, least] = [i, away];
+      const here = away(i, left, top);
+      if (here < least) [found, least] = [i, here];
     }
-    return found;
+    if (found < 0) return [];
+    const at = [plot.valToPos(x[found], "x"), plot.valToPos(y[found], "y")];
+    return [found, ...Array.from(x, (_, i) => i).filter((i) => i !== found && away(i, ...at) < SAME)];
   }
 }
