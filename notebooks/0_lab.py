@@ -245,11 +245,12 @@ def table(page, params, project, rows, store):
 
 @app.cell(hide_code=True)
 def tagging(actor, chosen, page, store):
+    _ids = chosen.value["id"].to_list()  # before what reads it: marimo keeps it for that alone
+
     def change(add, remove):
         for run_id in _ids:
             verbs.tag(store, run_id, add=add, remove=remove, actor=actor)
 
-    _ids = chosen.value["id"].to_list()
     tags = lab_view.tag_elements(mo.ui, lambda added, removed: page.begin(lambda _: change(added(), removed())))
     return (tags,)
 

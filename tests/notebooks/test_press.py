@@ -90,6 +90,16 @@ class TestInABrowser:
             page.locator("button:not([disabled])", has_text="Keep note").wait_for(timeout=PATIENCE_MS)
         assert len(verbs.notes_of(store, run.id)) == before + 1
 
+    def test_chosen_runs_are_tagged(self, page: Any, runs: dict[str, Run], store: Store) -> None:
+        with served(NOTEBOOKS["0_lab"]) as address:
+            page.goto(address)
+            page.locator("marimo-table [role=checkbox]").nth(1).click(timeout=PATIENCE_MS)  # of the first row
+            page.get_by_placeholder("a word").fill("to-keep", timeout=PATIENCE_MS)
+            page.get_by_role("button", name="Add tag", exact=True).click()
+            page.locator("marimo-table").get_by_text("to-keep").wait_for(timeout=PATIENCE_MS)
+            page.locator("button:not([disabled])", has_text="Add tag").wait_for(timeout=PATIENCE_MS)
+        assert [row.run.name for row in verbs.run_table(store) if "to-keep" in row.tags] == [runs["draft"].name]
+
     def test_a_launch_is_off_before_the_server_has_heard_of_it(
         self, page: Any, runs: dict[str, Run], store: Store
     ) -> None:
