@@ -1,7 +1,7 @@
 """`patron gc`: what costs money or disk though no run needs it, and how much: this lab's jobs and clusters at SkyPilot
 that no live run owns, SkyPilot's jobs controller, folders of ended runs on this machine, leftovers in the bucket.
-With --checkpoints also what ended runs saved there, but for the last one of those that came to their end; the events,
-the logs and the result of every run stay.
+With --checkpoints also what ended runs saved there, but for the last one of those that came to their end and all of
+pinned runs; the events, the logs and the result of every run stay.
 
 Without --yes it ends and removes nothing; exit 4 where there is something to.
 """

@@ -5,8 +5,8 @@ controller   the machine on which SkyPilot keeps its jobs: ended where nobody's 
 scratch      folders of this machine in which ended runs of a bucket were worked on: what they hold is in the bucket
 bucket       what `patron doctor` left beside the runs
 checkpoints  of ended runs, in the bucket: removed only where that is asked for too, since only their owner can say that
-             nobody wants to look at that model any more. The last one of a run that came to its end stays, as does the
-             record of every run, which is a result, too
+             nobody wants to look at that model any more. The last one of a run that came to its end stays, all of a
+             pinned run, and the record of every run, which is a result, too
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import TERMINAL, RunState
 from patron_core.store import Store
 from patron_core.store.schema import attempts as attempts_table
+from patron_core.store.schema import run_tags
 from patron_core.store.schema import runs as runs_table
+from patron_core.store.tags import PINNED
 from trainer.contract.keys import dryrun_folder, kind_and_number
 from trainer.contract.layout import CHECKPOINTS, MANIFEST, checkpoint_name, is_of_checkpoint, scratch_name
 from trainer.contract.remote import Remote, RemoteError, is_url, join
@@ -148,6 +150,7 @@ def _bucket(store: Store, *, checkpoints: bool) -> Iterator[Leftover]:
         yield from kept("bucket", tried, "what `patron doctor` tried", Remote(tried).sizes(), removable=True)
     with store.read() as conn:
         ended = runs_table.c.state.in_([str(state) for state in TERMINAL]) & runs_table.c.run_dir.contains("://")
+        ended &= runs_table.c.id.not_in(sa.select(run_tags.c.run_id).where(run_tags.c.tag == PINNED))
         count = conn.scalar(sa.select(sa.func.count()).select_from(runs_table).where(ended)) or 0
         query = sa.select(runs_table.c.run_dir, runs_table.c.state).where(ended)
         rows = conn.execute(query.order_by(runs_table.c.created_at.desc()).limit(MOST_RUNS)).all()

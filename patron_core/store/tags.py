@@ -11,6 +11,8 @@ from patron_core.store.engine import Store, insert_new, reading, writing
 from patron_core.store.names import check_names
 from patron_core.store.schema import run_tags
 
+PINNED = "pinned"  # a tag like any other; the table shows such a run first, and its checkpoints stay
+
 
 def add(store: Store | Connection, run_id: str, tags: Iterable[str]) -> None:
     """Those that it has already stay. Raises InvalidInput for a tag that nobody could read."""

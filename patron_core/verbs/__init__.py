@@ -15,6 +15,7 @@ from patron_core.states import ACTIVE, TERMINAL, AlertKind, RunState
 from patron_core.store.finding import projects
 from patron_core.store.hosts import everybody as machines
 from patron_core.store.searches import has_key as has_search
+from patron_core.store.tags import PINNED
 from patron_core.verbs.access import audit_log, decide, list_tokens, make_token, revoke_token, waiting
 from patron_core.verbs.alerts import list_alerts, see_alerts, send_test_alert
 from patron_core.verbs.amend import amend
@@ -48,7 +49,6 @@ from patron_core.verbs.question import Question, SearchReport
 from patron_core.verbs.report import RunReport, SearchReportOfRuns, report_of_run, report_of_search
 from patron_core.verbs.run_table import (
     GROUPS,
-    PINNED,
     RunGroup,
     RunRow,
     distinct_names,

@@ -13,10 +13,10 @@ from patron_core.rundir.rundir import RunDir
 from patron_core.states import RunState
 from patron_core.store import Store, ledger, runs, tags
 from patron_core.store.records import Host, RunFacts, RunMoney
+from patron_core.store.tags import PINNED
 from patron_core.verbs.access import asks
 from patron_core.verbs.curves import curves
 
-PINNED = "pinned"  # a tag like any other, which the table shows first
 MOST_RUNS = 10_000
 MOST_LIVE = 50  # runs whose events are looked at for where they are now
 SPARK_POINTS = 40

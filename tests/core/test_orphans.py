@@ -19,7 +19,7 @@ from patron_core.commands import gc
 from patron_core.executors.sky_task import job_name
 from patron_core.lifecycle import orphans, supervisor
 from patron_core.states import EndReason
-from patron_core.store import Run, Store, attempts, labs, runs
+from patron_core.store import Run, Store, attempts, labs, runs, tags
 from patron_core.store.schema import runs as runs_table
 from trainer.contract.layout import scratch_name
 from trainer.contract.remote import Remote
@@ -237,6 +237,7 @@ def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_
     place = f"{bucket}/runs"
     monkeypatch.setenv("PATRON_RUNS", place)
     states = {"failed": "failed", "finished": "succeeded", "damaged": "succeeded", "living": "paused"}
+    states |= {"pinned": "failed"}
     made = {name: in_bucket(sqlite_store, place, name, tmp_path / "scratch").id for name in states}
     record = ["events/train-1-000001.jsonl", "logs/train-1.log", "result.json", "spec.json"]
     manifest = json.dumps({"files": {"model.pt": {"bytes": 3, "sha256": "0" * 64}}}).encode()
@@ -253,6 +254,8 @@ def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_
     with sqlite_store.begin() as conn:
         for name, state in states.items():
             conn.execute(sa.update(runs_table).where(runs_table.c.id == made[name]).values(state=state))
+    tags.add(sqlite_store, made["pinned"], [verbs.PINNED])
+    stay = ("living", "pinned")
     before = set(remote.sizes())
 
     def collect(*flags: str) -> dict[str, Any]:
@@ -264,7 +267,7 @@ def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_
     for flags, code, then in (((), 0, "--checkpoints"), (("--checkpoints",), 4, "--checkpoints --yes")):
         listed = collect(*flags)
         assert (listed["code"], listed["next"]) == (code, f"patron gc {then}")
-        assert {Path(one["name"]).name for one in listed["leftovers"]} == {made[n] for n in states if n != "living"}
+        assert {Path(one["name"]).name for one in listed["leftovers"]} == {made[n] for n in states if n not in stay}
     assert collect("--yes")["code"] == 0
     assert set(remote.sizes()) == before
 
@@ -273,7 +276,7 @@ def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_
         "failed": [],
         "finished": ["checkpoints/step-000020/manifest.json", "checkpoints/step-000020/model.pt"],
         "damaged": [f"checkpoints/step-0000{n}/{each}" for n in (10, 20) for each in ("manifest.json", "model.pt")],
-        "living": sorted(name.partition("/")[2] for name in before if name.startswith(made["living"])),
+        **{n: sorted(name.partition("/")[2] for name in before if name.startswith(made[n])) for n in stay},
     }
     for name, run_id in made.items():
         assert sorted(Remote(f"{place}/{run_id}").sizes()) == sorted({*record, *kept[name]}), name
