@@ -272,7 +272,7 @@ def _copied(cursor: Cursor | None) -> Cursor:
 def _has_gap(new: Sequence[Segment], read: Mapping[str, int]) -> bool:
     last = dict(read)
     for attempt, first, number in new:
-        if attempt in last and first > last[attempt] + 1:
+        if first > last.get(attempt, -1) + 1:
             return True
         last[attempt] = number
     return False
