@@ -153,7 +153,8 @@ class Fleet:
             said = view(self.store, proven.id).sentence
             self.log.decide("drop", f"{proven.name}: its dryrun failed. {said}", label=label, run=proven.id)
         if proven.state is RunState.DRAFT and proven.reason and not self.log.all_of("skip", run=proven.id):
-            self.log.decide("skip", f"{proven.name}: {proven.detail or proven.reason}.", label=label, run=proven.id)
+            said = view(self.store, proven.id).sentence if proven.detail in ("", proven.reason) else f"{proven.detail}."
+            self.log.decide("skip", f"{proven.name}: {said}", label=label, run=proven.id)
         if not proven.dryrun:
             return
         for other in group:
@@ -257,7 +258,7 @@ class Fleet:
         known = [decision["budget_usd_micros"] for decision in self.log.all_of("authorise")]
         if known and max(known) >= self.budget_usd_micros:
             return
-        key = f"{self.kind}:{self.log.search_id}" + (f":{self.budget_usd_micros}" if known else "")
+        key = f"{self.kind}:{self.log.search_id}:{self.budget_usd_micros}"
         with self.store.begin() as conn:  # a life that was cut short after this has no decision to show for it
             added = ledger.fill_up(
                 conn,

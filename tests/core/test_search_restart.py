@@ -70,6 +70,22 @@ def test_killed_between_its_deposit_and_its_first_decision_it_goes_on(
     assert ledger.wallet(store, "lab").deposited_usd_micros == BUDGET
 
 
+def test_killed_there_it_goes_on_with_a_larger_budget_and_the_money_for_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    first = life(store)
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchLog, "decide", killed)
+        with pytest.raises(Killed):
+            first.fleet.authorise()
+    second = life(store, replace(ASKED, budget_usd_micros=3 * BUDGET))
+    second.fleet.authorise()
+    assert ledger.wallet(store, "lab").available_usd_micros == 3 * BUDGET
+
+
 def test_two_lives_at_once_fill_the_wallet_once(store: Store, in_threads: Any) -> None:
     def fill(_: int) -> int:
         with store.begin() as conn:
