@@ -168,7 +168,7 @@ class _Search:
                     self.log.decide("vary", said, label=candidate.label, depth=candidate.spec.depth, device=device)
             proven += self._measure(self._fits_of(varied))
         if not proven and not self.training.finished:
-            why = " ".join(d["sentence"] for d in self.log.decisions[since:] if d["kind"] in ("drop", "skip"))
+            why = self.log.against(since)
             busy = "" if "its dryrun failed" in why else self._busy_words()
             raise Refused(
                 f"no depth passed its dryrun{busy}. {why}".rstrip(),

@@ -61,6 +61,13 @@ class SearchLog:
         found = [decision for decision in self.decisions if decision["kind"] in kinds]
         return [each for each in found if all(each.get(name) == value for name, value in values.items())]
 
+    def against(self, since: int) -> str:
+        """What speaks against its runs, by the decisions after so many; where none does, by those of earlier lives."""
+        for decisions in (self.decisions[since:], self.decisions):
+            if said := " ".join(d["sentence"] for d in decisions if d["kind"] in ("drop", "skip")):
+                return said
+        return ""
+
     def save(self, state: str, report: Report | None = None) -> None:
         result = None
         if report is not None:

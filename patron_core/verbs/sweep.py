@@ -121,9 +121,8 @@ class _Sweep:
         since = len(self.log.decisions)
         proven = self.fleet.prove(list(self.runs))
         if not proven:
-            said = " ".join(d["sentence"] for d in self.log.decisions[since:] if d["kind"] in ("drop", "skip"))
             raise Refused(
-                f"no run passed its dryrun. {said}".rstrip(),
+                f"no run passed its dryrun. {self.log.against(since)}".rstrip(),
                 next="correct what it says; another question needs another key",
             )
         self._fund([run.id for run in proven])

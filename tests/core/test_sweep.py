@@ -277,3 +277,17 @@ def test_out_of_money_in_the_middle_it_goes_on_under_its_key_with_more(world: Wo
     assert verbs.sweep(world.store, enough, actor="ada", key="k").to_dict() == report.to_dict()
     with pytest.raises(Conflict):  # it is done
         verbs.sweep(world.store, replace(enough, budget_usd_micros=30_000_000), actor="ada", key="k")
+
+
+def test_why_no_run_passed_is_said_in_every_life(world: World) -> None:
+    world.machine.script(Script(run_s=4, exit_code=1))
+    for _ in range(2):
+        with pytest.raises(Refused, match=r"no run passed its dryrun\. lr.*: its dryrun failed\. The workload failed"):
+            verbs.sweep(world.store, replace(ASKED, seeds=1), actor="ada", key="k")
+
+
+def test_a_dryrun_that_is_not_made_again_is_passed_over_in_words(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "MOST_DRYRUNS", 1)
+    world.machine.script(BUSY)
+    with pytest.raises(Refused, match=r"passed its dryrun\. lr.*: The money held for it is used up\."):
+        verbs.sweep(world.store, replace(ASKED, seeds=1), actor="ada", key="k")
