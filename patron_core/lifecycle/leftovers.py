@@ -154,11 +154,22 @@ def _bucket(store: Store, *, checkpoints: bool) -> Iterator[Leftover]:
         count = conn.scalar(sa.select(sa.func.count()).select_from(runs_table).where(ended)) or 0
         query = sa.select(runs_table.c.run_dir, runs_table.c.state).where(ended)
         rows = conn.execute(query.order_by(runs_table.c.created_at.desc()).limit(MOST_RUNS)).all()
+    closed: set[str] = set()  # places of before that are no more, or not ours to ask
     for row in rows:
-        finished = row.state == RunState.SUCCEEDED
+        finished, beside = row.state == RunState.SUCCEEDED, row.run_dir.rpartition("/")[0]
         why = f"of a run that {'succeeded, without its last' if finished else f'is {row.state}'}"
+        if beside in closed:
+            continue
         with _asking(row.run_dir):
-            sizes = _unneeded(row.run_dir, keeps_last=finished)
+            try:
+                sizes = _unneeded(row.run_dir, keeps_last=finished)
+            except RemoteError as error:
+                if not error.wrong or beside == place.rstrip("/"):
+                    raise
+                closed.add(beside)
+                why = f"runs lay there before; {error.message}"
+                yield Leftover(kind="bucket", name=beside, why=why, removable=False)
+                continue
         yield from kept("checkpoints", row.run_dir, why, sizes, removable=checkpoints, keeps_last=finished)
     if count > MOST_RUNS:
         why = f"the newest {MOST_RUNS} of its {count} ended runs were looked at"

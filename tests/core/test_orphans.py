@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -255,6 +256,9 @@ def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_
         for name, state in states.items():
             conn.execute(sa.update(runs_table).where(runs_table.c.id == made[name]).values(state=state))
     tags.add(sqlite_store, made["pinned"], [verbs.PINNED])
+    for name in ("moved", "moved too"):  # their bucket is no more
+        old = in_bucket(sqlite_store, "s3://no-such-bucket-here/runs", name, tmp_path / "scratch")
+        verbs.cancel(sqlite_store, old.id, actor="ada")
     stay = ("living", "pinned")
     before = set(remote.sizes())
 
@@ -262,7 +266,11 @@ def test_checkpoints_of_ended_runs_are_removed_only_where_that_is_asked_for_and_
         monkeypatch.setattr(sys, "stdout", sys.__stdout__)
         with contextlib.redirect_stdout(io.StringIO()) as said:
             code = gc.main([*flags, "--json"])
-        return {"code": code, **json.loads(said.getvalue())}
+        answer = json.loads(said.getvalue())
+        (there,) = [one for one in answer["leftovers"] if one["name"] == "s3://no-such-bucket-here/runs"]
+        assert re.match("runs lay there before; .*NoSuchBucket", there["why"])
+        answer["leftovers"].remove(there)
+        return {"code": code, **answer}
 
     for flags, code, then in (((), 0, "--checkpoints"), (("--checkpoints",), 4, "--checkpoints --yes")):
         listed = collect(*flags)
