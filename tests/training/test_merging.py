@@ -205,6 +205,24 @@ def test_an_uploader_merges_there_and_finds_what_was_merged_here(bucket: str, tm
     assert found.segments == {OLD: Segments(next_number=19, last_seq=40)}
 
 
+def test_what_is_merged_while_a_run_is_restored_is_numbered_behind(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was taken for dead merges what the next one has just listed."""
+    remote = Remote(f"{bucket}/run")
+    put(remote, OLD, range(12))
+    get = Remote.get
+
+    def merged_first(self: Remote, name: str, *more: int) -> bytes | None:
+        monkeypatch.setattr(Remote, "get", get)
+        merge(remote, NEW)
+        return get(self, name, *more)
+
+    monkeypatch.setattr(Remote, "get", merged_first)
+    found = restore(remote, tmp_path, None)
+    assert found.segments == {OLD: Segments(next_number=12, last_seq=24)}
+
+
 def test_a_long_record_is_asked_for_in_few_pieces(bucket: str, s3_server: S3Server) -> None:
     """Requests of a first look, and of a look at one new event."""
     place, counted = place_of(f"{bucket}/run"), []

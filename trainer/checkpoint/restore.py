@@ -164,15 +164,18 @@ def _newest_local(folder: Path) -> int | None:
 
 
 def _segments(remote: Remote) -> dict[str, Segments]:
-    """Where each attempt's events end up there."""
-    there = (segment_of(name.removeprefix(f"{EVENTS}/")) for name in remote.sizes(EVENTS))
-    newest = {segment.attempt: segment for segment in in_order(filter(None, there))}
-    return {
-        attempt: Segments(
-            next_number=segment.last + 1, last_seq=_last_seq(remote.get(f"{EVENTS}/{segment.name}") or b"")
-        )
-        for attempt, segment in newest.items()
-    }
+    """Where each attempt's events end up there. What is merged between listing and reading is listed again: taken for
+    empty, its numbers would be given twice."""
+    while True:
+        there = (segment_of(name.removeprefix(f"{EVENTS}/")) for name in remote.sizes(EVENTS))
+        newest = {segment.attempt: segment for segment in in_order(filter(None, there))}
+        found: dict[str, Segments] = {}
+        for attempt, segment in newest.items():
+            if (content := remote.get(f"{EVENTS}/{segment.name}")) is None:
+                break
+            found[attempt] = Segments(next_number=segment.last + 1, last_seq=_last_seq(content))
+        else:
+            return found
 
 
 def _last_seq(content: bytes) -> int:
