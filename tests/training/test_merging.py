@@ -188,6 +188,25 @@ def test_a_writer_merges_what_it_wrote_and_goes_on_numbering(tmp_path: Path) -> 
     assert max(segment.last for segment in there if segment) == 19
 
 
+def test_a_machine_that_starts_no_more_threads_records_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = EventWriter(tmp_path, OLD, segment_open_s=0.0)
+    refused: list[int] = []
+
+    def refuse(*_: object) -> None:
+        refused.append(1)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("trainer.contract.merging.ThreadPoolExecutor.submit", refuse)
+    for step in range(20):
+        writer.emit("metrics", step=step, metrics={"x": 1.0})
+        assert writer.close_segment(10.0)
+    writer.close()
+    assert refused
+    assert len(all_events(RunDir(tmp_path))) == 20
+
+
 def test_an_uploader_merges_there_and_finds_what_was_merged_here(bucket: str, tmp_path: Path) -> None:
     remote, here = Remote(f"{bucket}/run"), Here(tmp_path)
     (tmp_path / EVENTS).mkdir()

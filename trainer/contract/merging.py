@@ -46,7 +46,7 @@ class Merging:
         self._left -= num_new
         if self._left <= 0:
             self._left = SEGMENTS
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):  # the latter: a machine that starts no more threads
                 merge(self._place, self._attempt)
 
 
