@@ -274,8 +274,10 @@ def _environ() -> dict[str, str]:
 
 
 def _environ_of_nobody() -> dict[str, str]:
-    """Without what knows a password: no configuration with its helpers and headers, no .netrc, nobody who is asked."""
-    kept = {name: value for name, value in _environ().items() if not name.startswith("GIT_CONFIG")}
+    """Without what knows a password: no configuration with its helpers and headers, no .netrc, no certificate of the
+    account, nobody who is asked."""
+    theirs = ("GIT_CONFIG", "GIT_SSL_CERT", "GIT_SSL_KEY")
+    kept = {name: value for name, value in _environ().items() if not name.startswith(theirs)}
     home = settings.make_home() / "git" / "nobody"
     home.mkdir(parents=True, exist_ok=True)
     return kept | {

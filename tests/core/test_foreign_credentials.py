@@ -24,6 +24,7 @@ from patron_core.workloads.asking import CodeQuestion
 from patron_core.workloads.sources import snapshot
 
 WHO = f"Basic {base64.b64encode(b'owner:planted').decode()}"
+CERTIFICATE = "a certificate"
 HELPER = '[credential]\n\thelper = "!f() { echo username=owner; echo password=planted; }; f"\n'
 
 
@@ -35,6 +36,7 @@ class Asking(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         who = self.headers.get("authorization")
         self.seen += [who] if who else []
+        self.seen += [CERTIFICATE] if self.connection.getpeercert() else []  # type: ignore[attr-defined]
         if self.path.startswith("/private") and who != WHO:
             self.send_response(401)
             self.send_header("www-authenticate", 'Basic realm="git"')
@@ -62,11 +64,14 @@ def server(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Asking, directory=str(tmp_path / "served"))) as serves:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        tls.load_verify_locations(tmp_path / "cert.pem")
+        tls.verify_mode = ssl.CERT_OPTIONAL
         serves.socket = tls.wrap_socket(serves.socket, server_side=True)
         threading.Thread(target=serves.serve_forever, daemon=True).start()
         account = foreign.write(tmp_path / "account", {".gitconfig": HELPER})
         header = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "http.extraHeader"}
         told = {"GIT_CONFIG_VALUE_0": f"Authorization: {WHO}", "GIT_SSL_NO_VERIFY": "1", "HOME": str(account)}
+        told |= {"GIT_SSL_CERT": str(tmp_path / "cert.pem"), "GIT_SSL_KEY": str(tmp_path / "key.pem")}
         for name, value in (header | told).items():
             monkeypatch.setenv(name, value)
         yield f"https://127.0.0.1:{serves.server_port}"
@@ -80,7 +85,7 @@ def test_the_owner_has_two_ways_in(server: str, without: str, monkeypatch: pytes
     else:
         (tmp_path / "account" / ".gitconfig").unlink()
     assert "train.py" in snapshot(f"{server}/private").files
-    assert set(Asking.seen) == {WHO}
+    assert set(Asking.seen) == {WHO, CERTIFICATE}
 
 
 def test_a_token_has_neither(server: str, sqlite_store: Store) -> None:
