@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     text = "\n".join(lines) or "nothing of this lab runs that no run owns"
     text += "".join(f"\nstays: {line}" for line in kept)
     if found and not session.args.yes:
-        answer["next"] = f"patron gc{' --checkpoints' if session.args.checkpoints else ''} --yes"
+        answer["next"] = "patron gc --checkpoints --yes" if session.args.checkpoints else "patron gc --yes"
     elif any(one["kind"] == "checkpoints" and not one["removable"] for one in answer["leftovers"]):
         answer["next"] = "patron gc --checkpoints"
     if "next" in answer:
