@@ -63,7 +63,7 @@ _NEVER = """## Never
 
 - Never retry with a new key what may have been done: ask again under the old one, or look at the run first.
 - Never launch again after `cuda_oom` or `diverged` without a change.
-- Never put a token into an address, a note, a spec or a log. Never delete run directories or write into them.
+- Never put a token into an address, a note, a spec or a log. Never write into run directories or delete them.
 - Never fund above what you can defend in a note. What waits for approval waits: a person sees it in the lab.
 
 ## At 3 am
@@ -72,7 +72,7 @@ _NEVER = """## Never
 - **The server is down or a call broke off**: nothing that runs depends on it. Do the same with the same key once
   GET /health answers; `patron watch --run RUN` needs no server.
 - **Money is out** (`paused`, reason out_of_funds): a checkpoint is saved. Within your allowance POST
-  /runs/RUN/resume goes on there; beyond it ask a person, and go on with what costs nothing.
+  /runs/RUN/resume goes on there; beyond it ask a person.
 """
 
 
