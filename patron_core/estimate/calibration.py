@@ -55,11 +55,9 @@ class Calibration:
     @property
     def lateness(self) -> Lateness:
         """Without any run of the machine, what the burst saw."""
-        return (
-            self.late
-            if self.late.steps.runs or not self.core_share
-            else Lateness.of([Timing.of_burst(self.core_share)])
-        )
+        if self.late.steps.runs or not self.core_share:
+            return self.late
+        return Lateness.of([Timing.of_burst(self.core_share)])
 
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"startup_s": dict(self.startup_s)}

@@ -46,7 +46,7 @@ def core_price(row: Estimate, tasks: Sequence[Task]) -> CorePrice:
     """On one process of the estimate's device, at its price."""
     per_token = wall.bytes_per_token(row.recipe.vocab_size)
     tokens = count_tokens(tasks, lambda text: len(text) / per_token, row.recipe.sequence_len)
-    evaluated = min(row.spec.eval_tokens, wall.CORPUS_VAL_TOKENS.get(row.spec.data, row.spec.eval_tokens))
+    evaluated = wall.evaluated_tokens(row.spec.data, row.spec.eval_tokens)
     shares = (row.world.ranks * tokens / evaluated * over for over in OVER_EVAL)  # an evaluation is shared by all ranks
     wall_s = Interval(*(share * s for share, s in zip(shares, row.eval_s, strict=True)))
     money = Money(*(cost_usd_micros(s, row.price.usd_micros_per_hour) for s in wall_s))

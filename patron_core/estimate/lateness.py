@@ -39,9 +39,7 @@ class Timing:
 
     said_s: Mapping[str, float]
     taken_s: Mapping[str, float]
-    away: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of an outcome: half-widths from what was said, unstretched
+    away: Mapping[str, float] = field(default_factory=dict)  # of outcomes: half-widths from what was said, unstretched
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Timing:

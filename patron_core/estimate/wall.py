@@ -133,13 +133,18 @@ def step_seconds(
     return Interval(mid / (1 + spread), mid, mid / (1 - spread))
 
 
+def evaluated_tokens(data: str, asked: int) -> int:
+    """An evaluation reads no more than its corpus has."""
+    return min(asked, CORPUS_VAL_TOKENS.get(data, asked))
+
+
 def eval_seconds(
     spec: TrainSpec, recipe: Recipe, device: Device, step_s: Interval, calibration: Calibration | None
 ) -> Interval:
     """One pass: forward only, a third of the arithmetic of training on as many tokens."""
-    tokens = min(spec.eval_tokens, CORPUS_VAL_TOKENS.get(spec.data, spec.eval_tokens))
+    tokens = evaluated_tokens(spec.data, spec.eval_tokens)
     if calibration is not None and calibration.eval_s is not None and calibration.eval_tokens:
-        seen = min(calibration.eval_tokens, CORPUS_VAL_TOKENS.get(spec.data, calibration.eval_tokens))
+        seen = evaluated_tokens(spec.data, calibration.eval_tokens)
         one = (
             calibration.eval_s
             * calibration.undisturbed
@@ -157,7 +162,7 @@ def eval_seconds(
 
 def bos_eval_share(spec: TrainSpec) -> float:
     """Of an evaluation: what the one on nanochat's rows takes."""
-    return (spec.bos_eval_tokens or 0) / min(spec.eval_tokens, CORPUS_VAL_TOKENS.get(spec.data, spec.eval_tokens))
+    return (spec.bos_eval_tokens or 0) / evaluated_tokens(spec.data, spec.eval_tokens)
 
 
 def startup_phases(

@@ -36,9 +36,8 @@ def points(rows: Sequence[Estimate], *, budget_s: float | None = None) -> Points
     from patron_core.ui.plot.points import Point, Points
 
     kinds = {verdict: number for number, verdict in enumerate(_COLOUR_OF)}
-    groups = {row.device.name: row.device.name for row in rows}
-    shape_of = {name: number for number, name in enumerate(groups)}
-    limit = [] if budget_s is None else [(budget_s / MINUTE_S, f"budget, {show.seconds(budget_s)}")]
+    shape_of = {name: number for number, name in enumerate(dict.fromkeys(row.device.name for row in rows))}
+    limit = [] if budget_s is None else [Mark(step=budget_s / MINUTE_S, words=f"budget, {show.seconds(budget_s)}")]
     return Points(
         title="Predicted val_bpb against wall time, with the intervals of nine runs in ten",
         unit="bits a byte",
@@ -55,8 +54,8 @@ def points(rows: Sequence[Estimate], *, budget_s: float | None = None) -> Points
             for row in rows
         ],
         kinds=[(show.plain(verdict), colour) for verdict, colour in _COLOUR_OF.items()],
-        groups=list(groups),
-        marks=[Mark(step=at, words=words) for at, words in limit],
+        groups=list(shape_of),
+        marks=limit,
     )
 
 

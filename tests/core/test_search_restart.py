@@ -49,9 +49,9 @@ def a_run(store: Store, search: _Search, depth: int, *states: RunState, charged:
     return run
 
 
-def test_killed_between_its_deposit_and_its_first_decision_it_goes_on(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def killed_before_its_first_decision(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A life that has filled the wallet and said so nowhere."""
+
     def killed(*_: Any, **__: Any) -> None:
         raise Killed
 
@@ -60,6 +60,12 @@ def test_killed_between_its_deposit_and_its_first_decision_it_goes_on(
         patch.setattr(SearchLog, "decide", killed)
         with pytest.raises(Killed):
             first.fleet.authorise()
+
+
+def test_killed_between_its_deposit_and_its_first_decision_it_goes_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_before_its_first_decision(store, monkeypatch)
     assert ledger.wallet(store, "lab").available_usd_micros == BUDGET
     other = verbs.plan(store, spec=SMALL | {"depth": 3}, actor="bob", now=1.0)
     with store.begin() as conn:  # so that the wallet lacks another amount than it did
@@ -73,14 +79,7 @@ def test_killed_between_its_deposit_and_its_first_decision_it_goes_on(
 def test_killed_there_it_goes_on_with_a_larger_budget_and_the_money_for_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: Any, **__: Any) -> None:
-        raise Killed
-
-    first = life(store)
-    with monkeypatch.context() as patch:
-        patch.setattr(SearchLog, "decide", killed)
-        with pytest.raises(Killed):
-            first.fleet.authorise()
+    killed_before_its_first_decision(store, monkeypatch)
     second = life(store, replace(ASKED, budget_usd_micros=3 * BUDGET))
     second.fleet.authorise()
     assert ledger.wallet(store, "lab").available_usd_micros == 3 * BUDGET

@@ -72,7 +72,8 @@ def merge(place: Place, attempt: str) -> None:
 def _mergeable(needed: Sequence[Segment], sizes: Mapping[Segment, int], attempt: str) -> Iterator[list[Segment]]:
     """Of the attempt that goes on whole hundreds, without its newest; of others what is left, too."""
     newest = [segment for segment in needed if segment.attempt == attempt][-NEWEST:]
-    old = [segment for segment in needed if segment.first == segment.last and segment not in set(newest)]
+    staying = set(newest)
+    old = [segment for segment in needed if segment.first == segment.last and segment not in staying]
     for parts in _neighbours(old, sizes):
         more_come = bool(newest) and parts[-1] == Segment(attempt, newest[0].first - 1, newest[0].first - 1)
         if len(parts) == SEGMENTS or (len(parts) >= FEW and not more_come):
