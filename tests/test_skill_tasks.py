@@ -31,7 +31,7 @@ for folder in ("core", "notebooks"):
 
 import labs  # noqa: E402
 from runs_in_states import SPEC  # noqa: E402
-from serving import Lab, count_as_supervised, serving  # noqa: E402
+from serving import Lab, own_lab, serving  # noqa: E402
 
 USD = 1_000_000
 ENVIRONMENT = {"hash": "e" * 16}
@@ -118,11 +118,7 @@ TASKS = (
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One lab for all tasks, with a run for each."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_RUNS", "MLFLOW_TRACKING_URI", "PATRON_TOKEN"):
-            patch.delenv(name, raising=False)
-        patch.setenv("PATRON_HOME", str(tmp_path_factory.mktemp("tasks")))
-        store = Store.open()
-        count_as_supervised(store, patch)
+        store = own_lab(tmp_path_factory.mktemp("tasks"), patch)
         fund = import_module("patron_core.verbs.fund")  # the verb of that name hides it
         patch.setattr(fund, "current_environment", lambda *_, **__: ENVIRONMENT)  # else seconds of torch
         verbs.deposit(store, usd_micros=1000 * USD, key="first", actor="ada")

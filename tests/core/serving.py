@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -48,6 +49,16 @@ def count_as_supervised(store: Store, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(door, lambda store: None)
     for each in (post.SUPERVISOR, post.MIRROR):
         leases.acquire(store, each.name, holder="tests", ttl_s=1e6)
+
+
+def own_lab(home: Path, patch: pytest.MonkeyPatch) -> Store:
+    """A store in a home of its own, whatever the environment names; supervisor and mirror count as running."""
+    for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_RUNS", "MLFLOW_TRACKING_URI", "PATRON_TOKEN"):
+        patch.delenv(name, raising=False)
+    patch.setenv("PATRON_HOME", str(home))
+    store = Store.open()
+    count_as_supervised(store, patch)
+    return store
 
 
 @contextmanager

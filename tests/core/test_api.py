@@ -15,13 +15,13 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
-from serving import Lab, count_as_supervised, serving
+from serving import Lab, own_lab, serving
 
 from patron_core import verbs
 from patron_core.server import gate
 from patron_core.server.api import events as api_events
 from patron_core.states import AlertKind
-from patron_core.store import Store, alerts, ledger, runs
+from patron_core.store import alerts, ledger, runs
 from patron_core.verbs.metrics import thinned
 
 USD = 1_000_000
@@ -31,11 +31,7 @@ USD = 1_000_000
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One lab for all tests of this file; supervisor and mirror count as running."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PATRON_DATABASE_URL", "PATRON_CACHE", "PATRON_RUNS", "MLFLOW_TRACKING_URI", "PATRON_TOKEN"):
-            patch.delenv(name, raising=False)
-        patch.setenv("PATRON_HOME", str(tmp_path_factory.mktemp("api")))
-        store = Store.open()
-        count_as_supervised(store, patch)
+        store = own_lab(tmp_path_factory.mktemp("api"), patch)
         verbs.deposit(store, usd_micros=100 * USD, key="first", actor="ada")
         with serving(store) as found:
             yield found
